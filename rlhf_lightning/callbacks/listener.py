@@ -1,0 +1,24 @@
+"""The callback interface through which a module reports rows of metrics and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Listener(Callback):
+    """A callback that also hears of each finished row of metrics and of each set of samples.
+
+    The first key of a row is its x-axis: ``iteration`` for policy optimizers, ``step`` for supervised training,
+    reward modeling and other passes over data. Every rank calls, with identical numbers.
+    """
+
+    def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
+        """A row of metrics is complete."""
+
+    def on_samples(
+        self, trainer: Trainer, module: LightningModule, samples: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Samples were drawn: ``iteration, row, prompt, response, score, gold, kl`` each."""

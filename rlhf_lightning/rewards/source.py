@@ -1,0 +1,56 @@
+"""Where scores come from: everything that judges a response implements `RewardSource`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.types import Prompt
+
+
+class RewardSource(nn.Module):
+    """Judges responses as text. It is a module, so that a learned one moves to the device with the rest."""
+
+    names: ClassVar[tuple[str, ...]] = ("score",)
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
+        """One score per response."""
+        raise NotImplementedError
+
+
+def checked_scores(
+    source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]
+) -> Float[Tensor, " B"]:
+    """The source's scores, or one line that names the prompt it failed on.
+
+    Raises:
+        UserError: the source raised, returned the wrong shape, or returned a score that is not finite.
+    """
+    name = type(source).__name__
+    with torch.no_grad():
+        try:
+            scores = source.score(prompts, responses)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"reward source {name} raised {type(error).__name__}: {error} "
+                f"(first prompt of the batch: {prompts[0]!r})"
+            ) from error
+    if scores.shape != (len(responses),):
+        raise UserError(
+            f"reward source {name} returned shape {tuple(scores.shape)}, expected ({len(responses)},)"
+        )
+    bad = (~torch.isfinite(scores)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise UserError(
+            f"reward source {name} returned {scores[row].item()} for the response {responses[row]!r} "
+            f"to the prompt {prompts[row]!r}; expected a finite number"
+        )
+    return scores

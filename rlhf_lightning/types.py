@@ -1,0 +1,167 @@
+"""The stage types: prompts → rollout → scores → batch to train on.
+
+Each stage takes one type and returns the next, so a rollout without rewards cannot reach a loss.
+Axes: ``B`` trajectories, ``T`` actions (response tokens or environment steps), ``P`` prompt tokens.
+Masks are bool and True means *counts*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol, Self, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Message: TypeAlias = dict[str, str]
+"""One turn of a conversation: ``{"role": "user" | "assistant" | "system", "content": text}``."""
+
+Prompt: TypeAlias = str | list[Message]
+"""A text that is continued as it stands, or a conversation that the tokenizer's chat template renders."""
+
+
+@dataclass
+class Demonstration:
+    """A prompt and a response to imitate."""
+
+    prompt: Prompt
+    response: str
+
+
+@dataclass
+class PreferencePair:
+    """Two responses to one prompt, the first preferred.
+
+    Args:
+        annotator: who preferred it, where that is known.
+        margin: by how much, where a rating says so (in reward units).
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    annotator: str | None = None
+    margin: float | None = None
+
+
+class Context(Protocol):
+    """What the policy and the critic condition on; opaque to the algorithms."""
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        ...
+
+    def select(self, rows: Int[Tensor, " N"]) -> Self:
+        """The chosen rows, in the given order."""
+        ...
+
+
+@dataclass
+class TokenContext:
+    """Prompts as token ids, padded on the left.
+
+    Args:
+        input_ids: the prompts; any id fills the padding.
+        attention_mask: True at the prompts' own tokens.
+    """
+
+    input_ids: Int[Tensor, "B P"]
+    attention_mask: Bool[Tensor, "B P"]
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device | str) -> TokenContext:
+        """The same on another device."""
+        return TokenContext(self.input_ids.to(device), self.attention_mask.to(device))
+
+    def select(self, rows: Int[Tensor, " N"]) -> TokenContext:
+        """The chosen rows, in the given order, without columns that only pad them."""
+        mask = self.attention_mask[rows]
+        width = max(int(mask.sum(-1).max()), 1) if len(rows) else 1
+        return TokenContext(self.input_ids[rows][:, -width:], mask[:, -width:])
+
+
+@dataclass
+class Rollout:
+    """What a policy did: B trajectories of at most T actions.
+
+    Args:
+        context: what it was conditioned on.
+        actions: token ids (or discrete actions); undefined where ``action_mask`` is False.
+        action_mask: True at the actions that were taken, the end-of-sequence token included.
+        old_logprobs: log-probability of each action at sampling, under the tempered distribution.
+        truncated: True where the response was cut at the length limit instead of ending itself.
+        rows: global row number of each trajectory, the key of its noise.
+    """
+
+    context: TokenContext
+    actions: Int[Tensor, "B T"]
+    action_mask: Bool[Tensor, "B T"]
+    old_logprobs: Float[Tensor, "B T"]
+    truncated: Bool[Tensor, " B"]
+    rows: Int[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return self.actions.shape[0]
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def lengths(self) -> Int[Tensor, " B"]:
+        """Number of actions of each trajectory."""
+        return self.action_mask.sum(-1)
+
+
+@dataclass
+class ScoredRollout:
+    """A rollout with the reward source's scores.
+
+    Args:
+        scores: one number per trajectory, from the reward source.
+        prompts: what was asked, as text or conversation.
+        responses: what was answered, as text without special tokens.
+        measures: further numbers per trajectory to log, never trained on (``gold`` among them).
+    """
+
+    rollout: Rollout
+    scores: Float[Tensor, " B"]
+    prompts: Sequence[Prompt]
+    responses: Sequence[str]
+    measures: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rollout)
+
+
+@dataclass
+class TrainBatch:
+    """What a policy update reads: everything ``[B, T]``, advantages and returns included."""
+
+    context: TokenContext
+    actions: Int[Tensor, "B T"]
+    action_mask: Bool[Tensor, "B T"]
+    old_logprobs: Float[Tensor, "B T"]
+    old_values: Float[Tensor, "B T"]
+    advantages: Float[Tensor, "B T"]
+    returns: Float[Tensor, "B T"]
+
+    def __len__(self) -> int:
+        return self.actions.shape[0]
+
+    def to(self, device: torch.device | str) -> TrainBatch:
+        """The same on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def select(self, rows: Int[Tensor, " N"]) -> TrainBatch:
+        """The chosen rows, in the given order, without columns that only pad them."""
+        width = max(int(self.action_mask[rows].sum(-1).max()), 1) if len(rows) else 1
+        chosen = {
+            f.name: getattr(self, f.name)[rows][:, :width] for f in fields(self) if f.name != "context"
+        }
+        return TrainBatch(context=self.context.select(rows), **chosen)
