@@ -161,7 +161,5 @@ class TrainBatch:
     def select(self, rows: Int[Tensor, " N"]) -> TrainBatch:
         """The chosen rows, in the given order, without columns that only pad them."""
         width = max(int(self.action_mask[rows].sum(-1).max()), 1) if len(rows) else 1
-        chosen = {
-            f.name: getattr(self, f.name)[rows][:, :width] for f in fields(self) if f.name != "context"
-        }
+        chosen = {f.name: getattr(self, f.name)[rows][:, :width] for f in fields(self) if f.name != "context"}
         return TrainBatch(context=self.context.select(rows), **chosen)

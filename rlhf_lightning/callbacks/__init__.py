@@ -1,0 +1,1 @@
+"""Progress, files and detectors."""

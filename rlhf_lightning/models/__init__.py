@@ -1,0 +1,1 @@
+"""Policies, critics and reward models on transformers backbones."""

@@ -1,0 +1,1 @@
+"""Pure tensor math: returns new tensors, never logs, samples implicitly or changes its inputs."""

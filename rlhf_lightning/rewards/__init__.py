@@ -1,0 +1,1 @@
+"""Where scores come from: learned models and the base class of every other source."""

@@ -1,0 +1,63 @@
+"""Masked reductions. Masks are bool and True means *counts*; what a mask hides may be NaN.
+
+Every mean divides by a count that the caller gives, the count over the whole batch, so that the means of
+microbatches and of ranks add up to the mean of the whole.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+
+def masked_sum(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Sum of the values that count."""
+    return torch.where(mask, values, torch.zeros_like(values)).sum()
+
+
+def token_mean(values: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"], *, tokens: float) -> Float[Tensor, ""]:
+    """Mean over tokens: every token weighs the same, long responses weigh more.
+
+    Args:
+        tokens: number of tokens in the whole batch of which these rows may be a part.
+    """
+    return masked_sum(values, action_mask) / tokens
+
+
+def sequence_sum(values: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """Sum over each sequence's own tokens."""
+    return torch.where(action_mask, values, torch.zeros_like(values)).sum(-1)
+
+
+def masked_mean_and_variance(
+    values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean and population variance of the values that count; both NaN when none does."""
+    count = mask.sum()
+    mean = masked_sum(values, mask) / count
+    return mean, masked_sum((values - mean) ** 2, mask) / count
+
+
+def whiten(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], *, eps: float) -> Float[Tensor, "*shape"]:
+    """Shift and scale the values that count to mean 0 and variance 1; the others become 0.
+
+    Args:
+        eps: added to the standard deviation, so that equal values become 0.
+    """
+    mean, variance = masked_mean_and_variance(values, mask)
+    return torch.where(mask, (values - mean) / (variance.sqrt() + eps), torch.zeros_like(values))
+
+
+def last_valid(values: Shaped[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Shaped[Tensor, " B"]:
+    """The value at each row's last position that counts; every row must have one."""
+    positions = torch.arange(action_mask.shape[1], device=action_mask.device)
+    last = torch.where(action_mask, positions, -1).amax(-1)
+    return values.gather(1, last[:, None]).squeeze(1)
+
+
+def explained_variance(
+    predictions: Float[Tensor, "B T"], targets: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    """1 − Var[target − prediction] / Var[target]: 1 is perfect, 0 is a constant, negative is worse than one."""
+    _, residual = masked_mean_and_variance(targets - predictions, mask)
+    _, total = masked_mean_and_variance(targets, mask)
+    return 1 - residual / total.clamp_min(1e-12)
