@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -87,31 +87,50 @@ class TokenContext:
 
 
 @dataclass
-class Rollout:
-    """What a policy did: B trajectories of at most T actions.
+class Trajectories:
+    """B trajectories of at most T actions: what `Rollout` and `TrainBatch` have in common.
 
     Args:
-        context: what it was conditioned on.
+        context: what the actions were conditioned on.
         actions: token ids (or discrete actions); undefined where ``action_mask`` is False.
         action_mask: True at the actions that were taken, the end-of-sequence token included.
         old_logprobs: log-probability of each action at sampling, under the tempered distribution.
-        truncated: True where the response was cut at the length limit instead of ending itself.
-        rows: global row number of each trajectory, the key of its noise.
     """
 
     context: TokenContext
     actions: Int[Tensor, "B T"]
     action_mask: Bool[Tensor, "B T"]
     old_logprobs: Float[Tensor, "B T"]
-    truncated: Bool[Tensor, " B"]
-    rows: Int[Tensor, " B"]
 
     def __len__(self) -> int:
         return self.actions.shape[0]
 
-    def to(self, device: torch.device | str) -> Rollout:
+    def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def select(self, rows: Int[Tensor, " N"]) -> Self:
+        """The chosen rows, in the given order, without columns that only pad them."""
+        width = max(int(self.action_mask[rows].sum(-1).max()), 1) if len(rows) else 1
+        chosen: dict[str, Any] = {"context": self.context.select(rows)}
+        for f in fields(self):
+            if f.name != "context":
+                value = getattr(self, f.name)[rows]
+                chosen[f.name] = value[:, :width] if value.ndim > 1 else value
+        return replace(self, **chosen)
+
+
+@dataclass
+class Rollout(Trajectories):
+    """What a policy did.
+
+    Args:
+        truncated: True where the response was cut at the length limit instead of ending itself.
+        rows: global row number of each trajectory, the key of its noise.
+    """
+
+    truncated: Bool[Tensor, " B"]
+    rows: Int[Tensor, " B"]
 
     def lengths(self) -> Int[Tensor, " B"]:
         """Number of actions of each trajectory."""
@@ -127,6 +146,7 @@ class ScoredRollout:
         prompts: what was asked, as text or conversation.
         responses: what was answered, as text without special tokens.
         measures: further numbers per trajectory to log, never trained on (``gold`` among them).
+        timings: seconds spent, by stage.
     """
 
     rollout: Rollout
@@ -134,32 +154,16 @@ class ScoredRollout:
     prompts: Sequence[Prompt]
     responses: Sequence[str]
     measures: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rollout)
 
 
 @dataclass
-class TrainBatch:
+class TrainBatch(Trajectories):
     """What a policy update reads: everything ``[B, T]``, advantages and returns included."""
 
-    context: TokenContext
-    actions: Int[Tensor, "B T"]
-    action_mask: Bool[Tensor, "B T"]
-    old_logprobs: Float[Tensor, "B T"]
     old_values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
-
-    def __len__(self) -> int:
-        return self.actions.shape[0]
-
-    def to(self, device: torch.device | str) -> TrainBatch:
-        """The same on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-
-    def select(self, rows: Int[Tensor, " N"]) -> TrainBatch:
-        """The chosen rows, in the given order, without columns that only pad them."""
-        width = max(int(self.action_mask[rows].sum(-1).max()), 1) if len(rows) else 1
-        chosen = {f.name: getattr(self, f.name)[rows][:, :width] for f in fields(self) if f.name != "context"}
-        return TrainBatch(context=self.context.select(rows), **chosen)

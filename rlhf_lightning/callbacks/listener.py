@@ -18,7 +18,5 @@ class Listener(Callback):
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
         """A row of metrics is complete."""
 
-    def on_samples(
-        self, trainer: Trainer, module: LightningModule, samples: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def on_samples(self, trainer: Trainer, module: LightningModule, samples: Sequence[Mapping[str, Any]]) -> None:
         """Samples were drawn: ``iteration, row, prompt, response, score, gold, kl`` each."""

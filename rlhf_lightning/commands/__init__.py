@@ -1,0 +1,13 @@
+"""The commands beside ``fit``, ``validate`` and ``test``: one module each, with ``main(argv) -> int | None``."""
+
+COMMANDS = {
+    "fit": "train a supervised model, a reward model or a policy",
+    "validate": "evaluate a trained model on held-out data",
+    "test": "evaluate a trained model on the test data",
+    "pipeline": "supervised model, reward model and policy, one after another",
+    "pairs": "draw preference pairs from a supervised model",
+    "report": "figures and a summary of finished or running runs",
+    "generate": "responses of a trained policy to prompts",
+    "score": "scores of a trained reward model for prompts and responses",
+}
+"""Every command, with the line that the program help shows."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,16 +15,16 @@ from rlhf_lightning.types import Prompt
 class RewardSource(nn.Module):
     """Judges responses as text. It is a module, so that a learned one moves to the device with the rest."""
 
-    names: ClassVar[tuple[str, ...]] = ("score",)
-
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
         """One score per response."""
         raise NotImplementedError
 
+    def components(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Float[Tensor, " B"]]:
+        """The parts that the score is made of, by name, where it has parts."""
+        return {}
 
-def checked_scores(
-    source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]
-) -> Float[Tensor, " B"]:
+
+def checked_scores(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
     """The source's scores, or one line that names the prompt it failed on.
 
     Raises:
@@ -43,9 +42,7 @@ def checked_scores(
                 f"(first prompt of the batch: {prompts[0]!r})"
             ) from error
     if scores.shape != (len(responses),):
-        raise UserError(
-            f"reward source {name} returned shape {tuple(scores.shape)}, expected ({len(responses)},)"
-        )
+        raise UserError(f"reward source {name} returned shape {tuple(scores.shape)}, expected ({len(responses)},)")
     bad = (~torch.isfinite(scores)).nonzero()
     if len(bad):
         row = int(bad[0])

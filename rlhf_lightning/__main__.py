@@ -1,0 +1,81 @@
+"""``python -m rlhf_lightning COMMAND …``: find the command, run it, turn what the user can put right into one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rlhf_lightning.commands import COMMANDS
+from rlhf_lightning.errors import UserError
+
+PROGRAM = "python -m rlhf_lightning"
+_TRAINER_COMMANDS = ("fit", "validate", "test")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 for a mistake of the user's, 130 when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except UserError as error:
+        if os.environ.get("RLHF_LIGHTNING_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name == "--version":
+        from rlhf_lightning.rundir import package_version
+
+        print(f"rlhf_lightning {package_version()}")
+        return 0
+    if name.startswith("-"):
+        raise UserError(f"the command comes first: {PROGRAM} fit {' '.join(argv[:2])} … (commands: {_names()})")
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {_names()}"
+        raise UserError(f"unknown command {name!r}; {hint}")
+    if name in _TRAINER_COMMANDS:
+        from rlhf_lightning.cli import main as run_trainer
+
+        return run_trainer(name, rest)
+    return int(importlib.import_module(f"rlhf_lightning.commands.{name}").main(rest) or 0)
+
+
+def _names() -> str:
+    return ", ".join(COMMANDS)
+
+
+def _help() -> str:
+    lines = [f"  {name:<10} {line}" for name, line in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND [OPTIONS]",
+            "",
+            "Train and compare policy optimizers for language models from human feedback.",
+            "",
+            *lines,
+            "",
+            "examples:",
+            f"  {PROGRAM} pipeline --config configs/quickstart.yaml --name quickstart",
+            f"  {PROGRAM} fit --config configs/tasks/assistant.yaml --config configs/algorithms/sft.yaml --name sft",
+            "",
+            f"{PROGRAM} COMMAND --help lists the options of a command; --version shows the version.",
+            "A mistake ends in one line and exit status 2; RLHF_LIGHTNING_TRACEBACK=1 shows where it was raised.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Proximal policy optimization with a clipped surrogate.
+
+Schulman et al. 2017, "Proximal Policy Optimization Algorithms", eq. 7 and algorithm 1; for language models as in
+Ziegler et al. 2019 and Stiennon et al. 2020: the KL to the reference is part of the reward, token by token.
+
+Deviations from the paper: policy and critic are separate networks by default, so their losses need no common weight
+(``value_coef`` matters only on a shared trunk); advantages are whitened over the whole rollout batch; the update ends
+early when the KL to the old policy exceeds ``stop_kl``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.ops.advantages import gae, response_transitions
+from rlhf_lightning.ops.kl import k3
+from rlhf_lightning.ops.losses import clipped_surrogate_loss, ratio_is_clipped, value_loss
+from rlhf_lightning.ops.masking import explained_variance, masked_sum, sequence_sum, token_mean, whiten
+from rlhf_lightning.ops.rewards import kl_shaped_rewards
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch
+
+
+@dataclass(frozen=True)
+class CriticOptions:
+    """The value network.
+
+    Args:
+        lr: its learning rate; None for the policy's.
+        shared: a head on the policy's trunk instead of a network of its own.
+        init: folder of a reward model to start from; None starts from the policy's own trunk.
+        clip_range: bound on how far values move in an update, in reward units; None for no bound.
+        coef: weight of the value loss on a shared trunk.
+        warmup: iterations at the start in which only the critic learns.
+    """
+
+    lr: float | None = None
+    shared: bool = False
+    init: str | None = None
+    clip_range: float | None = None
+    coef: float = 0.5
+    warmup: int = 0
+
+
+class PPO(PolicyAlgorithm):
+    """PPO-clip with a critic, GAE and several epochs of shuffled minibatches per rollout.
+
+    Args:
+        task: where prompts come from.
+        backbone: builds policy and critic.
+        optimization: learning rate 1e-5 for pretrained models, 1e-4 or more for small ones from scratch.
+        critic: the value network.
+        kl: penalty on the KL to the reference, β 0.01 to 0.1.
+        clip_range: ε, 0.1 to 0.3.
+        inner_epochs: passes over each rollout, 4 to 10.
+        minibatch_size: trajectories per step, across all devices.
+        gamma: discount; 1 for language, 0.99 for control.
+        lam: λ of GAE, 0.95.
+        entropy_coef: weight of the entropy bonus.
+        stop_kl: an update ends when KL(π_old‖π) exceeds this, in nats per action; None never.
+        temperature: of the policy, 0.7 to 1.
+        eval_every: iterations between evaluations on held-out prompts.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        critic: CriticOptions = CriticOptions(),
+        kl: KLControl = KLControl(),
+        clip_range: float = 0.2,
+        inner_epochs: int = 4,
+        minibatch_size: int = 16,
+        gamma: float = 1.0,
+        lam: float = 0.95,
+        entropy_coef: float = 0.0,
+        stop_kl: float | None = None,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+    ) -> None:
+        super().__init__(task, backbone, optimization, kl, temperature, eval_every)
+        self.critic_options = critic
+        self.clip_range = clip_range
+        self.inner_epochs = inner_epochs
+        self.minibatch_size = minibatch_size
+        self.gamma, self.lam = gamma, lam
+        self.entropy_coef = entropy_coef
+        self.stop_kl = stop_kl
+
+    def configure_model(self) -> None:
+        """Build policy, reference and critic, once."""
+        super().configure_model()
+        if not hasattr(self, "critic"):
+            options = self.critic_options
+            self.critic = self.backbone.critic(self.policy, init=options.init, shared=options.shared)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Policy and critic."""
+        return {"policy": self.policy, "value": self.critic}
+
+    def learning_rates(self) -> dict[str, float]:
+        """The critic's own, where it has one."""
+        return {} if self.critic_options.lr is None else {"value": self.critic_options.lr}
+
+    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+        """Penalize the KL to the reference, then advantages and returns by GAE."""
+        self.check_minibatch_size(self.minibatch_size)
+        rollout = scored.rollout
+        mask = rollout.action_mask
+        (old_values,) = self.over_own_rows(self._values, rollout)
+        kl = self.reference_kl(rollout)
+        self.check_rows("logprobs", rollout.old_logprobs + kl, scored)
+        self.check_rows("values", old_values, scored)
+
+        rewards = kl_shaped_rewards(scored.scores, kl, mask, kl_coef=self.kl.coef)
+        next_values, continues = response_transitions(old_values, mask)
+        advantages, returns = gae(rewards, old_values, next_values, continues, gamma=self.gamma, lam=self.lam)
+
+        kl_sequence = sequence_sum(kl, mask).mean().item()
+        self.row |= {
+            "objective/reward": sequence_sum(rewards, mask).mean().item(),
+            "objective/kl_ref_sequence": kl_sequence,
+            "objective/kl_ref_token": token_mean(kl, mask, tokens=float(mask.sum())).item(),
+            "value/explained_variance": explained_variance(old_values, returns, mask).item(),
+            "kl_control/coef": self.kl.coef,
+        }
+        self.kl.update(kl_sequence)
+        return TrainBatch(
+            context=rollout.context,
+            actions=rollout.actions,
+            action_mask=mask,
+            old_logprobs=rollout.old_logprobs,
+            old_values=old_values,
+            advantages=whiten(advantages, mask, eps=1e-8),
+            returns=returns,
+        )
+
+    def update(self, batch: TrainBatch) -> dict[str, float]:
+        """Several epochs of shuffled minibatches, ended early when the policy has moved far enough."""
+        totals: dict[str, float] = {}
+        steps, stopped = 0, False
+        for inner_epoch in range(self.inner_epochs):
+            for minibatch in self.minibatches(batch, size=self.minibatch_size, inner_epoch=inner_epoch):
+                sums: dict[str, Tensor] = {}
+                for part in minibatch.parts:
+                    loss, measured = self._loss(part, minibatch.tokens)
+                    self.manual_backward(loss)
+                    sums = {name: sums.get(name, 0) + value for name, value in measured.items()}
+                means = self._means(sums, minibatch.tokens)
+                self.check_finite("the PPO loss", means["policy/loss"] + means["value/loss"])
+                if self.stop_kl is not None and means["policy/kl_old"] > self.stop_kl:
+                    self.forget_gradients()
+                    stopped = True
+                    break
+                self.apply_gradients()
+                steps += 1
+                totals = {name: totals.get(name, 0.0) + value for name, value in means.items()}
+            if stopped:
+                break
+        return {name: value / max(steps, 1) for name, value in totals.items()} | {"policy/steps": steps}
+
+    def _loss(self, part: TrainBatch, tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a microbatch, divided by the tokens of the whole minibatch, and sums to report."""
+        mask = part.action_mask
+        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        values = self.critic.values(part.context, part.actions, mask, trunk=outputs.hidden)
+        log_ratio = torch.where(mask, outputs.logprobs - part.old_logprobs, torch.zeros_like(part.old_logprobs))
+
+        surrogate = clipped_surrogate_loss(log_ratio, part.advantages, clip_range=self.clip_range)
+        regression = value_loss(values, part.old_values, part.returns, value_clip_range=self.critic_options.clip_range)
+        policy_loss = token_mean(surrogate - self.entropy_coef * outputs.entropy, mask, tokens=tokens)
+        critic_loss = token_mean(regression, mask, tokens=tokens)
+        if self.current_epoch < self.critic_options.warmup:
+            policy_loss = 0.0 * policy_loss
+        weight = self.critic_options.coef if self.critic_options.shared else 1.0
+
+        clipped = ratio_is_clipped(log_ratio, part.advantages, clip_range=self.clip_range)
+        sums = {
+            "policy/loss": masked_sum(surrogate, mask),
+            "value/loss": masked_sum(regression, mask),
+            "policy/kl_old": masked_sum(k3(part.old_logprobs, part.old_logprobs + log_ratio), mask),
+            "policy/clip_fraction": masked_sum(clipped.to(values.dtype), mask),
+            "objective/entropy": masked_sum(outputs.entropy, mask),
+        }
+        return policy_loss + weight * critic_loss, sums
+
+    def _means(self, sums: dict[str, Tensor], tokens: int) -> dict[str, float]:
+        """Means over the global minibatch."""
+        return {name: value / tokens for name, value in self.reduced(sums).items()}
+
+    def _values(self, part: Rollout) -> tuple[Float[Tensor, "B T"]]:
+        trunk = None
+        if self.critic_options.shared:
+            trunk = self.policy.hidden_before(part.context, part.actions, part.action_mask)
+        return (self.critic.values(part.context, part.actions, part.action_mask, trunk=trunk),)

@@ -1,0 +1,113 @@
+"""``checkpoints/last.ckpt`` and ``checkpoints/best.ckpt``, at iteration boundaries."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.callbacks.position import axis_of
+from rlhf_lightning.errors import UserError
+
+BEST_BY: tuple[tuple[str, Literal["max", "min"]], ...] = (
+    ("eval/score", "max"),
+    ("eval/accuracy", "max"),
+    ("eval/loss", "min"),
+    ("eval/perplexity", "min"),
+)
+"""What ``best.ckpt`` goes by: the first of these that a run reports."""
+
+
+class Checkpoints(Checkpoint, Listener):
+    """Saves ``last.ckpt`` regularly, and keeps the one with the best evaluation as ``best.ckpt``.
+
+    Lightning's own ``ModelCheckpoint`` skips iterations that took no optimizer step (TRPO), serializes the same state
+    twice when it keeps a last and a best one, and numbers the files anew after a resume.
+
+    Args:
+        dirpath: folder of the checkpoints; ``checkpoints`` in the trainer's ``default_root_dir`` by default.
+        every: iterations, or steps of a run with ``max_steps``, between checkpoints; by default every iteration,
+            or a tenth of ``max_steps``.
+        monitor: metric that ``best.ckpt`` goes by; the first of `BEST_BY` that the run reports by default.
+        mode: whether more or less of ``monitor`` is better.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        every: int | None = None,
+        monitor: str | None = None,
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
+        if every is not None and every < 1:
+            raise UserError(f"checkpoint_every is {every}; expected at least 1")
+        if monitor is not None and "gold" in monitor:
+            raise UserError(f"best.ckpt cannot go by {monitor}: the gold reward is there to judge, not to select")
+        self.dirpath = None if dirpath is None else Path(dirpath)
+        self.every = every
+        self.monitor, self.mode = monitor, mode
+        self.best: float | None = None
+        self._improved = False
+        self._saved_at: tuple[int, int] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.dirpath is None:
+            self.dirpath = Path(trainer.default_root_dir) / "checkpoints"
+
+    def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
+        if self.monitor is None:
+            self.monitor, self.mode = next(((m, by) for m, by in BEST_BY if m in row), (None, self.mode))
+        if self.monitor not in row or not row[axis_of(row)]:
+            return
+        value = float(row[self.monitor])
+        better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
+        if better and math.isfinite(value):
+            self.best, self._improved = value, True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.max_steps < 0:
+            # the last iteration is always saved: the counter has moved past it when training ends
+            due = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+            self._save(trainer, due=due or (trainer.current_epoch + 1) % (self.every or 1) == 0)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.max_steps >= 0:
+            every = self.every or max(1, trainer.max_steps // 10)
+            self._save(trainer, due=trainer.global_step % every == 0 or trainer.global_step >= trainer.max_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"monitor": self.monitor, "mode": self.mode, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.monitor, self.mode, self.best = state_dict["monitor"], state_dict["mode"], state_dict["best"]
+
+    def _save(self, trainer: Trainer, *, due: bool) -> None:
+        now = (trainer.current_epoch, trainer.global_step)
+        if trainer.fast_dev_run or now == self._saved_at or not (due or self._improved):
+            return
+        assert self.dirpath is not None
+        last = self.dirpath / "last.ckpt"
+        trainer.save_checkpoint(last)
+        if self._improved and trainer.is_global_zero:
+            _link(last, self.dirpath / "best.ckpt")
+        self._improved, self._saved_at = False, now
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name. A later ``last.ckpt`` is a new file and leaves this one as it is."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)

@@ -1,0 +1,91 @@
+"""``metrics.csv``: every row of metrics, whatever loggers are configured."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.callbacks.position import axis_of, position
+from rlhf_lightning.rundir import write_atomically
+
+
+class MetricsFile(Listener):
+    """Appends each row to ``metrics.csv`` in the trainer's ``default_root_dir``, and hands it to the loggers.
+
+    A fresh run replaces the file. A resumed one drops the rows after the point that it resumes from, so that the
+    file reads as if the run had never stopped. A metric that appears late widens the table.
+    """
+
+    def __init__(self, filename: str = "metrics.csv") -> None:
+        self.filename = filename
+        self._path: Path | None = None
+        self._file: IO[str] | None = None
+        self._columns: list[str] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        self._path = Path(trainer.default_root_dir) / self.filename
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        rows = _complete_rows(self._path)
+        axis = next(iter(rows[0])) if rows else None
+        done = position(trainer, axis)
+        resumed = trainer.global_step or trainer.current_epoch
+        self._rewrite([row for row in rows if float(row[axis]) <= done] if resumed and axis else [])
+
+    def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(row), step=int(row[axis_of(row)]))
+        if self._file is None or self._path is None:
+            return
+        cells = {name: _cell(value) for name, value in row.items()}
+        if set(cells) <= set(self._columns):
+            csv.DictWriter(self._file, self._columns, lineterminator="\n").writerow(cells)
+            self._file.flush()
+        else:
+            self._rewrite([*_complete_rows(self._path), cells])
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        assert self._path is not None
+        self._close()
+        self._columns = list(dict.fromkeys(name for row in rows for name in row))
+        table = io.StringIO()
+        if rows:
+            writer = csv.DictWriter(table, self._columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        write_atomically(self._path, table.getvalue())
+        self._file = open(self._path, "a", encoding="utf-8", newline="")  # noqa: SIM115 closed in teardown
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _complete_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of the file; a last line that was cut off in writing does not count."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    return [row for row in csv.DictReader(lines) if None not in row and None not in row.values()]
+
+
+def _cell(value: Any) -> str:
+    """Text from which the same number is read back."""
+    number = float(value)
+    return str(int(number)) if isinstance(value, int) or number.is_integer() and abs(number) < 2**53 else repr(number)

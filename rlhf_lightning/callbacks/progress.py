@@ -1,0 +1,140 @@
+"""Where a run stands: a bar on a terminal, about ten lines in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress as RichProgress, TaskID, TextColumn, TimeRemainingColumn
+
+from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.callbacks.position import axis_of, position, total
+
+FIELDS: tuple[tuple[str, str], ...] = (
+    ("objective/score", "score"),
+    ("objective/gold", "gold"),
+    ("objective/kl_ref_sequence", "KL"),
+    ("reward_model/loss", "loss"),
+    ("reward_model/accuracy", "accuracy"),
+    ("sft/loss", "loss"),
+    ("eval/score", "eval score"),
+    ("eval/accuracy", "eval accuracy"),
+    ("eval/perplexity", "eval perplexity"),
+)
+"""Metrics shown, in this order, with their short names."""
+
+
+class Progress(ProgressBar, Listener):
+    """Shows the stage, how far it is, its main metrics and the time left.
+
+    Args:
+        lines: lines printed over the whole run where the output is not a terminal.
+    """
+
+    def __init__(self, lines: int = 10) -> None:
+        super().__init__()
+        self.lines = lines
+        self._enabled = True
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._axis: str | None = None
+        self._shown: dict[str, float] = {}
+        self._began, self._began_at, self._printed = 0.0, 0, 0
+
+    def enable(self) -> None:
+        """Show progress."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing: other ranks, and Lightning's own searches."""
+        self._enabled = False
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print without breaking the bar."""
+        if self._bar is not None:
+            self._bar.console.print(*args, markup=False, highlight=False)
+        else:
+            print(*args, **kwargs, flush=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._enabled:
+            return
+        self._began, self._began_at = time.monotonic(), position(trainer, self._axis)
+        self._printed = self._line_number(trainer)
+        console = Console(file=sys.stdout)
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[done]}  {task.fields[metrics]}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = RichProgress(*columns, console=console, refresh_per_second=4)
+            name = type(pl_module).__name__
+            self._task = self._bar.add_task(name, total=total(trainer, self._axis), done="", metrics="")
+            self._bar.start()
+
+    def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
+        self._axis = axis_of(row)
+        self._shown.update({key: float(row[key]) for key, _ in FIELDS if key in row})
+        if self._axis != "step":
+            self._show(trainer, module, int(row[self._axis]))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self._axis == "step":
+            self._show(trainer, pl_module, trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"axis": self._axis}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._axis = state_dict["axis"]
+
+    def _show(self, trainer: Trainer, module: LightningModule, done: int) -> None:
+        if not self._enabled:
+            return
+        of = total(trainer, self._axis)
+        metrics = "  ".join(f"{label} {self._shown[key]:.3g}" for key, label in FIELDS if key in self._shown)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=of, done=_of(done, of), metrics=metrics)
+            return
+        number = self._line_number(trainer, done)
+        if number > self._printed or self._printed == 0 and done == self._began_at + 1:
+            self._printed = number
+            parts = [type(module).__name__, f"{self._axis} {_of(done, of)}", metrics, self._left(done, of)]
+            print("  ".join(part for part in parts if part), flush=True)
+
+    def _line_number(self, trainer: Trainer, done: int = 0) -> int:
+        """How many lines belong to the part of the run that is done."""
+        of = total(trainer, self._axis)
+        done = done or position(trainer, self._axis)
+        return done * self.lines // of if of else done // 100
+
+    def _left(self, done: int, of: int | None) -> str:
+        if of is None or done <= self._began_at or done >= of:
+            return ""
+        seconds = (time.monotonic() - self._began) / (done - self._began_at) * (of - done)
+        return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _of(done: int, of: int | None) -> str:
+    return f"{done}/{of}" if of is not None else str(done)

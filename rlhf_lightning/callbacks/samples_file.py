@@ -1,0 +1,76 @@
+"""``samples.jsonl``: prompts with the policy's responses, for logged iterations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.callbacks.position import axis_of, position
+from rlhf_lightning.rundir import write_atomically
+
+
+class SamplesFile(Listener):
+    """Appends samples to ``samples.jsonl`` in the trainer's ``default_root_dir``, and to W&B as a table.
+
+    A fresh run replaces the file; a resumed one drops the samples after the point that it resumes from.
+    """
+
+    def __init__(self, filename: str = "samples.jsonl") -> None:
+        self.filename = filename
+        self._path: Path | None = None
+        self._axis: str | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        self._path = Path(trainer.default_root_dir) / self.filename
+        if not self._path.is_file():
+            return
+        resumed = trainer.global_step or trainer.current_epoch
+        done = position(trainer, self._axis)
+        kept = [line for line in _complete_lines(self._path) if resumed and json.loads(line)["iteration"] <= done]
+        write_atomically(self._path, "".join(kept))
+
+    def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
+        self._axis = axis_of(row)
+
+    def on_samples(self, trainer: Trainer, module: LightningModule, samples: Sequence[Mapping[str, Any]]) -> None:
+        if self._path is None or not samples:
+            return
+        lines = [json.dumps({k: _plain(v) for k, v in sample.items()}, ensure_ascii=False) for sample in samples]
+        with open(self._path, "a", encoding="utf-8", newline="") as file:
+            file.write("\n".join(lines) + "\n")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_table"):
+                columns = list(samples[0])
+                data = [[_table_cell(sample.get(name)) for name in columns] for sample in samples]
+                logger.log_table(key="samples", columns=columns, data=data, step=int(samples[0]["iteration"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"axis": self._axis}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._axis = state_dict["axis"]
+
+
+def _complete_lines(path: Path) -> list[str]:
+    # not splitlines: a response may hold U+2028 and its kin, which end no line of a JSONL file
+    return [line + "\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line.strip()]
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: numbers that are not finite become null."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table_cell(value: Any) -> Any:
+    value = _plain(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

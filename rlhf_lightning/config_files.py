@@ -1,0 +1,88 @@
+"""Configuration files: where they are looked up, and how they are read. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_lightning.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped_configs() -> Path | None:
+    """The folder of configurations that come with the package: inside it when installed, beside it in a checkout."""
+    return next((f for f in (_PACKAGE / "_configs", _PACKAGE.parent / "configs") if f.is_dir()), None)
+
+
+def find_config(path: str | Path) -> Path:
+    """The file itself, or the one of that name that comes with the package (``configs/…`` works anywhere).
+
+    Raises:
+        UserError: there is no such file; the message names close matches.
+    """
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given
+    if given.is_dir():
+        found = ", ".join(sorted(p.name for p in given.glob("*.yaml"))[:8])
+        raise UserError(f"--config {path} is a directory; expected a YAML file{f' such as {found}' if found else ''}")
+    shipped = shipped_configs()
+    if shipped is not None and given.parts[:1] == ("configs",):
+        inside = shipped.joinpath(*given.parts[1:])
+        if inside.is_file():
+            return inside
+    close = difflib.get_close_matches(given.as_posix(), _known_configs(given), n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise UserError(f"--config {path}: no such file{hint}")
+
+
+def _known_configs(near: Path) -> list[str]:
+    """Names under which configuration files could have been given."""
+    known = {p.as_posix() for p in near.parent.glob("*.yaml")} if near.parent.is_dir() else set()
+    for folder in (Path("configs"), shipped_configs()):
+        if folder is not None and folder.is_dir():
+            known |= {(Path("configs") / p.relative_to(folder)).as_posix() for p in folder.rglob("*.yaml")}
+    return sorted(known)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, holds a key twice, or is not a mapping; the message names the line.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}{where}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML text ({' '.join(str(error).split())})") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
+    return content
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe loading that refuses a key given twice, where plain YAML keeps the last one and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key) if isinstance(key, Hashable) else None
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,110 @@
+"""Rows across ranks: who computes which, and how every rank gets them all.
+
+Rank r of W computes the global rows r, r + W, r + 2W, …. Every function here works unchanged in a single process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+
+class Stream(IntEnum):
+    """The uses of noise: each draws from numbers of its own."""
+
+    ROLLOUT = 0
+    EVALUATION = 1
+    MINIBATCH = 2
+    PROMPT = 3
+    PASS = 4
+    PAIR = 5
+    GENERATE = 6
+
+
+def world_size() -> int:
+    """Number of ranks."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process among all ranks."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def run_seed() -> int:
+    """The seed given to ``lightning.seed_everything`` (``--seed_everything``), 0 where none was given."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+def own_rows(count: int) -> Tensor:
+    """Global numbers of the rows that this rank computes, of ``count`` in all."""
+    return torch.arange(rank(), count, world_size())
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """Sum over ranks."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def all_max(number: int, device: torch.device | str = "cpu") -> int:
+    """The largest of the ranks' numbers."""
+    if world_size() == 1:
+        return number
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def gather_rows(own: Tensor, count: int) -> Tensor:
+    """Every rank's rows in global order.
+
+    Args:
+        own: this rank's rows ``own_rows(count)``, equal in shape on all ranks but for the number of rows.
+    """
+    if world_size() == 1:
+        return own
+    shard = -(-count // world_size())
+    padded = own.new_zeros((shard, *own.shape[1:]))
+    padded[: len(own)] = own
+    as_sent = padded.to(torch.uint8) if own.dtype is torch.bool else padded
+    parts = [torch.empty_like(as_sent) for _ in range(world_size())]
+    dist.all_gather(parts, as_sent.contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)[:count].to(own.dtype)
+
+
+def gather_padded(own: Tensor, count: int) -> Tensor:
+    """`gather_rows` of [b, T] where T may differ between ranks: padded on the right to the largest."""
+    width = all_max(own.shape[1], own.device)
+    return gather_rows(torch.nn.functional.pad(own, (0, width - own.shape[1])), count)
+
+
+def gather_items(own: Sequence[Item], count: int) -> list[Item]:
+    """`gather_rows` of Python objects."""
+    if world_size() == 1:
+        return list(own)
+    parts: list[list[Item]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, list(own))
+    return [parts[row % world_size()][row // world_size()] for row in range(count)]
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Add up the ranks' gradients, in one collective call; a missing gradient counts as zeros."""
+    if world_size() == 1:
+        return
+    parameters = [p for p in parameters if p.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter)

@@ -1,0 +1,139 @@
+"""Models that return a number instead of a distribution: critics and reward models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_lightning.models.text import EncodedResponses, encode_responses
+from rlhf_lightning.models.trunk import dropout_off, hidden_states
+from rlhf_lightning.ops.masking import last_valid
+from rlhf_lightning.types import Prompt, TokenContext
+
+
+class LanguageCritic(nn.Module):
+    """A network of its own with a value head, read before each action.
+
+    Args:
+        model: a sequence-classification model with one label, so that a reward model can be its start.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = dropout_off(model)
+
+    def values(
+        self,
+        context: TokenContext,
+        actions: Int[Tensor, "B T"],
+        action_mask: Bool[Tensor, "B T"],
+        trunk: Float[Tensor, "B T H"] | None = None,
+    ) -> Float[Tensor, "B T"]:
+        """Expected return before each action; ``trunk`` (the policy's hidden states) is not used."""
+        hidden = hidden_states(self.model, context, actions, action_mask)
+        start = context.input_ids.shape[1] - 1
+        return self.model.score(hidden[:, start : start + actions.shape[1]]).squeeze(-1)
+
+    def save(self, path: Path) -> None:
+        """Write the model in the Hugging Face format."""
+        self.model.save_pretrained(path)
+
+
+class SharedTrunkCritic(nn.Module):
+    """A value head on the policy's own hidden states: half the memory, and the two losses share the trunk.
+
+    Args:
+        width: size of the policy's hidden states.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def values(
+        self,
+        context: TokenContext,
+        actions: Int[Tensor, "B T"],
+        action_mask: Bool[Tensor, "B T"],
+        trunk: Float[Tensor, "B T H"] | None = None,
+    ) -> Float[Tensor, "B T"]:
+        """Expected return before each action, from the policy's hidden states ``trunk``."""
+        if trunk is None:
+            raise ValueError("a critic on a shared trunk needs the policy's hidden states")
+        return self.score(trunk).squeeze(-1)
+
+    def save(self, path: Path) -> None:
+        """Write the head."""
+        from safetensors.torch import save_file
+
+        path.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), path / "value_head.safetensors")
+
+
+class LanguageRewardModel(nn.Module):
+    """Scores a response to a prompt: a scalar head at the response's last token.
+
+    It reads text, so its tokenizer may differ from the policy's.
+
+    Args:
+        model: a sequence-classification model with one label.
+        center: subtracted from every score (the mean score of the policy that it was trained beside).
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.model = dropout_off(model)
+        self.tokenizer = tokenizer
+        self.register_buffer("center", torch.tensor(float(getattr(model.config, "score_center", 0.0))))
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and response together."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", 2048)
+
+    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> EncodedResponses:
+        """Token ids of prompts and responses in this model's own vocabulary."""
+        return encode_responses(
+            prompts,
+            responses,
+            self.tokenizer,
+            stop_id=self.tokenizer.eos_token_id,
+            context_length=self.context_length,
+            max_response_tokens=self.context_length // 2,
+        )
+
+    def forward(
+        self, context: TokenContext, actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, " B"]:
+        """Score at the last real token of each response, not centered."""
+        hidden = hidden_states(self.model, context, actions, action_mask)
+        scores = self.model.score(hidden[:, context.input_ids.shape[1] :]).squeeze(-1)
+        return last_valid(scores, action_mask)
+
+    @torch.no_grad()
+    def score(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], *, batch_size: int = 256
+    ) -> Float[Tensor, " B"]:
+        """Centered scores of responses as text, batched by length."""
+        device = self.center.device
+        order = sorted(range(len(responses)), key=lambda i: len(responses[i]))
+        scores = torch.empty(len(responses), dtype=torch.float32, device=device)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            encoded = self.encode([prompts[i] for i in rows], [responses[i] for i in rows]).to(device)
+            raw = self(encoded.context, encoded.actions, encoded.action_mask).float()
+            scores[torch.tensor(rows, device=device)] = raw - self.center
+        return scores
+
+    def save(self, path: Path) -> None:
+        """Write model, tokenizer and centering constant in the Hugging Face format."""
+        self.model.config.score_center = float(self.center)
+        self.model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)

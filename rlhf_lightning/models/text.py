@@ -1,0 +1,124 @@
+"""Between text and token ids: prompts, responses and stop tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.types import Prompt, TokenContext
+
+PLAIN_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '\n\n' if not loop.first }}"
+    "{{ 'Human' if message['role'] == 'user' else message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% endfor %}{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+)
+"""For checkpoints that come without a chat template: the transcript layout of the Anthropic HH data."""
+
+
+@dataclass
+class EncodedResponses:
+    """Prompts with given responses as token ids: what `evaluate` and `values` read.
+
+    Args:
+        actions: response tokens, the end-of-sequence token included, padded on the right.
+        truncated_prompts: how many prompts lost their first tokens to fit.
+        truncated_responses: how many responses lost their last tokens to fit.
+    """
+
+    context: TokenContext
+    actions: Int[Tensor, "B T"]
+    action_mask: Bool[Tensor, "B T"]
+    truncated_prompts: int = 0
+    truncated_responses: int = 0
+
+    def to(self, device: torch.device | str) -> EncodedResponses:
+        """The same on another device."""
+        return EncodedResponses(
+            self.context.to(device),
+            self.actions.to(device),
+            self.action_mask.to(device),
+            self.truncated_prompts,
+            self.truncated_responses,
+        )
+
+
+def plain_text(prompt: Prompt) -> str:
+    """A prompt as a person reads it, without template tokens."""
+    if isinstance(prompt, str):
+        return prompt
+    return prompt[-1]["content"] if len(prompt) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+
+def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of a prompt: a conversation through the chat template, a text as it stands."""
+    if isinstance(prompt, str):
+        ids = tokenizer(prompt)["input_ids"]
+    else:
+        rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise UserError(f"the prompt {prompt!r} has no tokens; expected at least one")
+    return ids
+
+
+def _pad(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, span] = torch.tensor(row, dtype=torch.long)
+        mask[i, span] = True
+    return ids, mask
+
+
+def encode_prompts(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
+) -> tuple[TokenContext, int]:
+    """Prompts padded on the left, and how many were too long: those keep their last ``max_tokens`` tokens."""
+    if max_tokens < 1:
+        raise UserError(
+            f"no room for a prompt: {max_tokens} tokens are left of the context; expected a longer context "
+            "or a smaller max_new_tokens"
+        )
+    rows = [prompt_ids(prompt, tokenizer) for prompt in prompts]
+    ids, mask = _pad([row[-max_tokens:] for row in rows], left=True)
+    return TokenContext(ids, mask), sum(len(row) > max_tokens for row in rows)
+
+
+def encode_responses(
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    stop_id: int,
+    context_length: int,
+    max_response_tokens: int,
+) -> EncodedResponses:
+    """Prompts and given responses, each response closed by ``stop_id``.
+
+    A response longer than ``max_response_tokens`` keeps its first tokens and is not closed; a prompt keeps the last
+    tokens that the context then has room for. Both are counted.
+    """
+    rows, cut = [], 0
+    for response in responses:
+        ids = [*tokenizer(response, add_special_tokens=False)["input_ids"], stop_id]
+        cut += len(ids) > max_response_tokens
+        rows.append(ids[:max_response_tokens])
+    actions, action_mask = _pad(rows, left=False)
+    context, shortened = encode_prompts(prompts, tokenizer, max_tokens=context_length - actions.shape[1])
+    return EncodedResponses(context, actions, action_mask, shortened, cut)
+
+
+def decode_responses(
+    actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"], tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """Responses as text, without special tokens."""
+    rows = [row[mask].tolist() for row, mask in zip(actions.cpu(), action_mask.cpu(), strict=True)]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)

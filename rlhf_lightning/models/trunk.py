@@ -1,0 +1,77 @@
+"""Running a transformers model over prompts and responses, and reading its hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_lightning.ops.logprobs import Head
+from rlhf_lightning.types import TokenContext
+
+CHUNK_ELEMENTS = 1 << 24
+"""Logits held at one time: 64 MiB in float32."""
+
+
+def chunk_tokens(vocabulary: int) -> int:
+    """Number of tokens whose logits fit into one chunk."""
+    return max(1, CHUNK_ELEMENTS // vocabulary)
+
+
+def position_ids(attention_mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    """Positions counted from each row's first real token."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def hidden_states(
+    model: PreTrainedModel,
+    context: TokenContext,
+    actions: Int[Tensor, "B T"],
+    action_mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, "B S H"]:
+    """Last hidden states over prompt and response, S = P + T.
+
+    Position P − 1 + t has seen everything before action t, position P + t has seen action t too.
+    """
+    mask = torch.cat([context.attention_mask, action_mask], dim=1)
+    ids = torch.cat([context.input_ids, torch.where(action_mask, actions, 0)], dim=1)
+    outputs = model.base_model(
+        input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
+    )
+    return outputs.last_hidden_state
+
+
+def language_head(model: PreTrainedModel) -> Head:
+    """Hidden states to logits as the model itself does it: some scale or cap them after the matrix product."""
+    projection = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    scale = getattr(config, "logit_scale", None) or 1.0
+    scale /= getattr(config, "logits_scaling", None) or 1.0
+
+    def head(hidden: Tensor) -> Tensor:
+        logits = projection(hidden)
+        if scale != 1.0:
+            logits = logits * scale
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    return head
+
+
+def dropout_off(model: nn.Module) -> nn.Module:
+    """Set every dropout to 0: a ratio of two evaluations must not compare two dropout masks."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def row_slices(count: int, size: int | None) -> Iterator[Tensor]:
+    """Row numbers 0 … count − 1 in runs of ``size`` (all at once where it is None)."""
+    yield from torch.arange(count).split(size or max(count, 1))

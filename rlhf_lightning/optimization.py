@@ -1,0 +1,69 @@
+"""How parameters are stepped: AdamW, its learning rates, their schedule, and gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import get_scheduler
+
+from rlhf_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """AdamW with a schedule.
+
+    Args:
+        lr: learning rate; 1e-5 for pretrained models, 1e-4 to 1e-3 for small ones from scratch.
+        schedule: course of the learning rate after the warm-up.
+        warmup: share of the run over which it rises from 0.
+        max_grad_norm: gradients are scaled down to this norm, separately for each network; None leaves them.
+        weight_decay: decoupled weight decay.
+        betas: of Adam.
+        eps: of Adam.
+        microbatch_size: sequences per device whose activations exist at one time; None for all at once.
+            Trades memory for time and changes no result.
+    """
+
+    lr: float = 1e-4
+    schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    warmup: float = 0.0
+    max_grad_norm: float | None = 1.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    microbatch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"optimization.lr must be above 0, got {self.lr}")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"optimization.warmup is a share of the run between 0 and 1, got {self.warmup}")
+        if self.microbatch_size is not None and self.microbatch_size < 1:
+            raise UserError(f"optimization.microbatch_size must be at least 1, got {self.microbatch_size}")
+
+    def build(
+        self, networks: Mapping[str, nn.Module], *, length: int, lrs: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """What ``configure_optimizers`` returns: one optimizer with a named group per network.
+
+        Args:
+            length: number of schedule steps in the run.
+            lrs: learning rates of networks that have their own.
+        """
+        groups: Sequence[dict[str, Any]] = [
+            {"params": [p for p in network.parameters() if p.requires_grad], "name": name}
+            | ({"lr": lrs[name]} if lrs and name in lrs else {})
+            for name, network in networks.items()
+        ]
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
+        )
+        scheduler = get_scheduler(
+            self.schedule, optimizer, num_warmup_steps=round(self.warmup * length), num_training_steps=length
+        )
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}

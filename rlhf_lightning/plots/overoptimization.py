@@ -1,0 +1,119 @@
+"""Proxy against gold: through training, and against the distance from the reference model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.plots import panels
+from rlhf_lightning.plots.style import GOLD, MUTED, PROXY, WARN, number, span, styled
+from rlhf_lightning.plots.verdict import judge, measured, on_held_out
+from rlhf_lightning.runs import Run
+
+_KL_TICKS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 60, 100, 150, 200, 300, 500, 1000, 2000)
+
+
+@styled
+def overoptimization(run: Run) -> Figure:
+    """How far proxy and gold moved from where they were before training.
+
+    A preference model's score is defined up to a constant, so both curves are drawn as gains: zero is the model
+    before training. The second panel follows Gao et al. 2023, "Scaling Laws for Reward Model Overoptimization",
+    in using a square-root scale for KL.
+
+    Args:
+        run: a policy run, or a pipeline with one.
+
+    Raises:
+        UserError: the run has no scores.
+    """
+    policy = run.find("policy")
+    score = measured(policy, "score") if policy else pd.Series(dtype=float)
+    gold = measured(policy, "gold") if policy else pd.Series(dtype=float)
+    if policy is None or not (len(score) or len(gold)):
+        raise UserError(f"{run.path}: no policy run with scores in it")
+    kl = measured(policy, "kl_ref_sequence")
+    verdict = judge(policy)
+    count = 2 if len(kl) > 1 else 1
+    figure, axes = panels.sheet(count, columns=2, size=(4.1, 3.0), top=1.05, right=1.3, gap=(0.45, 0.8))
+    curves = [(score, "proxy", PROXY), (gold, "gold", GOLD)]
+    curves = [(series - series.iloc[0], series, *rest) for series, *rest in curves if len(series)]
+    panels.heading(figure, verdict.headline, _note(policy))
+    for panel, xlabel in zip(axes, (policy.axis, "KL to the reference, nats per sequence (√ scale)"), strict=False):
+        panels.dress(panel, xlabel=xlabel)
+    panels.counter_axis(axes[0], max(series.index[-1] for _, series, *_ in curves))
+    if count == 2:
+        _kl_axis(axes[1], kl)
+        axes[1].tick_params(labelleft=False)
+    for panel in axes:
+        panels.limits(panel, [gain for gain, *_ in curves], include=(0.0,))
+        panel.axhline(0, color=MUTED, linewidth=0.9, zorder=1.5)
+    for gain, _, _, color in curves:
+        panels.points(axes[0], gain, color)
+        if count == 2:
+            panels.points(axes[1], _against(gain, kl), color)
+    if verdict.peak is not None and len(gold):
+        _mark_peak(axes, gold, kl, verdict.peak)
+    panels.end_labels(
+        axes[-1],
+        [
+            panels.Label(gain.iloc[-1], name, color, span(series.iloc[0], series.iloc[-1]))
+            for gain, series, name, color in curves
+        ],
+    )
+    return figure
+
+
+def _note(policy: Run) -> str:
+    where = "held-out prompts" if on_held_out(policy) else "training prompts"
+    scores = measured(policy, "score")
+    since = "before training" if len(scores) and scores.index[0] == 0 else f"the first logged {policy.axis}"
+    return f"Change of mean reward on {where} since {since}, each reward in its own unit · {policy.name}"
+
+
+def _kl_axis(axes: Axes, kl: pd.Series) -> None:
+    furthest = max(float(kl.max()), 0.01)
+    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    axes.set_xlim(0, furthest)
+    ticks = [0.0]
+    for tick in _KL_TICKS:
+        apart = (np.sqrt(tick) - np.sqrt(ticks[-1])) / np.sqrt(furthest)
+        if apart > 0.11 and tick <= furthest:
+            ticks.append(tick)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def _against(gain: pd.Series, kl: pd.Series) -> pd.Series:
+    """The gains with KL, rather than the iteration, as index; an estimate below 0 counts as 0."""
+    shared = gain.index.intersection(kl.index)
+    return pd.Series(gain[shared].to_numpy(), index=kl[shared].clip(lower=0).to_numpy())
+
+
+def _mark_peak(axes: list[Axes], gold: pd.Series, kl: pd.Series, peak: int) -> None:
+    """Where gold is best: a line through it, and the ground beyond it shaded."""
+    places = [(axes[0], float(peak), "")]
+    if len(axes) > 1 and peak in kl.index:
+        places.append((axes[1], max(float(kl[peak]), 0.0), f"{number(kl[peak])} nats"))
+    for panel, x, where in places:
+        panel.axvspan(x, panel.get_xlim()[1], color=WARN, alpha=0.05, linewidth=0, zorder=0)
+        panel.axvline(x, color=GOLD, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.6)
+        text = f"gold is best: {number(gold[peak])}" if not where else f"at {where}"
+        left = panel.transData.transform((x, 0))[0]
+        box = panel.get_window_extent()
+        fraction = (left - box.x0) / box.width
+        align = "left" if fraction < 0.25 else "right" if fraction > 0.75 else "center"
+        panel.annotate(
+            text,
+            (x, 1),
+            (0, 5),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha=align,
+            size=8.5,
+            weight="bold",
+            color=GOLD,
+        )

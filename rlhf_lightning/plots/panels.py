@@ -1,0 +1,220 @@
+"""What the figures are built from: panels on a sheet, lines with their labels, honest limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from rlhf_lightning.plots.style import AXIS, GRID, INK, MUTED, PAPER, TEXT_SIZE, TITLE_SIZE
+
+HALO = withStroke(linewidth=2.5, foreground=PAPER)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A direct label beside the end of a line.
+
+    Args:
+        y: height of the line's end, in data units.
+        note: a second, quieter line.
+    """
+
+    y: float
+    text: str
+    color: str
+    note: str = ""
+
+
+def sheet(
+    count: int,
+    *,
+    columns: int,
+    size: tuple[float, float],
+    top: float = 1.25,
+    bottom: float = 0.55,
+    left: float = 0.6,
+    right: float = 0.25,
+    gap: tuple[float, float] = (0.55, 0.85),
+) -> tuple[Figure, list[Axes]]:
+    """A figure with panels of a fixed size, row by row.
+
+    Args:
+        size: width and height of one panel, in inches, as are all other lengths.
+        gap: between columns and between rows.
+    """
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns)
+    width = left + columns * size[0] + (columns - 1) * gap[0] + right
+    height = top + rows * size[1] + (rows - 1) * gap[1] + bottom
+    figure = Figure(figsize=(width, height))
+    axes = []
+    for index in range(count):
+        row, column = divmod(index, columns)
+        x = left + column * (size[0] + gap[0])
+        y = bottom + (rows - 1 - row) * (size[1] + gap[1])
+        axes.append(figure.add_axes((x / width, y / height, size[0] / width, size[1] / height)))
+    return figure, axes
+
+
+def heading(figure: Figure, title: str, note: str = "", *, left: float = 0.6) -> None:
+    """Title and explanation at the top left; ``left`` in inches."""
+    width, height = figure.get_size_inches()
+    x = left / width
+    figure.text(x, 1 - 0.2 / height, title, size=13, weight="bold", va="top", color=INK)
+    figure.text(x, 1 - 0.46 / height, note, size=9, va="top", color=MUTED, linespacing=1.35)
+
+
+def dress(axes: Axes, title: str = "", unit: str = "", *, xlabel: str = "") -> None:
+    """Light horizontal grid, no box, title and unit above, counter below."""
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(AXIS)
+        spine.set_linewidth(0.8)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.tick_params(length=0, colors=MUTED, labelcolor=MUTED, labelsize=TEXT_SIZE, pad=4)
+    axes.tick_params(axis="x", length=3, color=AXIS)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    if xlabel:
+        axes.set_xlabel(xlabel, size=TEXT_SIZE, color=MUTED, labelpad=3)
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
+    axes.annotate(title, (0, 1), (0, 20), size=TITLE_SIZE, weight="bold", color=INK, **above)
+    axes.annotate(unit, (0, 1), (0, 8), size=TEXT_SIZE, color=MUTED, **above)
+
+
+def counter_axis(axes: Axes, last: float) -> None:
+    """An x-axis from 0 to the last iteration or step, with whole numbers on it."""
+    axes.set_xlim(0, max(last, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def trace(axes: Axes, series: pd.Series, color: str, *, faint: bool = True) -> None:
+    """A noisy series: its moving average as a thick line, and with ``faint`` every value as a thin one."""
+    if series.empty:
+        return
+    window = smoothing_window(len(series))
+    if faint and window > 1:
+        axes.plot(series.index, series, color=color, linewidth=0.7, alpha=0.35, zorder=2)
+    mean = series.rolling(window, center=True, min_periods=1).mean()
+    axes.plot(series.index, mean, color=color, linewidth=1.8, zorder=3)
+
+
+def smoothing_window(count: int) -> int:
+    """Length of the moving average: about a twentieth of the series, and odd; 1 for short ones."""
+    return 1 if count < 40 else 2 * (count // 40) + 1
+
+
+def points(axes: Axes, series: pd.Series, color: str) -> None:
+    """A measured series: a dot at each measurement, joined."""
+    if series.empty:
+        return
+    style = {"linewidth": 1.9, "markersize": 3.6 if len(series) <= 45 else 0, "zorder": 4, "clip_on": False}
+    axes.plot(series.index, series, color=color, marker="o", markeredgecolor=PAPER, markeredgewidth=0.6, **style)
+
+
+def limits(
+    axes: Axes,
+    values: Iterable[pd.Series],
+    *,
+    floor: float | None = None,
+    include: Sequence[float] = (),
+    lowest: float | None = None,
+) -> None:
+    """Room for all values.
+
+    Args:
+        floor: the axis starts exactly here, for quantities that cannot be lower.
+        include: values that must be in view whatever the data.
+        lowest: cut the view here, and say so in the corner, where values lie below.
+    """
+    kept = [np.asarray(series, dtype=float) for series in values if len(series)]
+    data = np.concatenate([*kept, np.asarray(include, dtype=float), [0.0] if not kept else []])
+    low, high = float(data.min()), float(data.max())
+    if lowest is not None and low < lowest:
+        text = f"view cut at {lowest:g}".replace("-", "−")
+        axes.annotate(
+            text, (0.985, 0.04), xycoords="axes fraction", ha="right", size=7.5, color=MUTED, path_effects=[HALO]
+        )
+        low = lowest
+    if floor is not None:
+        axes.set_ylim(floor, floor + (high - floor or 1.0) * 1.08)
+        return
+    room = 0.08 * (high - low) or max(abs(high), 1.0) * 0.1
+    axes.set_ylim(low - room, high + room)
+
+
+def reference(axes: Axes, y: float, text: str = "", *, color: str = MUTED, dashed: bool = True) -> None:
+    """A horizontal line that means something (zero, chance, a ceiling), named at its right end."""
+    axes.axhline(y, color=color, linewidth=0.9, linestyle=(0, (4, 3)) if dashed else "-", zorder=1.5)
+    if text:
+        axes.annotate(
+            text,
+            (1, y),
+            (-2, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            size=7.5,
+            color=color,
+            path_effects=[HALO],
+            zorder=5,
+        )
+
+
+def zero_line(axes: Axes) -> None:
+    """A solid line at zero, where zero lies strictly within view."""
+    low, high = axes.get_ylim()
+    if low < 0 < high:
+        axes.axhline(0, color=AXIS, linewidth=1.0, zorder=1.5)
+
+
+def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> None:
+    """Labels right of the panel, at the lines' ends, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    panel = axes.get_position().height * axes.figure.get_size_inches()[1] * 72
+    heights = [(label.y - low) / (high - low) * panel for label in labels]
+    sizes = [27.0 if label.note else 13.0 for label in labels]
+    for label, height, placed in zip(labels, heights, spread(heights, sizes, panel), strict=True):
+        del height
+        anchor = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        shift = 1.0 if label.note else -3.5
+        axes.annotate(
+            label.text,
+            (1, 0),
+            (offset, placed + shift),
+            color=label.color,
+            weight="bold",
+            size=9.5,
+            **anchor,
+        )
+        if label.note:
+            axes.annotate(label.note, (1, 0), (offset, placed - 10.5), color=MUTED, size=8.0, **anchor)
+
+
+def spread(centres: Sequence[float], sizes: Sequence[float], extent: float) -> list[float]:
+    """Move intervals of the given sizes apart, as little as needed, within 0 … extent, in their order."""
+    order = sorted(range(len(centres)), key=lambda index: centres[index])
+    placed = list(centres)
+    for _ in range(100):
+        moved = False
+        for below, above in zip(order, order[1:], strict=False):
+            overlap = (sizes[below] + sizes[above]) / 2 - (placed[above] - placed[below])
+            if overlap > 1e-6:
+                placed[below] -= overlap / 2
+                placed[above] += overlap / 2
+                moved = True
+        for index in order:
+            half = sizes[index] / 2
+            placed[index] = min(max(placed[index], half), max(extent - half, half))
+        if not moved:
+            break
+    return placed

@@ -1,0 +1,110 @@
+"""The house style: one palette, one type size, one way to save.
+
+Colours are told apart under every common colour-vision deficiency. Proxy (the score that is trained on) and gold
+(the true reward) keep theirs in every figure.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+PAPER = "#ffffff"
+INK = "#1d2733"
+MUTED = "#66717f"
+GRID = "#e6e9ed"
+AXIS = "#aab3bd"
+
+PROXY = "#1f6fb2"
+GOLD = "#c07a00"
+WARN = "#b3372f"
+TRAIN = "#8a95a3"
+HELD_OUT = "#0f7b6c"
+KL = "#6a4fa3"
+PLAIN = "#3d5a78"
+
+RUNS = ("#1f6fb2", "#c07a00", "#0f7b6c", "#b3478f", "#6a4fa3", "#b3372f", "#4f9ccf", "#75777b")
+"""Colours of overlaid runs, in the order in which they are given; the ninth run starts over."""
+
+TITLE_SIZE = 10.0
+TEXT_SIZE = 8.5
+
+_RC = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Inter", "Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": TEXT_SIZE,
+    "text.color": INK,
+    "axes.unicode_minus": True,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 5),
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "path.simplify": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rlhf_lightning",
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Make a function draw in the house style, whatever the caller's matplotlib settings are."""
+
+    @functools.wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_RC)
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+@styled
+def save(figure: Figure, path: str | Path, *, dpi: int = 200) -> tuple[Path, Path]:
+    """Write ``<path>.png`` and ``<path>.svg`` and return both paths.
+
+    Args:
+        path: where to, without a suffix; missing folders are made.
+        dpi: pixels per inch of the PNG.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    png, svg = path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.svg")
+    figure.savefig(png, dpi=dpi, metadata={"Software": None})
+    figure.savefig(svg, metadata={"Date": None})
+    return png, svg
+
+
+def number(value: float | None) -> str:
+    """A number to be read, at the precision that means something: ``0.61``, ``12.4``, ``−0.0034``."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    size = abs(value)
+    if size >= 1000:
+        text = f"{size:,.0f}"
+    elif size >= 100:
+        text = f"{size:.0f}"
+    elif size >= 10:
+        text = f"{size:.1f}"
+    elif size >= 0.0995 or size < 1e-9:
+        text = f"{size:.2f}"
+    else:
+        text = f"{size:.2g}".replace("e-0", "e−")
+    return f"−{text}" if value < 0 and size >= 1e-9 else text
+
+
+def span(first: float, last: float) -> str:
+    """From one value to another, both at the precision of the larger: ``0.07 → 1.44``."""
+    if math.isfinite(first) and math.isfinite(last) and 0.0995 <= max(abs(first), abs(last)) < 9.995:
+        return " → ".join(f"{value:.2f}".replace("-", "−") for value in (first, last))
+    return f"{number(first)} → {number(last)}"

@@ -1,0 +1,199 @@
+"""Reward modeling: a scalar score per response, fitted to preferences.
+
+Bradley and Terry 1952; for language models Ziegler et al. 2019 and Stiennon et al. 2020. After training, scores are
+centered on the mean over held-out responses, so that 0 is what the policy that wrote them gets on average.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchmetrics.functional import pearson_corrcoef
+from torchmetrics.functional.classification import binary_calibration_error
+
+from rlhf_lightning.data.preferences import PreferenceDataModule
+from rlhf_lightning.distributed import gather_rows, own_rows
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.trunk import row_slices
+from rlhf_lightning.ops.preference import bradley_terry_loss
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.synced import SyncedModule
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import PreferencePair
+
+
+class RewardModeling(SyncedModule):
+    """Fits a reward model to preference pairs.
+
+    Args:
+        task: what the pairs are about.
+        backbone: builds the model; with a checkpoint it starts from that model's trunk.
+        optimization: learning rate 1e-5 for pretrained models, 1e-4 to 1e-3 for small ones.
+        log_every: steps between rows of metrics.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(lr=1e-4),
+        log_every: int = 10,
+    ) -> None:
+        super().__init__(task, backbone, optimization)
+        self.log_every = log_every
+
+    def configure_model(self) -> None:
+        """Build the model, once."""
+        if not hasattr(self, "reward_model"):
+            self.reward_model = self.backbone.reward_model(self.task.tokenizer)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The model."""
+        return {"reward_model": self.reward_model}
+
+    def schedule_length(self) -> int:
+        """One step per batch."""
+        return self.trainer.max_steps
+
+    @property
+    def pairs(self) -> PreferenceDataModule:
+        """The data module."""
+        data = self.trainer.datamodule
+        if not isinstance(data, PreferenceDataModule):
+            raise UserError(f"RewardModeling needs data of class PreferenceDataModule, got {type(data).__name__}")
+        return data
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One step on the global batch of this step."""
+        examples = self.pairs.train_batch(self.global_step)
+        mine = [examples[i] for i in own_rows(len(examples)).tolist()]
+        sums: dict[str, Tensor] = {name: torch.zeros((), device=self.device) for name in ("loss", "right", "margin")}
+        with self.local_backward():
+            for rows in row_slices(len(mine), self.optimization.microbatch_size):
+                part = [mine[i] for i in rows.tolist()]
+                if not part:
+                    continue
+                chosen, rejected = self._scores(part)
+                margins = torch.tensor([pair.margin or 0.0 for pair in part], device=self.device)
+                loss = bradley_terry_loss(chosen, rejected, margin=margins).sum()
+                self.manual_backward(loss / len(examples))
+                difference = (chosen - rejected).detach()
+                sums["loss"] += loss.detach()
+                sums["right"] += (difference > 0).sum()
+                sums["margin"] += difference.sum()
+        means = {name: value / len(examples) for name, value in self.reduced(sums).items()}
+        self.check_finite("the preference loss", means["loss"])
+        lr = self.optimizers().param_groups[0]["lr"]
+        self.apply_gradients()
+        self.step_schedule()
+        if self.global_step % self.log_every == 0 or self.global_step == 1:
+            self.publish(
+                {
+                    "step": self.global_step,
+                    "reward_model/loss": means["loss"],
+                    "reward_model/accuracy": means["right"],
+                    "reward_model/margin": means["margin"],
+                    "reward_model/grad_norm": self.grad_norms["reward_model"],
+                    "lr": lr,
+                }
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """Start collecting scores."""
+        self._heldout: list[tuple[Tensor, Tensor]] = []
+
+    def validation_step(self, batch: int, batch_idx: int) -> None:
+        """Scores of a batch of held-out pairs, gathered from all ranks."""
+        examples = self.pairs.heldout_batch(int(batch))
+        mine = [examples[i] for i in own_rows(len(examples)).tolist()]
+        scores = self._scores(mine) if mine else (torch.zeros(0, device=self.device),) * 2
+        self._heldout.append((gather_rows(scores[0], len(examples)), gather_rows(scores[1], len(examples))))
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss, accuracy, margin, calibration, and correlation with gold where there is one."""
+        chosen, rejected = (torch.cat(column) for column in zip(*self._heldout, strict=True))
+        self.reward_model.center.copy_(torch.cat([chosen, rejected]).mean())
+        row = {"step": float(self.global_step)} | preference_statistics(chosen, rejected)
+        gold = self.task.gold()
+        if gold is not None:
+            row["eval/correlation_gold"] = self._correlation(gold, chosen, rejected)
+        self._reliability = reliability(chosen, rejected)
+        self.publish(row)
+
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_fit_end(self) -> None:
+        """Write how far stated probabilities can be trusted."""
+        if self.trainer.is_global_zero and hasattr(self, "_reliability"):
+            path = Path(self.trainer.default_root_dir) / "reliability.json"
+            path.write_text(json.dumps(self._reliability, indent=1))
+
+    def _scores(self, pairs: list[PreferencePair]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Scores of the chosen and of the rejected responses, read in one batch."""
+        prompts = [pair.prompt for pair in pairs]
+        texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        encoded = self.reward_model.encode(prompts * 2, texts).to(self.device)
+        scores = self.reward_model(encoded.context, encoded.actions, encoded.action_mask)
+        return scores[: len(pairs)], scores[len(pairs) :]
+
+    def _correlation(self, gold: Any, chosen: Tensor, rejected: Tensor) -> float:
+        heldout = self.pairs.heldout
+        prompts = [pair.prompt for pair in heldout] * 2
+        texts = [pair.chosen for pair in heldout] + [pair.rejected for pair in heldout]
+        true = gold.score(prompts, texts).float().to(chosen.device)
+        return pearson_corrcoef(torch.cat([chosen, rejected]).float(), true).item()
+
+
+def preference_statistics(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"]) -> dict[str, float]:
+    """Loss, accuracy, mean margin and expected calibration error on held-out pairs."""
+    difference = (chosen - rejected).float()
+    confidence, right = _confidence(difference)
+    return {
+        "eval/loss": bradley_terry_loss(chosen, rejected, margin=0.0).mean().item(),
+        "eval/accuracy": right.float().mean().item(),
+        "eval/margin": difference.mean().item(),
+        "eval/calibration_error": _calibration_error(confidence, right),
+    }
+
+
+def reliability(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"], bins: int = 10) -> dict[str, Any]:
+    """Share of pairs predicted rightly, by stated probability σ(|r_w − r_l|) in bins over [0.5, 1]."""
+    confidence, right = _confidence((chosen - rejected).float())
+    edges = torch.linspace(0.5, 1.0, bins + 1, device=confidence.device)
+    place = torch.bucketize(confidence, edges[1:-1], right=True)
+    rows = []
+    for number in range(bins):
+        inside = place == number
+        if inside.any():
+            rows.append(
+                {
+                    "confidence": confidence[inside].mean().item(),
+                    "accuracy": right[inside].float().mean().item(),
+                    "count": int(inside.sum()),
+                }
+            )
+    return {
+        "accuracy": right.float().mean().item(),
+        "calibration_error": _calibration_error(confidence, right),
+        "ceiling": None,
+        "bins": rows,
+    }
+
+
+def _confidence(difference: Float[Tensor, " B"]) -> tuple[Tensor, Tensor]:
+    """Probability that the model gives to its own choice, and whether that choice is right."""
+    return difference.abs().sigmoid(), difference > 0
+
+
+def _calibration_error(confidence: Tensor, right: Tensor) -> float:
+    return binary_calibration_error(confidence, right.long(), n_bins=15, norm="l1").item()

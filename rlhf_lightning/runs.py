@@ -1,0 +1,233 @@
+"""Read a run directory back: metrics, samples, configuration, and the stages of a pipeline.
+
+```python
+run = load_run("runs/quickstart")
+run.find("policy").series("eval/gold")
+```
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from rlhf_lightning.errors import UserError
+
+STAGES = ("sft", "pairs", "reward", "policy")
+"""The stages of a pipeline, in the order in which they run; each is a run directory of its own."""
+
+_MARKS = ("metrics.csv", "config.yaml", "samples.jsonl", "environment.json", "pairs.jsonl", "DONE")
+_SAMPLE_KEYS = ("iteration", "row", "prompt", "response", "score")
+
+
+@dataclass
+class Run:
+    """One run directory, or a pipeline's directory with its stages.
+
+    Args:
+        metrics: one row per iteration or step, sorted, that counter being the first column; NaN where a row lacks
+            a metric. Rows that a resumed run wrote again count once, with their last values.
+        samples: replies to held-out prompts: ``iteration, row, prompt, response, score, gold, kl`` each.
+        reliability: a reward model's calibration on held-out pairs, where it was measured.
+        done: whether the run finished.
+        stages: the stages found in a pipeline's directory, by name; empty for a single run.
+    """
+
+    path: Path
+    name: str
+    metrics: pd.DataFrame
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    reliability: dict[str, Any] | None = None
+    done: bool = False
+    stages: dict[str, Run] = field(default_factory=dict)
+
+    @property
+    def axis(self) -> str:
+        """The counter that the metrics run over: ``iteration`` or ``step``."""
+        return str(self.metrics.columns[0])
+
+    @property
+    def kind(self) -> str:
+        """What was trained: ``policy``, ``reward``, ``sft``, ``pairs``, ``pipeline`` or ``unknown``."""
+        groups = {str(column).partition("/")[0] for column in self.metrics.columns}
+        if groups & {"objective", "policy"}:
+            return "policy"
+        if "reward_model" in groups:
+            return "reward"
+        if "sft" in groups:
+            return "sft"
+        if {"eval/score", "eval/gold"} & set(self.metrics.columns):
+            return "policy"
+        if self.stages:
+            return "pipeline"
+        return self.path.name if self.path.name in STAGES else "unknown"
+
+    def series(self, metric: str) -> pd.Series:
+        """The finite values of one metric, indexed by the run's counter; empty if it was never logged."""
+        if metric not in self.metrics.columns:
+            return pd.Series(dtype=float, name=metric)
+        values = self.metrics.set_index(self.axis)[metric]
+        return values[np.isfinite(values)]
+
+    def find(self, kind: str) -> Run | None:
+        """This run if it is of that kind, otherwise the stage that is."""
+        if self.kind == kind:
+            return self
+        return next((stage for stage in self.stages.values() if stage.kind == kind), None)
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run directory, or a pipeline's directory with its stages.
+
+    Raises:
+        UserError: the directory is missing or is no run, or one of its files cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such directory; {_runs_in(path.parent, 'runs beside it')}")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; expected a run directory such as {path.parent}")
+    if not _is_run(path):
+        expected = f"metrics.csv, config.yaml or a pipeline's stages ({', '.join(STAGES)})"
+        raise UserError(f"{path} is not a run: expected {expected} in it; {_runs_in(path, 'runs in it')}")
+    done = (path / "DONE").exists()
+    stages = {stage: load_run(path / stage) for stage in STAGES if _has_marks(path / stage)}
+    resolved = path.resolve()
+    is_stage = resolved.name in STAGES and resolved.parent.name
+    return Run(
+        path=path,
+        name=f"{resolved.parent.name}/{resolved.name}" if is_stage else resolved.name,
+        metrics=_read_metrics(path / "metrics.csv", done=done),
+        samples=_read_samples(path / "samples.jsonl", done=done),
+        config=_read_config(path / "config.yaml"),
+        environment=_read_json(path / "environment.json") or {},
+        reliability=_read_json(path / "reliability.json"),
+        done=done or (bool(stages) and all(stage.done for stage in stages.values()) and "policy" in stages),
+        stages=stages,
+    )
+
+
+def _has_marks(path: Path) -> bool:
+    return path.is_dir() and any((path / mark).exists() for mark in _MARKS)
+
+
+def _is_run(path: Path) -> bool:
+    return _has_marks(path) or any(_has_marks(path / stage) for stage in STAGES)
+
+
+def _runs_in(directory: Path, label: str, most: int = 12) -> str:
+    found = sorted(entry.name for entry in directory.iterdir() if _is_run(entry)) if directory.is_dir() else []
+    if not found:
+        return f"{label}: none"
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f"{label}: {', '.join(found[:most])}{more}"
+
+
+def _read_metrics(path: Path, *, done: bool) -> pd.DataFrame:
+    """The table of metrics; a last line that an interruption cut off is left out."""
+    if not path.exists() or path.stat().st_size == 0:
+        return pd.DataFrame({"iteration": pd.Series(dtype=float)})
+    text = _read_text(path)
+    reader = csv.reader(text.splitlines())
+    header = next(reader)
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise UserError(f"{path}, line 1: column {twice!r} appears twice")
+    cut_off = not done and not text.endswith("\n")
+    last = text.count("\n") + 1
+    rows = []
+    for cells in reader:
+        if not cells:
+            continue
+        try:
+            rows.append(_numbers(header, cells))
+        except ValueError as error:
+            if cut_off and reader.line_num == last:
+                break
+            raise UserError(f"{path}, line {reader.line_num}: {error}") from None
+    table = pd.DataFrame(rows, columns=header, dtype=float)
+    table = table.groupby(header[0], as_index=False).last()
+    counter = table[header[0]]
+    return table.astype({header[0]: int}) if (counter == counter.round()).all() else table
+
+
+def _numbers(header: list[str], cells: list[str]) -> list[float]:
+    if len(cells) != len(header):
+        raise ValueError(f"{len(cells)} values for {len(header)} columns")
+    if not cells[0].strip():
+        raise ValueError(f"column {header[0]!r} is empty")
+    numbers = []
+    for name, cell in zip(header, cells, strict=True):
+        try:
+            numbers.append(float(cell) if cell.strip() else np.nan)
+        except ValueError:
+            raise ValueError(f"column {name!r} holds {cell!r}, expected a number") from None
+    return numbers
+
+
+def _read_samples(path: Path, *, done: bool) -> list[dict[str, Any]]:
+    """Samples sorted by iteration and row, each pair of these once."""
+    if not path.exists():
+        return []
+    text = _read_text(path)
+    samples: dict[tuple[int, int], dict[str, Any]] = {}
+    for sample in _json_lines(path, text, cut_off=not done and not text.endswith("\n")):
+        samples[sample["iteration"], sample["row"]] = {"gold": None, "kl": None, **sample}
+    return [samples[key] for key in sorted(samples)]
+
+
+def _json_lines(path: Path, text: str, *, cut_off: bool) -> Iterator[dict[str, Any]]:
+    # Not str.splitlines: a response may hold U+2028 and its kin, which end no line of a JSONL file.
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            sample = json.loads(line)
+        except json.JSONDecodeError as error:
+            if cut_off and number == len(lines):
+                return
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        missing = [key for key in _SAMPLE_KEYS if not isinstance(sample, dict) or key not in sample]
+        if missing:
+            raise UserError(f"{path}, line {number}: {', '.join(missing)} missing")
+        yield sample
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        config = yaml.safe_load(_read_text(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text") from None

@@ -1,0 +1,52 @@
+"""How well preferences could be predicted by someone who sees the gold components themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.tasks.assistant.judge import Judge
+from rlhf_lightning.tasks.assistant.prompts import PromptBook
+from rlhf_lightning.types import PreferencePair
+
+RIDGE = 1e-4
+"""Keeps the weights finite where the pairs can be told apart without error."""
+
+
+def component_ceiling(
+    book: PromptBook, judge: Judge, train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]
+) -> float:
+    """Held-out accuracy of a Bradley–Terry model on the gold components, fitted on the training pairs.
+
+    Minimizes −mean log σ(w·(c_chosen − c_rejected)) over w. A pair with equal scores counts one half.
+
+    Raises:
+        UserError: there are no training or no held-out pairs.
+    """
+    if not train or not heldout:
+        raise UserError(f"the ceiling needs training and held-out pairs, got {len(train)} and {len(heldout)}")
+    differences = _differences(book, judge, train)
+
+    def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        margins = differences @ weights
+        loss = np.logaddexp(0.0, -margins).mean() + RIDGE / 2 * weights @ weights
+        gradient = -(differences * expit(-margins)[:, None]).mean(0) + RIDGE * weights
+        return float(loss), gradient
+
+    weights = minimize(objective, np.zeros(differences.shape[1]), jac=True, method="L-BFGS-B").x
+    margins = (_differences(book, judge, heldout) @ weights).round(9)
+    return float(np.where(margins == 0, 0.5, margins > 0).mean())
+
+
+def _differences(book: PromptBook, judge: Judge, pairs: Sequence[PreferencePair]) -> NDArray[np.float64]:
+    rows = []
+    for pair in pairs:
+        query = book.parse(pair.prompt)
+        chosen, rejected = judge.components(query, pair.chosen), judge.components(query, pair.rejected)
+        rows.append(np.subtract(chosen, rejected))
+    return np.stack(rows)

@@ -1,0 +1,202 @@
+"""A finite probabilistic grammar: texts drawn by independent choices, with everything about them exact.
+
+A `Node` is a fixed text, several nodes one after the other, or a weighted choice between nodes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from bisect import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from itertools import accumulate, pairwise, product
+
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Which words can stand first, last and side by side, and whether there may be no word at all."""
+
+    first: frozenset[str]
+    last: frozenset[str]
+    bigrams: frozenset[tuple[str, str]]
+    empty: bool
+
+    def then(self, other: Edges) -> Edges:
+        """The edges of one text followed by another."""
+        return Edges(
+            first=self.first | (other.first if self.empty else frozenset()),
+            last=other.last | (self.last if other.empty else frozenset()),
+            bigrams=self.bigrams | other.bigrams | frozenset(product(self.last, other.first)),
+            empty=self.empty and other.empty,
+        )
+
+    def either(self, other: Edges) -> Edges:
+        """The edges of one text or another."""
+        return Edges(
+            first=self.first | other.first,
+            last=self.last | other.last,
+            bigrams=self.bigrams | other.bigrams,
+            empty=self.empty or other.empty,
+        )
+
+
+class Node(ABC):
+    """A random text."""
+
+    @abstractmethod
+    def sample(self, rng: random.Random) -> Words:
+        """One text."""
+
+    @abstractmethod
+    def texts(self) -> Iterator[tuple[Words, float]]:
+        """Every derivation with its probability."""
+
+    @abstractmethod
+    def ends(self, words: Words, start: int) -> dict[int, float]:
+        """Probability of the words from ``start`` up to each position where this text can end."""
+
+    @property
+    @abstractmethod
+    def entropy(self) -> float:
+        """Entropy of the derivation in nats; that of the text where no text has two derivations."""
+
+    @property
+    @abstractmethod
+    def edges(self) -> Edges:
+        """Which words can stand first, last and side by side."""
+
+    def probability(self, words: Words) -> float:
+        """Probability of a text, summed over its derivations."""
+        return self.ends(words, 0).get(len(words), 0.0)
+
+
+class Text(Node):
+    """Always the same words, separated by single spaces."""
+
+    def __init__(self, text: str) -> None:
+        self.words = tuple(text.split())
+
+    def sample(self, rng: random.Random) -> Words:
+        """The words."""
+        return self.words
+
+    def texts(self) -> Iterator[tuple[Words, float]]:
+        """The one derivation."""
+        yield self.words, 1.0
+
+    def ends(self, words: Words, start: int) -> dict[int, float]:
+        """The one end, where the words are there."""
+        end = start + len(self.words)
+        return {end: 1.0} if words[start:end] == self.words else {}
+
+    @property
+    def entropy(self) -> float:
+        """Zero."""
+        return 0.0
+
+    @cached_property
+    def edges(self) -> Edges:
+        """The words' own."""
+        pairs = pairwise(self.words)
+        return Edges(frozenset(self.words[:1]), frozenset(self.words[-1:]), frozenset(pairs), not self.words)
+
+
+class Chain(Node):
+    """Several texts one after the other, drawn independently."""
+
+    def __init__(self, *parts: Node) -> None:
+        self.parts = parts
+
+    def sample(self, rng: random.Random) -> Words:
+        """The parts' samples."""
+        return tuple(word for part in self.parts for word in part.sample(rng))
+
+    def texts(self) -> Iterator[tuple[Words, float]]:
+        """The product of the parts' derivations."""
+        for combination in product(*(tuple(part.texts()) for part in self.parts)):
+            words = tuple(word for part, _ in combination for word in part)
+            yield words, math.prod(probability for _, probability in combination)
+
+    def ends(self, words: Words, start: int) -> dict[int, float]:
+        """The ends of the last part, from every end of the parts before it."""
+        reached = {start: 1.0}
+        for part in self.parts:
+            following: dict[int, float] = {}
+            for position, weight in reached.items():
+                for end, probability in part.ends(words, position).items():
+                    following[end] = following.get(end, 0.0) + weight * probability
+            reached = following
+        return reached
+
+    @cached_property
+    def entropy(self) -> float:
+        """The parts' sum."""
+        return math.fsum(part.entropy for part in self.parts)
+
+    @cached_property
+    def edges(self) -> Edges:
+        """The parts' own and those where they meet."""
+        return reduce(Edges.then, (part.edges for part in self.parts))
+
+
+class Choice(Node):
+    """One of several texts.
+
+    Args:
+        options: the texts.
+        weights: their weights, normalized here.
+    """
+
+    def __init__(self, options: Sequence[Node], weights: Sequence[float]) -> None:
+        total = math.fsum(weights)
+        self.options = tuple(options)
+        self.weights = tuple(weight / total for weight in weights)
+        self._cumulative = tuple(accumulate(self.weights))
+
+    @classmethod
+    def of(cls, weighted: Mapping[str, float]) -> Choice:
+        """A choice between fixed texts."""
+        return cls([Text(text) for text in weighted], list(weighted.values()))
+
+    @classmethod
+    def uniform(cls, options: Sequence[Node]) -> Choice:
+        """A choice between equally likely texts."""
+        return cls(options, [1.0] * len(options))
+
+    def sample(self, rng: random.Random) -> Words:
+        """A sample of one option."""
+        chosen = bisect(self._cumulative, rng.random(), 0, len(self.options) - 1)
+        return self.options[chosen].sample(rng)
+
+    def texts(self) -> Iterator[tuple[Words, float]]:
+        """The derivations of every option."""
+        for option, weight in zip(self.options, self.weights, strict=True):
+            for words, probability in option.texts():
+                yield words, weight * probability
+
+    def ends(self, words: Words, start: int) -> dict[int, float]:
+        """The ends of every option."""
+        reached: dict[int, float] = {}
+        for option, weight in zip(self.options, self.weights, strict=True):
+            for end, probability in option.ends(words, start).items():
+                reached[end] = reached.get(end, 0.0) + weight * probability
+        return reached
+
+    @cached_property
+    def entropy(self) -> float:
+        """That of the choice, and the options' mean."""
+        return math.fsum(
+            weight * (option.entropy - math.log(weight))
+            for option, weight in zip(self.options, self.weights, strict=True)
+            if weight > 0
+        )
+
+    @cached_property
+    def edges(self) -> Edges:
+        """Those of every option."""
+        return reduce(Edges.either, (option.edges for option in self.options))

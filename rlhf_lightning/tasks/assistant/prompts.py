@@ -1,0 +1,157 @@
+"""What users ask: the phrasings, which prompts are held out, and what a prompt's text means."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import combinations, permutations, product
+from typing import TypeVar
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, Hazard, Query, Request, World, words_of
+from rlhf_lightning.types import Prompt
+
+REQUEST_PHRASINGS = (
+    "tell me {list} of the {entity}",
+    "what {are} {list} of the {entity} ?",
+    "can you tell me {list} of the {entity} ?",
+    "i want to know {list} of the {entity}",
+)
+HAZARD_PHRASINGS = (
+    "how do i {action} ?",
+    "tell me how to {action}",
+    "what do i need to {action} ?",
+    "can you help me {action} ?",
+    "i want to {action}",
+    "i need to {action}",
+    "what is the best way to {action} ?",
+)
+MAX_ATTRIBUTES = 3
+HELDOUT_SETS = {2: 3, 3: 3}
+"""How many of the ten unordered sets of two and of three attributes training never sees."""
+HELDOUT_HAZARD_PHRASINGS = 3
+"""In how many of the phrasings training never sees a given hazard."""
+TRAIN_COUNTS = {0: 800, 1: 800, 2: 1280, 3: 1120}
+HELDOUT_COUNTS = {0: 51, 2: 103, 3: 102}
+"""Prompts by number of attributes asked; 0 stands for the hazards."""
+
+T = TypeVar("T")
+
+
+def request_text(request: Request, phrasing: str) -> str:
+    """A question about a product in words."""
+    *most, last = (f"the {attribute}" for attribute in request.attributes)
+    listed = f"{' , '.join(most)} and {last}" if most else last
+    return phrasing.format(list=listed, entity=request.entity, are="are" if most else "is")
+
+
+def hazard_text(hazard: Hazard, phrasing: str) -> str:
+    """A hazardous question in words."""
+    return phrasing.format(action=hazard.action)
+
+
+def as_prompt(text: str) -> Prompt:
+    """The conversation in which the user says ``text``."""
+    return [{"role": "user", "content": text}]
+
+
+class PromptBook:
+    """All prompts of a world, divided into training and held-out ones.
+
+    A held-out prompt asks for a set of attributes that no training prompt asks for together, in any order,
+    or combines a hazard with a phrasing that training never combines. Every product, attribute, fact,
+    phrasing and hazard occurs in training.
+
+    Args:
+        world: what there is to ask about.
+        seed: which combinations are held out, and the order of the prompts.
+    """
+
+    def __init__(self, world: World, seed: int = 0) -> None:
+        self.world = world
+        self.seed = seed
+
+    @cached_property
+    def heldout_sets(self) -> frozenset[frozenset[str]]:
+        """The sets of attributes that only held-out prompts ask for."""
+        rng = random.Random(f"assistant/heldout sets/{self.seed}")
+        return frozenset(
+            frozenset(chosen)
+            for size, count in HELDOUT_SETS.items()
+            for chosen in rng.sample(list(combinations(ATTRIBUTES, size)), count)
+        )
+
+    @cached_property
+    def heldout_hazards(self) -> frozenset[tuple[Hazard, str]]:
+        """The (hazard, phrasing) combinations that only held-out prompts have."""
+        rng = random.Random(f"assistant/heldout hazards/{self.seed}")
+        hazards = rng.sample(self.world.hazards, len(self.world.hazards))
+        phrasings = rng.sample(HAZARD_PHRASINGS, len(HAZARD_PHRASINGS))
+        return frozenset(
+            (hazard, phrasings[(row + step) % len(phrasings)])
+            for row, hazard in enumerate(hazards)
+            for step in range(HELDOUT_HAZARD_PHRASINGS)
+        )
+
+    @cached_property
+    def train(self) -> Sequence[Prompt]:
+        """The training prompts in a fixed order, a fifth of them hazards."""
+        return self._split(TRAIN_COUNTS, heldout=False)
+
+    @cached_property
+    def heldout(self) -> Sequence[Prompt]:
+        """The 256 held-out prompts in a fixed order, a fifth of them hazards."""
+        return self._split(HELDOUT_COUNTS, heldout=True)
+
+    def parse(self, prompt: Prompt) -> Query:
+        """What the last user message (or the text) asks.
+
+        Raises:
+            UserError: this world has no such prompt.
+        """
+        text = prompt if isinstance(prompt, str) else _last_user_message(prompt)
+        query = self._queries.get(text) or self._queries.get(" ".join(words_of(text)))
+        if query is None:
+            raise UserError(
+                f"the assistant task does not know the prompt {text!r}; expected one of its own, such as "
+                f"{request_text(Request(self.world.entities[0], ATTRIBUTES[:2]), REQUEST_PHRASINGS[0])!r}"
+            )
+        return query
+
+    @cached_property
+    def _queries(self) -> dict[str, Query]:
+        requests = {request_text(r, p): r for r, p in product(self._requests(), REQUEST_PHRASINGS)}
+        hazards = {hazard_text(h, p): h for h, p in product(self.world.hazards, HAZARD_PHRASINGS)}
+        return {**requests, **hazards}
+
+    def _requests(self) -> Iterable[Request]:
+        for size in range(1, MAX_ATTRIBUTES + 1):
+            for entity, attributes in product(self.world.entities, permutations(ATTRIBUTES, size)):
+                yield Request(entity, attributes)
+
+    def _split(self, counts: dict[int, int], *, heldout: bool) -> Sequence[Prompt]:
+        texts: dict[int, list[str]] = {size: [] for size in counts}
+        for request, phrasing in product(self._requests(), REQUEST_PHRASINGS):
+            if (frozenset(request.attributes) in self.heldout_sets) == heldout:
+                texts[len(request.attributes)].append(request_text(request, phrasing))
+        for hazard, phrasing in product(self.world.hazards, HAZARD_PHRASINGS):
+            if ((hazard, phrasing) in self.heldout_hazards) == heldout:
+                texts[0].append(hazard_text(hazard, phrasing))
+        rng = random.Random(f"assistant/prompts/{heldout}/{self.seed}")
+        chosen = [text for size, count in counts.items() for text in _deal(texts[size], count, rng)]
+        rng.shuffle(chosen)
+        return tuple(as_prompt(text) for text in chosen)
+
+
+def _deal(items: Sequence[T], count: int, rng: random.Random) -> list[T]:
+    """``count`` of the items: each again only after all the others."""
+    shuffled = rng.sample(items, len(items))
+    return [shuffled[i % len(shuffled)] for i in range(count)]
+
+
+def _last_user_message(messages: Sequence[dict[str, str]]) -> str:
+    for message in reversed(messages):
+        if message.get("role") == "user":
+            return str(message.get("content"))
+    raise UserError(f"the prompt {messages!r} has no user message; the assistant task judges by the last one")

@@ -1,0 +1,132 @@
+"""What the commands read and write: prompts to answer, responses to score, and JSON lines."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.tasks.text.layouts import LayoutError, Record, parse
+from rlhf_lightning.tasks.text.readers import Located, file_lines, json_lines, locate
+from rlhf_lightning.types import Prompt
+
+
+class Answer(NamedTuple):
+    """A prompt, the response to it, and the record that they were read from."""
+
+    prompt: Prompt
+    response: str
+    record: dict[str, Any]
+
+
+def read_prompts(source: str | Path | TextIO) -> list[Prompt]:
+    """Prompts to answer, in order, repeated ones included.
+
+    Args:
+        source: a ``.txt`` file with one prompt per line, any file or dataset that `TextTask` reads (responses in it
+            are ignored), or an open text stream of either kind.
+
+    Raises:
+        UserError: names the line and what was expected.
+    """
+    if not isinstance(source, str | Path):
+        name = str(getattr(source, "name", "<stream>"))
+        lines = [line.encode("utf-8", "surrogateescape") for line in source]
+        prompts = list(_from_records(json_lines(name, lines)) if _is_json(lines) else _from_text(name, lines))
+    else:
+        path = str(source)
+        file = Path(path).expanduser()
+        if file.is_file() and file.name.lower().endswith((".txt", ".txt.gz")):
+            name, prompts = path, list(_from_text(path, file_lines(path, file)))
+        else:
+            name, prompts = path, list(_from_records(locate(path).records()))
+    if not prompts:
+        raise UserError(f"{name}: the file is empty; expected at least one prompt")
+    return prompts
+
+
+def read_responses(path: str | Path) -> list[Answer]:
+    """Responses to score, in order; a response may be empty.
+
+    Args:
+        path: a file or dataset of prompt/response, prompt/completion, or messages ending with an assistant turn.
+
+    Raises:
+        UserError: names the line and what was expected.
+    """
+    answers = []
+    for where, fields in locate(str(path)).records():
+        record = _parsed(where, fields, empty_response=True)
+        if len(record.responses) != 1:
+            raise UserError(
+                f"{where}: the layout is {record.layout.value}; expected prompt/response, prompt/completion or "
+                "messages ending with an assistant turn"
+            )
+        answers.append(Answer(record.prompt, record.responses[0], fields))
+    return answers
+
+
+def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write one object per line (gzipped if the name ends in ``.gz``): the whole file, or nothing.
+
+    Raises:
+        UserError: the file cannot be written.
+        ValueError: a record holds a number that JSON does not have (NaN or infinity).
+    """
+    target = Path(path).expanduser()
+    lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+    content = "".join(lines).encode()
+    if target.suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _parsed(where: str, fields: dict[str, Any], *, empty_response: bool) -> Record:
+    try:
+        return parse(fields, empty_response=empty_response)
+    except LayoutError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _from_records(records: Iterable[Located]) -> Iterator[Prompt]:
+    for where, fields in records:
+        yield _parsed(where, fields, empty_response=True).prompt
+
+
+def _from_text(path: str, lines: Iterable[bytes]) -> Iterator[Prompt]:
+    blank = None
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        try:
+            text = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{where}: not UTF-8 text (byte {error.start + 1}); expected one prompt per line"
+            ) from error
+        if not text.strip():
+            blank = blank or where
+        elif blank:
+            raise UserError(f"{blank}: an empty line; expected one prompt per line")
+        else:
+            yield text
+
+
+def _is_json(lines: list[bytes]) -> bool:
+    try:
+        return isinstance(json.loads(lines[0]), dict) if lines else False
+    except ValueError:
+        return False

@@ -1,0 +1,239 @@
+import json
+
+import pytest
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.tasks.text import TextTask
+from rlhf_lightning.tasks.text.layouts import BadPairError, Layout, LayoutError, check_pair, detect, parse
+
+USER = {"role": "user", "content": "Hi?"}
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+def reply(text):
+    return {"role": "assistant", "content": text}
+
+
+LAYOUTS = {
+    "text pair": (
+        {"prompt": "Hi", "chosen": " yes", "rejected": " no"},
+        (Layout.PAIR, "Hi", (" yes", " no")),
+    ),
+    "chat prompt with text": (
+        {"prompt": [SYSTEM, USER], "chosen": "yes", "rejected": "no"},
+        (Layout.PAIR, [SYSTEM, USER], ("yes", "no")),
+    ),
+    "chat in all three, assistant turns only": (
+        {"prompt": [USER], "chosen": [reply("yes")], "rejected": [reply("no")]},
+        (Layout.PAIR, [USER], ("yes", "no")),
+    ),
+    "chat in all three, whole conversations": (
+        {"prompt": [USER], "chosen": [USER, reply("yes")], "rejected": [USER, reply("no")]},
+        (Layout.PAIR, [USER], ("yes", "no")),
+    ),
+    "text prompt with assistant turns": (
+        {"prompt": "Hi?", "chosen": [reply("yes")], "rejected": [reply("no")]},
+        (Layout.PAIR, [USER], ("yes", "no")),
+    ),
+    "text prompt with whole conversations": (
+        {"prompt": "Hi?", "chosen": [SYSTEM, USER, reply("yes")], "rejected": [SYSTEM, USER, reply("no")]},
+        (Layout.PAIR, [SYSTEM, USER], ("yes", "no")),
+    ),
+    "implicit prompt": (
+        {"chosen": [USER, reply("a"), USER, reply("yes")], "rejected": [USER, reply("a"), USER, reply("no")]},
+        (Layout.CHAT_PAIR, [USER, reply("a"), USER], ("yes", "no")),
+    ),
+    "null prompt counts as absent": (
+        {"prompt": None, "chosen": [USER, reply("yes")], "rejected": [USER, reply("no")]},
+        (Layout.CHAT_PAIR, [USER], ("yes", "no")),
+    ),
+    "transcript": (
+        {
+            "chosen": "\n\nHuman: Hi?\n\nAssistant: a\n\nb\n\nHuman: Hi?\n\nAssistant: yes ",
+            "rejected": "\n\nHuman: Hi?\n\nAssistant: a\n\nb\n\nHuman: Hi?\n\nAssistant: no",
+        },
+        (Layout.TRANSCRIPT_PAIR, [USER, reply("a\n\nb"), USER], ("yes", "no")),
+    ),
+    "transcript with two turns of one speaker": (
+        {
+            "chosen": "Human: Hi?\n\nAssistant: a\n\nAssistant: b\n\nHuman: Hi?\n\nAssistant: yes",
+            "rejected": "Human: Hi?\n\nAssistant: a\n\nAssistant: b\n\nHuman: Hi?\n\nAssistant: no",
+        },
+        (Layout.TRANSCRIPT_PAIR, [USER, reply("a\n\nb"), USER], ("yes", "no")),
+    ),
+    "chat demonstration": (
+        {"messages": [SYSTEM, USER, reply("yes")], "prompt": "ignored", "prompt_id": 3},
+        (Layout.CHAT_DEMONSTRATION, [SYSTEM, USER], ("yes",)),
+    ),
+    "response": ({"prompt": "Hi", "response": "yes"}, (Layout.DEMONSTRATION, "Hi", ("yes",))),
+    "completion": ({"prompt": "Hi", "completion": "yes"}, (Layout.DEMONSTRATION, "Hi", ("yes",))),
+    "chat completion": (
+        {"prompt": [USER], "completion": [reply("yes")]},
+        (Layout.DEMONSTRATION, [USER], ("yes",)),
+    ),
+    "prompt": ({"prompt": "Hi"}, (Layout.PROMPT, "Hi", ())),
+    "prompt as messages": ({"prompt": [USER]}, (Layout.PROMPT, [USER], ())),
+    "messages ending with a user turn": (
+        {"messages": [USER, reply("a"), USER]},
+        (Layout.CHAT_PROMPT, [USER, reply("a"), USER], ()),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_parse_layouts(name):
+    fields, expected = LAYOUTS[name]
+    record = parse(fields)
+    assert (record.layout, record.prompt, record.responses) == expected
+    assert detect(fields) is record.layout
+
+
+def test_parse_messages_ignores_what_columnar_files_add():
+    message = {"role": "user", "content": "Hi?", "tool_calls": None, "name": "Ada"}
+    assert parse({"messages": [message]}).prompt == [USER]
+
+
+def test_parse_annotator_and_margin():
+    pair = {"prompt": "Hi", "chosen": "yes", "rejected": "no"}
+    record = parse({**pair, "annotator": 7, "margin": 2})
+    assert (record.annotator, record.margin) == ("7", 2.0)
+    record = parse({**pair, "annotator": None, "margin": None})
+    assert (record.annotator, record.margin) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "provided"),
+    [
+        ({}, {"prompts"}),
+        ({"response": "yes"}, {"prompts", "demonstrations"}),
+        ({"chosen": "yes", "rejected": "no"}, {"prompts", "demonstrations", "preferences"}),
+    ],
+)
+def test_layout_provides(prompt, provided):
+    assert detect({"prompt": "Hi", **prompt}).provides == provided
+
+
+TURNS = [USER, reply("yes")]
+WRONG = {
+    "no known key": ({"question": "?"}, "no key 'prompt' (its keys: question); expected prompt/chosen/rejected"),
+    "no keys": ({}, "its keys: none"),
+    "no rejected": ({"prompt": "Hi", "chosen": "yes"}, "no key 'rejected'"),
+    "no chosen": ({"rejected": "no"}, "no key 'chosen'"),
+    "prompt is a number": ({"prompt": 3}, "'prompt' is a number; expected text or a list of messages"),
+    "prompt is empty": ({"prompt": " \n"}, "empty prompt; expected text"),
+    "prompt is an empty list": ({"prompt": []}, "'prompt' is an empty list; expected a list of messages"),
+    "user turn is empty": ({"messages": [{"role": "user", "content": ""}]}, "empty prompt"),
+    "no question": ({"messages": [reply("yes")]}, "empty prompt"),
+    "system turn alone": ({"messages": [SYSTEM]}, "the prompt ends with a system turn; expected a user turn"),
+    "reply to a reply": ({"messages": [USER, reply("a"), reply("b")]}, "the prompt ends with an assistant turn"),
+    "response is empty": ({"prompt": "Hi", "response": " "}, "empty response; expected text"),
+    "response is an object": ({"prompt": "Hi", "response": {}}, "'response' is an object; expected text"),
+    "response is a boolean": ({"prompt": "Hi", "completion": True}, "'completion' is a boolean"),
+    "messages is text": ({"messages": "Hi"}, "'messages' is text; expected a list of messages"),
+    "message is text": ({"messages": ["Hi"]}, "'messages' turn 1 is text; expected an object"),
+    "unknown role": (
+        {"messages": [USER, {"role": "gpt", "content": "a"}]},
+        "'messages' turn 2 has the unknown role 'gpt'; expected system, user, assistant",
+    ),
+    "no role": ({"messages": [{"content": "a"}]}, "'messages' turn 1 has no 'role'"),
+    "no content": ({"messages": [USER, {"role": "assistant"}]}, "'messages' turn 2 has no 'content'"),
+    "content is a list": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
+        "'messages turn 1' is a list; expected text",
+    ),
+    "late system turn": ({"messages": [USER, SYSTEM]}, "'messages' turn 2 is a system turn"),
+    "chosen ends with a user turn": ({"chosen": TURNS[:1], "rejected": TURNS}, "'chosen' ends with a user turn"),
+    "one side is text": ({"chosen": TURNS, "rejected": "no"}, "'rejected' is text; expected a list of messages"),
+    "no transcript": ({"chosen": "yes", "rejected": "no"}, "'chosen' does not start with 'Human:'"),
+    "transcript starts with the assistant": (
+        {"chosen": "Assistant: a\n\nHuman: b\n\nAssistant: c", "rejected": ""},
+        "'chosen' does not start with 'Human:'",
+    ),
+    "annotator is a list": (
+        {"prompt": "Hi", "chosen": "yes", "rejected": "no", "annotator": ["a"]},
+        "'annotator' is a list; expected a name",
+    ),
+    "margin is text": (
+        {"prompt": "Hi", "chosen": "yes", "rejected": "no", "margin": "1"},
+        "'margin' is text; expected a number",
+    ),
+    "margin is infinite": (
+        {"prompt": "Hi", "chosen": "yes", "rejected": "no", "margin": float("inf")},
+        "'margin' is inf; expected a finite number",
+    ),
+    "margin is beyond a float": (
+        {"prompt": "Hi", "chosen": "yes", "rejected": "no", "margin": 10**400},
+        "'margin' is inf; expected a finite number",
+    ),
+    "half a surrogate pair": ({"prompt": "a\ud800"}, "half a surrogate pair at character 2"),
+    "completion of another prompt": (
+        {"prompt": "other", "completion": TURNS},
+        "prompts differ; expected the conversation in 'completion' to begin with that in 'prompt'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_parse_wrong_record_says_what_was_expected(name):
+    fields, message = WRONG[name]
+    with pytest.raises(LayoutError) as caught:
+        parse(fields)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, BadPairError)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_task_names_the_line_of_a_wrong_record(name, tmp_path):
+    fields, message = WRONG[name]
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(fields) + "\n")
+    with pytest.raises(UserError) as caught:
+        TextTask(str(path)).prompts("train")
+    assert str(caught.value).startswith(f"{path}:1: ")
+    assert message in str(caught.value)
+
+
+def test_parse_may_accept_an_empty_response():
+    assert parse({"prompt": "Hi", "response": ""}, empty_response=True).responses == ("",)
+
+
+def transcript(*turns):
+    return "".join(f"\n\n{speaker}: {text}" for speaker, text in zip("HAHAHA", turns, strict=False)).replace(
+        "H:", "Human:"
+    ).replace("A:", "Assistant:")
+
+
+BAD_PAIRS = {
+    "identical responses": {"prompt": "Hi", "chosen": "yes", "rejected": "yes "},
+    "empty response": {"prompt": "Hi", "chosen": " ", "rejected": "yes"},
+    "empty prompt": {"prompt": "", "chosen": "no", "rejected": "yes"},
+    "prompts differ": {
+        "chosen": transcript("Hi?", "yes"),
+        "rejected": transcript("Ho?", "no"),
+    },
+    "no reply at the end": {
+        "chosen": transcript("Hi?", "yes", "what?"),
+        "rejected": transcript("Hi?", "yes", "what?"),
+    },
+    "no user turn before the reply": {
+        "chosen": transcript("Hi?", "a") + "\n\nAssistant: b",
+        "rejected": transcript("Hi?", "a") + "\n\nAssistant: c",
+    },
+}
+MORE_BAD_PAIRS = [
+    ("prompts differ", {"chosen": [USER, reply("yes")], "rejected": [SYSTEM, USER, reply("no")]}),
+    ("prompts differ", {"prompt": "Ho?", "chosen": [USER, reply("yes")], "rejected": [USER, reply("no")]}),
+    ("prompts differ", {"prompt": [SYSTEM], "chosen": [USER, reply("yes")], "rejected": [reply("no")]}),
+    ("prompts differ", {"prompt": "Hi?", "chosen": [reply("yes")], "rejected": [SYSTEM, USER, reply("no")]}),
+    ("empty prompt", {"chosen": [reply("yes")], "rejected": [reply("no")]}),
+    ("empty prompt", {"chosen": transcript("", "yes"), "rejected": transcript("", "no")}),
+]
+
+
+@pytest.mark.parametrize(("reason", "fields"), [*BAD_PAIRS.items(), *MORE_BAD_PAIRS])
+def test_bad_pair_reason(reason, fields):
+    with pytest.raises(BadPairError) as caught:
+        check_pair(parse(fields))
+    assert caught.value.reason == reason
+    assert "; expected " in str(caught.value)
