@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
 import os
-import pkgutil
 import sys
 import time
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from rlhf_lightning import callbacks
+from rlhf_lightning import cli_checks as checks
+from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
+from rlhf_lightning.callbacks.checkpoints import Checkpoints
+from rlhf_lightning.callbacks.metrics_file import MetricsFile
+from rlhf_lightning.callbacks.progress import PrintedRows, Progress
 from rlhf_lightning.callbacks.run_files import RunFiles
+from rlhf_lightning.callbacks.samples_file import SamplesFile
 from rlhf_lightning.cli_errors import one_line
 from rlhf_lightning.config_files import find_config, read_config
 from rlhf_lightning.errors import UserError
@@ -30,53 +34,33 @@ from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.rundir import LAST_CHECKPOINT, Plan, RunDirectory, plan_run
 from rlhf_lightning.tasks.task import Task
 
-_COMPONENTS = ("algorithms", "data", "rewards", "tasks", "models", "callbacks")
-"""Packages whose classes a configuration may name by their short names."""
+_NOT_SAVED = ("overwrite", "pipeline", "config")
+"""Settings of one command and not of the run."""
 
-_OWN_SETTINGS = ("overwrite", "pipeline", "config")
-"""Settings of one command, not of the run: they are not saved with its configuration."""
+_TRAINER_DEFAULTS = {
+    "devices": 1,
+    "logger": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+}
 
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Run ``fit``, ``validate`` or ``test``; returns the exit status."""
-    quiet_libraries()
-    import_components()
+    checks.quiet_libraries()
+    checks.import_components()
     try:
         CommandLine(command, argv)
-    except SIGTERMException:
-        print("stopped by SIGTERM; the same command continues the run", file=sys.stderr)
-        return 143
-    except SystemExit as exit_:
-        if exit_.code == 1 and isinstance(exit_.__context__, KeyboardInterrupt):
-            print("interrupted; the same command continues the run", file=sys.stderr)
-            return 130
-        raise
+    except SystemExit as stop:  # --help and --print_config end so, and interruptions
+        return int(stop.code or 0)
     return 0
-
-
-def import_components() -> None:
-    """Import every module whose classes can be named in a configuration: a new optimizer is one new file."""
-    importlib.import_module("rlhf_lightning.reward_modeling")
-    for name in _COMPONENTS:
-        package = importlib.import_module(f"rlhf_lightning.{name}")
-        for module in pkgutil.walk_packages(package.__path__, prefix=f"{package.__name__}."):
-            importlib.import_module(module.name)
-
-
-def quiet_libraries() -> None:
-    """Leave out what Lightning says on every run and nobody acts on."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
 
 
 class FoundConfig(ActionConfigFile):
     """``--config``: in the working directory or among the package's own, checked before it is taken apart."""
 
-    def __call__(
-        self, parser: ArgumentParser, cfg: Namespace, values: Any, option_string: str | None = None
-    ) -> None:
+    def __call__(self, parser: ArgumentParser, cfg: Namespace, values: Any, option_string: str | None = None) -> None:
         path = find_config(values)
         read_config(path)
         super().__call__(parser, cfg, str(path), option_string)
@@ -85,11 +69,11 @@ class FoundConfig(ActionConfigFile):
 class Parser(LightningArgumentParser):
     """Ends a mistake in one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> Any:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `UserError` with the useful line of a long message."""
         if not self.exit_on_error:
             super().error(message, ex)
-        raise UserError(one_line(message, self)) from ex
+        raise UserError(one_line(message)) from ex
 
 
 class CommandLine(LightningCLI):
@@ -103,19 +87,14 @@ class CommandLine(LightningCLI):
     def __init__(self, command: str, argv: Sequence[str]) -> None:
         self.command = command
         self.directory = Path()
-        self.writer: RunDirectory | None = None
         self.plan: Plan | None = None
+        self.writer: RunDirectory | None = None
+        self.settings: dict[str, Any] = {}
         super().__init__(
             LightningModule,
             LightningDataModule,
             save_config_callback=None,
-            trainer_defaults={
-                "devices": 1,
-                "logger": False,
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,
-                "enable_model_summary": False,
-            },
+            trainer_defaults=_TRAINER_DEFAULTS,
             seed_everything_default=1,
             parser_kwargs={"allow_abbrev": False},
             parser_class=Parser,
@@ -126,35 +105,161 @@ class CommandLine(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
-    # -- parsing ----------------------------------------------------------------------------------------------
+    # -- parsing -----------------------------------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Only the command that is run: building a parser for each takes seconds."""
-        return {self.command: super().subcommands()[self.command]}
+        """Only the command that runs: building a parser for each takes seconds."""
+        return {self.command: LightningCLI.subcommands()[self.command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser that finds the package's configurations."""
-        kwargs.setdefault("dump_header", [])
-        parser = self.parser_class(**{"allow_abbrev": False, **kwargs})
+        """A parser that finds the package's configurations and takes no abbreviations."""
+        parser = self.parser_class(**{"allow_abbrev": False, "dump_header": [], **kwargs})
         parser.add_argument("-c", "--config", action=FoundConfig, help="YAML file; several are merged in order")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Task and backbone, the run directory, and who gets what."""
+        """Task and backbone, who gets them, and the run directory."""
         parser.add_subclass_arguments(Task, "task", required=True)
         parser.add_subclass_arguments(Backbone, "backbone", required=True)
         parser.link_arguments("task", "model.init_args.task", apply_on="instantiate")
         parser.link_arguments("task", "data.init_args.task", apply_on="instantiate")
         parser.link_arguments("backbone", "model.init_args.backbone", apply_on="instantiate")
-        parser.add_argument("--name", type=str | None, help="name of the run (default: MODEL-TASK-SEED)")
+        parser.add_argument("--name", type=str | None, help="name of the run; MODEL-TASK-SEED if not given")
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder of all runs")
         parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False, help="replace the run")
         parser.add_argument("--checkpoint_every", type=int | None, help="iterations or steps between checkpoints")
-        parser.add_argument("--pipeline", type=dict | None, help="for the pipeline command; not used here")
+        parser.add_argument("--pipeline", type=dict | None, help="read by the pipeline command, not used here")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, without Lightning's warning about arguments in ``sys.argv``."""
+        """Parse, without Lightning's warning about arguments that are also in ``sys.argv``."""
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
-        """Checkpoints hold no configuration: everything comes from ``config.yaml``."""
+        """Checkpoints hold no configuration here: everything comes from ``config.yaml``."""
+
+    def _config_text(self, config: Namespace) -> str:
+        saved = config.clone()
+        for key in _NOT_SAVED:
+            saved.pop(key, None)
+        return self._parser(self.command).dump(saved, skip_none=False, skip_validation=True, format="yaml")
+
+    # -- building ----------------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run, refuse what cannot work, and decide between start and resume, before anything is built."""
+        config = self.config[self.command]
+        config.name = config.name or checks.default_name(config)
+        self.directory = checks.run_path(config.runs_dir, config.name)
+        checks.check_requirements(config)
+        checks.check_trainer(config, self.command)
+        text = self._config_text(config)
+        self.settings = yaml.safe_load(text)
+        if self.command == "fit" and not config.trainer.fast_dev_run:
+            self.plan = plan_run(self.directory, self.settings, overwrite=config.overwrite)
+            if rank_zero_only.rank == 0:
+                self.writer = RunDirectory(self.plan, text)
+        checks.complete_loggers(config.trainer.logger, self.directory, config.name)
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a class refuses is one line."""
+        with self._cleaning_up():
+            if self.writer is not None:
+                self.writer.set_aside()
+            try:
+                super().instantiate_classes()
+            except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
+                raise checks.as_user_error(error) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that writes to the run directory."""
+        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        config["default_root_dir"] = str(self.directory)
+        plugins = checks.as_list(config["plugins"])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config["plugins"] = [*plugins, AtomicCheckpointIO()]
+        if self.command == "fit" and isinstance(self.model, PolicyAlgorithm) and config["limit_val_batches"] is None:
+            config["limit_val_batches"] = 0  # a policy optimizer evaluates itself, at the end of iterations
+        config["callbacks"] = checks.as_list(config["callbacks"])
+        return self._instantiate_trainer(config, self._callbacks(config))
+
+    def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
+        if self.command != "fit":
+            return [PrintedRows()]
+        own: list[Callback] = []
+        if self.plan is not None:
+            own += [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile()]
+        if self.plan is not None and trainer["enable_checkpointing"] is not False:
+            every = self._get(self.config, "checkpoint_every")
+            own.append(Checkpoints(self.directory / "checkpoints", every=every))
+        if trainer["enable_progress_bar"] is not False:
+            own.append(Progress())
+        return own
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Train, or go on training, and mark the run as done when it is."""
+        if ckpt_path is None and self.plan is not None and self.plan.resume_from is not None:
+            ckpt_path = str(self.plan.resume_from)
+        with self._cleaning_up(), self._one_line_errors():
+            self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
+        if self.writer is not None:
+            self.writer.finish()
+            print(f"{self.directory}: done", flush=True)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Evaluate a checkpoint, by default the run's own."""
+        self._evaluate(self.trainer.validate, **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        """Evaluate a checkpoint on the test data, by default the run's own."""
+        self._evaluate(self.trainer.test, **kwargs)
+
+    def _evaluate(self, evaluate: Any, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        own = self.directory / LAST_CHECKPOINT
+        if ckpt_path is None and own.is_file():
+            ckpt_path = str(own)
+        if rank_zero_only.rank == 0:
+            print(f"{self.command}: {ckpt_path or 'the model before training (no --ckpt_path, no run)'}", flush=True)
+        with self._one_line_errors():
+            evaluate(ckpt_path=ckpt_path, **{**kwargs, "verbose": False})
+
+    @contextmanager
+    def _cleaning_up(self) -> Iterator[None]:
+        """Leave no half-written run directory behind when training never started."""
+        try:
+            yield
+        except BaseException:
+            if self.writer is not None:
+                self.writer.abandon()
+            raise
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        """End what the user can put right in one line, on one rank, and interruptions with their exit status."""
+        try:
+            yield
+        except SIGTERMException:
+            self._stop("stopped by SIGTERM", 143)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                self._stop("interrupted", 130)
+            raise
+        except (UserError, MisconfigurationException, torch.OutOfMemoryError) as error:
+            self._fail(checks.as_user_error(error), error)
+
+    def _stop(self, how: str, status: int) -> NoReturn:
+        if rank_zero_only.rank != 0:
+            sys.exit(0)  # rank 0 speaks; another status would make Lightning kill it first
+        kept = (self.directory / LAST_CHECKPOINT).is_file() and self.command == "fit"
+        print(f"{how}{'; the same command continues the run' if kept else ''}", file=sys.stderr, flush=True)
+        sys.exit(status)
+
+    def _fail(self, error: UserError, cause: BaseException) -> NoReturn:
+        """Raise on rank 0, and end the ranks that it launched, which would wait for it in a collective call."""
+        if rank_zero_only.rank == 0:
+            for process in getattr(self.trainer.strategy.launcher, "procs", []):
+                process.kill()
+            raise error from cause
+        time.sleep(float(os.environ.get("RLHF_LIGHTNING_RANK_DELAY", "5")))  # rank 0 mostly fails alike, and speaks
+        raise UserError(f"rank {rank_zero_only.rank}: {error}") from cause

@@ -63,6 +63,10 @@ class RewardModeling(SyncedModule):
         """One step per batch."""
         return self.trainer.max_steps
 
+    def export(self, path: Path) -> None:
+        """The model, centered."""
+        self.reward_model.save(path)
+
     @property
     def pairs(self) -> PreferenceDataModule:
         """The data module."""

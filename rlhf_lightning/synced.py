@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +56,10 @@ class SyncedModule(LightningModule):
 
     def schedule_length(self) -> int:
         """Number of times that the learning-rate schedule is stepped in the run."""
+        raise NotImplementedError
+
+    def export(self, path: Path) -> None:
+        """Write the trained networks into a folder, in the Hugging Face format."""
         raise NotImplementedError
 
     def position(self) -> str:

@@ -11,6 +11,7 @@ early when the KL to the old policy exceeds ``stop_kl``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -113,6 +114,11 @@ class PPO(PolicyAlgorithm):
     def learning_rates(self) -> dict[str, float]:
         """The critic's own, where it has one."""
         return {} if self.critic_options.lr is None else {"value": self.critic_options.lr}
+
+    def export(self, path: Path) -> None:
+        """The policy, and the critic beside it."""
+        self.policy.save(path)
+        self.critic.save(path / "critic")
 
     def prepare(self, scored: ScoredRollout) -> TrainBatch:
         """Penalize the KL to the reference, then advantages and returns by GAE."""

@@ -5,6 +5,7 @@ The loss is the mean over response tokens, the end-of-sequence token included; p
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -61,6 +62,10 @@ class SFT(SyncedModule):
     def schedule_length(self) -> int:
         """One step per batch."""
         return self.trainer.max_steps
+
+    def export(self, path: Path) -> None:
+        """The model."""
+        self.policy.save(path)
 
     @property
     def demonstrations(self) -> DemonstrationDataModule:

@@ -138,3 +138,12 @@ class Progress(ProgressBar, Listener):
 
 def _of(done: int, of: int | None) -> str:
     return f"{done}/{of}" if of is not None else str(done)
+
+
+class PrintedRows(Listener):
+    """Prints the rows of an evaluation, one metric a line."""
+
+    def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
+        if trainer.is_global_zero:
+            width = max(map(len, row))
+            print("\n".join(f"{name:<{width}}  {value:.6g}" for name, value in row.items()), flush=True)

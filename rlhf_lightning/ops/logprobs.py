@@ -25,12 +25,14 @@ def tempered_log_softmax(logits: Float[Tensor, "*N V"], *, temperature: float) -
 
 def entropy_of(logprobs: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
     """H = −Σ p log p in nats; a token of probability 0 contributes 0."""
-    return -torch.where(logprobs > -torch.inf, logprobs.exp() * logprobs, 0.0).sum(-1)
+    # The replacement comes before the product, whose gradient would be 0 × ∞; NaN is not hidden.
+    return -(logprobs.exp() * torch.where(logprobs == -torch.inf, 0.0, logprobs)).sum(-1)
 
 
 def exact_kl(logprobs: Float[Tensor, "*N V"], other_logprobs: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
     """KL(p‖q) = Σ p (log p − log q) over the full vocabulary, in nats; p is the first argument."""
-    return torch.where(logprobs > -torch.inf, logprobs.exp() * (logprobs - other_logprobs), 0.0).sum(-1)
+    delta = torch.where(logprobs == -torch.inf, 0.0, logprobs - other_logprobs)
+    return (logprobs.exp() * delta).sum(-1)
 
 
 def _statistics(

@@ -33,7 +33,9 @@ def masked_mean_and_variance(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean and population variance of the values that count; both NaN when none does."""
     count = mask.sum()
-    mean = masked_sum(values, mask) / count
+    values = torch.where(mask, values, torch.zeros_like(values))
+    # In float32 the mean of equal values can miss them, and whitening would blow that rounding error up to 1.
+    mean = (values.sum(dtype=torch.float64) / count).to(values.dtype)
     return mean, masked_sum((values - mean) ** 2, mask) / count
 
 
@@ -44,6 +46,7 @@ def whiten(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], *, eps
         eps: added to the standard deviation, so that equal values become 0.
     """
     mean, variance = masked_mean_and_variance(values, mask)
+    values = torch.where(mask, values, torch.zeros_like(values))
     return torch.where(mask, (values - mean) / (variance.sqrt() + eps), torch.zeros_like(values))
 
 

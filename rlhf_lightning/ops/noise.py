@@ -54,7 +54,8 @@ def row_keys(*, seed: int, stream: int, iteration: int, rows: Int[Tensor, " B"])
 
 def uniform(keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """One number in (0, 1) per key, in float64."""
-    return (_shift_right(mix(keys), 11).double() + 0.5) * 2.0**-53
+    # 52 bits and a half are exact in float64; with 53 the largest would round up to 1.
+    return (_shift_right(mix(keys), 12).double() + 0.5) * 2.0**-52
 
 
 def gumbel(keys: Int[Tensor, " B"], *, size: int) -> Float[Tensor, "B V"]:

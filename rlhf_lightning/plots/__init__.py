@@ -1,0 +1,29 @@
+"""Figures of runs: functions from a `Run` (or several) to a matplotlib `Figure`.
+
+```python
+from rlhf_lightning.plots import overoptimization, save
+from rlhf_lightning.runs import load_run
+
+save(overoptimization(load_run("runs/quickstart")), "overoptimization")  # .png and .svg
+```
+"""
+
+from rlhf_lightning.plots.components import components
+from rlhf_lightning.plots.dashboard import dashboard
+from rlhf_lightning.plots.frontier import frontier
+from rlhf_lightning.plots.overoptimization import overoptimization
+from rlhf_lightning.plots.reliability import reliability
+from rlhf_lightning.plots.reward_curve import reward_curve
+from rlhf_lightning.plots.sft_curve import sft_curve
+from rlhf_lightning.plots.style import save
+
+__all__ = [
+    "components",
+    "dashboard",
+    "frontier",
+    "overoptimization",
+    "reliability",
+    "reward_curve",
+    "save",
+    "sft_curve",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +44,7 @@ PANELS = (
         "against the reference, 95 % interval",
         held_out="eval/win_rate",
         color=HELD_OUT,
+        floor=0,
         mark=(0.5, "even"),
     ),
     Panel(
@@ -56,7 +56,7 @@ PANELS = (
         floor=0,
     ),
     Panel("KL coefficient", "weight of the KL penalty", "kl_control/coef", color=KL, floor=0),
-    Panel("KL to the old policy", "nats per action, within one update", "policy/kl_old", color=KL),
+    Panel("KL to the old policy", "nats per action, within one update", "policy/kl_old", color=KL, floor=0),
     Panel("Entropy", "nats per action", "objective/entropy", floor=0),
     Panel("Reply length", "tokens", "rollout/length_mean", "eval/length_mean", floor=0),
     Panel("Distinct bigrams", "share among all; falls with repetition", "rollout/distinct_2", floor=0),
@@ -94,9 +94,10 @@ def dashboard(runs: Run | Sequence[Run]) -> Figure:
     if not shown:
         raise UserError(f"{', '.join(str(run.path) for run in found)}: no policy run with metrics")
     columns = min(3, len(shown))
-    key = _key(policies) if len(policies) > 1 else []
-    top = 1.25 + 0.22 * math.ceil(len(key) / 4)
-    figure, axes = panels.sheet(len(shown), columns=columns, size=(3.05, 1.6), top=top, gap=(0.55, 0.82))
+    gap = (0.62, 0.82)
+    key = _key(policies, width=columns * 3.05 + (columns - 1) * gap[0]) if len(policies) > 1 else []
+    top = 1.25 + (0.1 + 0.24 * len({entry.line for entry in key}) if key else 0)
+    figure, axes = panels.sheet(len(shown), columns=columns, size=(3.05, 1.6), top=top, gap=gap)
     title = policies[0].name if len(policies) == 1 else f"{len(policies)} policy runs"
     panels.heading(figure, title, _note(policies, shown))
     last = max(float(policy.metrics[policy.axis].max()) for policy in policies if len(policy.metrics))
@@ -107,8 +108,8 @@ def dashboard(runs: Run | Sequence[Run]) -> Figure:
         for policy, color in zip(policies, _colors(policies, panel), strict=True):
             _draw(place, policy, panel, color, alone=len(policies) == 1)
         _limit(place, policies, panel)
-    for index, (name, color) in enumerate(key):
-        _key_entry(figure, index, name, color)
+    for entry in key:
+        _draw_entry(figure, entry)
     return figure
 
 
@@ -133,18 +134,43 @@ def _colors(policies: Sequence[Run], panel: Panel) -> list[str]:
     return [RUNS[index % len(RUNS)] for index in range(len(policies))]
 
 
-def _key(policies: Sequence[Run]) -> list[tuple[str, str]]:
-    return [(name, RUNS[index % len(RUNS)]) for index, name in enumerate(names(policies))]
+@dataclass(frozen=True)
+class KeyEntry:
+    """A run's name in its colour; ``x`` in inches from the left panels' edge, lines counted from the top."""
+
+    name: str
+    color: str
+    x: float
+    line: int
 
 
-def _key_entry(figure: Figure, index: int, name: str, color: str) -> None:
-    """Name of a run in its colour, four to a line, under the heading."""
+def _key(policies: Sequence[Run], *, width: float) -> list[KeyEntry]:
+    """The names set one after the other, on as many lines as they need."""
+    entries: list[KeyEntry] = []
+    x, line = 0.0, 0
+    for index, name in enumerate(names(policies)):
+        shown = name if len(name) <= 48 else f"{name[:47]}…"
+        needed = 0.17 + panels.text_width(shown, size=9.5, weight="bold")
+        if x > 0 and x + needed > width:
+            x, line = 0.0, line + 1
+        entries.append(KeyEntry(shown, RUNS[index % len(RUNS)], x, line))
+        x += needed + 0.3
+    return entries
+
+
+def _draw_entry(figure: Figure, entry: KeyEntry) -> None:
     width, height = figure.get_size_inches()
-    row, column = divmod(index, 4)
-    x, y = 0.6 + column * (width - 0.9) / 4, height - 0.9 - 0.22 * row
-    shown = name if len(name) <= 30 else f"{name[:29]}…"
-    figure.text(x / width, y / height, "●", color=color, size=10, va="center")
-    figure.text((x + 0.17) / width, y / height, shown, color=color, size=9.5, weight="bold", va="center")
+    x, y = 0.6 + entry.x, height - 0.9 - 0.24 * entry.line
+    figure.text(x / width, y / height, "●", color=entry.color, size=9, va="center_baseline")
+    figure.text(
+        (x + 0.17) / width,
+        y / height,
+        entry.name,
+        color=entry.color,
+        size=9.5,
+        weight="bold",
+        va="center_baseline",
+    )
 
 
 def _draw(axes: Axes, run: Run, panel: Panel, color: str, *, alone: bool) -> None:

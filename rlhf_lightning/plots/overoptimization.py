@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,9 +11,6 @@ from rlhf_lightning.plots import panels
 from rlhf_lightning.plots.style import GOLD, MUTED, PROXY, WARN, number, span, styled
 from rlhf_lightning.plots.verdict import judge, measured, on_held_out
 from rlhf_lightning.runs import Run
-
-_KL_TICKS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 60, 100, 150, 200, 300, 500, 1000, 2000)
-
 
 @styled
 def overoptimization(run: Run) -> Figure:
@@ -42,11 +38,11 @@ def overoptimization(run: Run) -> Figure:
     curves = [(score, "proxy", PROXY), (gold, "gold", GOLD)]
     curves = [(series - series.iloc[0], series, *rest) for series, *rest in curves if len(series)]
     panels.heading(figure, verdict.headline, _note(policy))
-    for panel, xlabel in zip(axes, (policy.axis, "KL to the reference, nats per sequence (√ scale)"), strict=False):
+    for panel, xlabel in zip(axes, (policy.axis, panels.KL_LABEL), strict=False):
         panels.dress(panel, xlabel=xlabel)
     panels.counter_axis(axes[0], max(series.index[-1] for _, series, *_ in curves))
     if count == 2:
-        _kl_axis(axes[1], kl)
+        panels.kl_axis(axes[1], float(kl.max()))
         axes[1].tick_params(labelleft=False)
     for panel in axes:
         panels.limits(panel, [gain for gain, *_ in curves], include=(0.0,))
@@ -54,7 +50,7 @@ def overoptimization(run: Run) -> Figure:
     for gain, _, _, color in curves:
         panels.points(axes[0], gain, color)
         if count == 2:
-            panels.points(axes[1], _against(gain, kl), color)
+            panels.points(axes[1], panels.against(gain, kl), color)
     if verdict.peak is not None and len(gold):
         _mark_peak(axes, gold, kl, verdict.peak)
     panels.end_labels(
@@ -72,25 +68,6 @@ def _note(policy: Run) -> str:
     scores = measured(policy, "score")
     since = "before training" if len(scores) and scores.index[0] == 0 else f"the first logged {policy.axis}"
     return f"Change of mean reward on {where} since {since}, each reward in its own unit · {policy.name}"
-
-
-def _kl_axis(axes: Axes, kl: pd.Series) -> None:
-    furthest = max(float(kl.max()), 0.01)
-    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-    axes.set_xlim(0, furthest)
-    ticks = [0.0]
-    for tick in _KL_TICKS:
-        apart = (np.sqrt(tick) - np.sqrt(ticks[-1])) / np.sqrt(furthest)
-        if apart > 0.11 and tick <= furthest:
-            ticks.append(tick)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-
-
-def _against(gain: pd.Series, kl: pd.Series) -> pd.Series:
-    """The gains with KL, rather than the iteration, as index; an estimate below 0 counts as 0."""
-    shared = gain.index.intersection(kl.index)
-    return pd.Series(gain[shared].to_numpy(), index=kl[shared].clip(lower=0).to_numpy())
 
 
 def _mark_peak(axes: list[Axes], gold: pd.Series, kl: pd.Series, peak: int) -> None:

@@ -11,9 +11,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from rlhf_lightning.plots.style import AXIS, GRID, INK, MUTED, PAPER, TEXT_SIZE, TITLE_SIZE
+
+KL_LABEL = "KL to the reference, nats per sequence (√ scale)"
 
 HALO = withStroke(linewidth=2.5, foreground=PAPER)
 
@@ -132,7 +136,7 @@ def limits(
     """Room for all values.
 
     Args:
-        floor: the axis starts exactly here, for quantities that cannot be lower.
+        floor: the axis starts exactly here, unless a value is lower all the same.
         include: values that must be in view whatever the data.
         lowest: cut the view here, and say so in the corner, where values lie below.
     """
@@ -145,8 +149,9 @@ def limits(
             text, (0.985, 0.04), xycoords="axes fraction", ha="right", size=7.5, color=MUTED, path_effects=[HALO]
         )
         low = lowest
-    if floor is not None:
-        axes.set_ylim(floor, floor + (high - floor or 1.0) * 1.08)
+    if floor is not None and low >= floor:
+        headroom = 1.4 if high == low else 1.08
+        axes.set_ylim(floor, floor + (high - floor or 1.0) * headroom)
         return
     room = 0.08 * (high - low) or max(abs(high), 1.0) * 0.1
     axes.set_ylim(low - room, high + room)
@@ -170,6 +175,13 @@ def reference(axes: Axes, y: float, text: str = "", *, color: str = MUTED, dashe
         )
 
 
+def text_width(text: str, *, size: float, weight: str = "normal") -> float:
+    """Width of a text in inches, in the font that the figure will be drawn with."""
+    if not text.strip():
+        return 0.0
+    return TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight)).get_extents().width / 72
+
+
 def zero_line(axes: Axes) -> None:
     """A solid line at zero, where zero lies strictly within view."""
     low, high = axes.get_ylim()
@@ -179,12 +191,11 @@ def zero_line(axes: Axes) -> None:
 
 def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> None:
     """Labels right of the panel, at the lines' ends, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
     panel = axes.get_position().height * axes.figure.get_size_inches()[1] * 72
-    heights = [(label.y - low) / (high - low) * panel for label in labels]
+    fraction = (axes.transData + axes.transAxes.inverted()).transform
+    heights = [float(fraction((axes.get_xlim()[1], label.y))[1]) * panel for label in labels]
     sizes = [27.0 if label.note else 13.0 for label in labels]
-    for label, height, placed in zip(labels, heights, spread(heights, sizes, panel), strict=True):
-        del height
+    for label, placed in zip(labels, spread(heights, sizes, panel), strict=True):
         anchor = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
         shift = 1.0 if label.note else -3.5
         axes.annotate(
@@ -218,3 +229,36 @@ def spread(centres: Sequence[float], sizes: Sequence[float], extent: float) -> l
         if not moved:
             break
     return placed
+
+
+def log_limits(axes: Axes, values: Iterable[pd.Series]) -> None:
+    """A logarithmic axis with room for all values, and plain numbers on it."""
+    data = np.concatenate([np.asarray(series, dtype=float) for series in values])
+    low, high = float(data.min()), float(data.max())
+    room = max(high / low, 1.2) ** 0.08
+    axes.set_yscale("log")
+    axes.set_ylim(low / room, high * room)
+    ticks = [step * 10.0**power for power in range(-6, 7) for step in (1, 2, 5)]
+    axes.set_yticks([tick for tick in ticks if low / room <= tick <= high * room])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+
+
+def kl_axis(axes: Axes, furthest: float) -> None:
+    """An x-axis for KL on a square-root scale, from 0 to the furthest value."""
+    furthest = max(furthest, 0.01)
+    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    axes.set_xlim(0, furthest)
+    ticks = [0.0]
+    for tick in (step * 10.0**power for power in range(-2, 5) for step in (1, 2, 4, 6)):
+        apart = (math.sqrt(tick) - math.sqrt(ticks[-1])) / math.sqrt(furthest)
+        if apart > 0.11 and tick <= furthest:
+            ticks.append(tick)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def against(values: pd.Series, kl: pd.Series) -> pd.Series:
+    """The values with KL, rather than the iteration, as index; an estimate below 0 counts as 0."""
+    shared = values.index.intersection(kl.index)
+    return pd.Series(values[shared].to_numpy(), index=kl[shared].clip(lower=0).to_numpy())

@@ -29,8 +29,8 @@ HELD_OUT = "#0f7b6c"
 KL = "#6a4fa3"
 PLAIN = "#3d5a78"
 
-RUNS = ("#1f6fb2", "#c07a00", "#0f7b6c", "#b3478f", "#6a4fa3", "#b3372f", "#4f9ccf", "#75777b")
-"""Colours of overlaid runs, in the order in which they are given; the ninth run starts over."""
+RUNS = ("#3a2a8c", "#c4536b", "#15803d", "#2b93b5", "#8a8420", "#a8459b", "#7d2450", "#6f757c")
+"""Colours of overlaid runs, in the order in which they are given (none is proxy's or gold's); the ninth starts over."""
 
 TITLE_SIZE = 10.0
 TEXT_SIZE = 8.5

@@ -113,7 +113,7 @@ def evaluation_columns(proxy, gold, kl, generator, every, level):
         return np.where(measured, values + generator.normal(scale=scale, size=count) * level, np.nan)
 
     win = np.clip(0.5 + 1.2 * (gold - gold[0]), 0.05, 0.95)
-    win_rate = noisy(win, 0.015)
+    win_rate = np.clip(noisy(win, 0.015), 0, 1)
     return {
         "eval/score": noisy(proxy, 0.02),
         "eval/gold": noisy(gold, 0.012),
@@ -125,8 +125,8 @@ def evaluation_columns(proxy, gold, kl, generator, every, level):
         "eval/kl_ref_sequence": np.abs(noisy(kl, 0.05)),
         "eval/perplexity": noisy(1.78 + 2.4 * progress**2, 0.01),
         "eval/win_rate": win_rate,
-        "eval/win_rate_low": win_rate - 0.06,
-        "eval/win_rate_high": win_rate + 0.06,
+        "eval/win_rate_low": np.clip(win_rate - 0.06, 0, 1),
+        "eval/win_rate_high": np.clip(win_rate + 0.06, 0, 1),
         "eval/length_mean": noisy(13 + 9 * progress**2, 0.15),
     }
 

@@ -35,13 +35,14 @@ class Edges:
             empty=self.empty and other.empty,
         )
 
-    def either(self, other: Edges) -> Edges:
-        """The edges of one text or another."""
+    @staticmethod
+    def either(edges: Sequence[Edges]) -> Edges:
+        """The edges of one of several texts."""
         return Edges(
-            first=self.first | other.first,
-            last=self.last | other.last,
-            bigrams=self.bigrams | other.bigrams,
-            empty=self.empty or other.empty,
+            first=frozenset().union(*(e.first for e in edges)),
+            last=frozenset().union(*(e.last for e in edges)),
+            bigrams=frozenset().union(*(e.bigrams for e in edges)),
+            empty=any(e.empty for e in edges),
         )
 
 
@@ -199,4 +200,4 @@ class Choice(Node):
     @cached_property
     def edges(self) -> Edges:
         """Those of every option."""
-        return reduce(Edges.either, (option.edges for option in self.options))
+        return Edges.either([option.edges for option in self.options])

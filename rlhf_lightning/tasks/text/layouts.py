@@ -132,7 +132,7 @@ def parse(fields: Fields, *, empty_response: bool = False) -> Record:
         except BadPairError as error:  # of a single response it is no preference that could be dropped
             raise LayoutError(str(error)) from error
     if not isinstance(prompt, str) and prompt and prompt[-1]["role"] != "user":
-        raise LayoutError(f"the prompt ends with a {prompt[-1]['role']} turn; expected a user turn")
+        raise LayoutError(f"the prompt ends with the turn of the {prompt[-1]['role']}; expected a user turn")
     if _is_empty(prompt):
         raise LayoutError("empty prompt; expected text, or messages ending with a user turn that is not empty")
     if not empty_response and any(not text.strip() for text in responses):

@@ -153,7 +153,7 @@ def file_lines(path: str, file: Path) -> Iterator[bytes]:
 
 def _json_object(where: str, line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8").rstrip())
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text (byte {error.start + 1}); expected one JSON object") from error
     except (ValueError, RecursionError) as error:
@@ -171,8 +171,12 @@ def _file_reader(path: str, file: Path) -> Callable[[], Iterator[Located]]:
     if name.endswith(".parquet"):
         return partial(_read_parquet, path, file)
     if name.endswith(JSON_SUFFIXES) or not file.suffix:
-        return lambda: json_lines(path, file_lines(path, file))
+        return partial(_read_json_lines, path, file)
     raise UserError(f"{path}: unknown kind of file {file.suffix!r}; expected {ACCEPTED}")
+
+
+def _read_json_lines(path: str, file: Path) -> Iterator[Located]:
+    return json_lines(path, file_lines(path, file))
 
 
 def _numbered(path: str, rows: Iterable[dict[str, Any]]) -> Iterator[Located]:

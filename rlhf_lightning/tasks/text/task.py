@@ -78,8 +78,8 @@ class TextTask(Task):
         self.vocabulary = vocabulary
         self.max_records = max_records
         self.seed = seed
-        self._source = locate(path)
-        self._heldout_source = None if heldout_path is None else locate(heldout_path)
+        self._source = locate(str(path))
+        self._heldout_source = None if heldout_path is None else locate(str(heldout_path))
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @cached_property
@@ -104,10 +104,11 @@ class TextTask(Task):
     def preferences(self, split: Split) -> list[PreferencePair]:
         """The preference pairs, in the order of the file."""
         self.require(frozenset({"preferences"}), "preferences()")
-        return [
-            PreferencePair(record.prompt, *record.responses, annotator=record.annotator, margin=record.margin)
-            for record in self._data.splits[split]
-        ]
+        pairs = []
+        for record in self._data.splits[split]:
+            chosen, rejected = record.responses
+            pairs.append(PreferencePair(record.prompt, chosen, rejected, record.annotator, record.margin))
+        return pairs
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """A byte-level BPE trained on the text of the training split, once."""

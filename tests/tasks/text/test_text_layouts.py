@@ -124,8 +124,11 @@ WRONG = {
     "prompt is an empty list": ({"prompt": []}, "'prompt' is an empty list; expected a list of messages"),
     "user turn is empty": ({"messages": [{"role": "user", "content": ""}]}, "empty prompt"),
     "no question": ({"messages": [reply("yes")]}, "empty prompt"),
-    "system turn alone": ({"messages": [SYSTEM]}, "the prompt ends with a system turn; expected a user turn"),
-    "reply to a reply": ({"messages": [USER, reply("a"), reply("b")]}, "the prompt ends with an assistant turn"),
+    "system turn alone": ({"messages": [SYSTEM]}, "the prompt ends with the turn of the system; expected a user turn"),
+    "reply to a reply": (
+        {"messages": [USER, reply("a"), reply("b")]},
+        "the prompt ends with the turn of the assistant; expected a user turn",
+    ),
     "response is empty": ({"prompt": "Hi", "response": " "}, "empty response; expected text"),
     "response is an object": ({"prompt": "Hi", "response": {}}, "'response' is an object; expected text"),
     "response is a boolean": ({"prompt": "Hi", "completion": True}, "'completion' is a boolean"),
@@ -199,9 +202,7 @@ def test_parse_may_accept_an_empty_response():
 
 
 def transcript(*turns):
-    return "".join(f"\n\n{speaker}: {text}" for speaker, text in zip("HAHAHA", turns, strict=False)).replace(
-        "H:", "Human:"
-    ).replace("A:", "Assistant:")
+    return "".join(f"\n\n{('Human', 'Assistant')[i % 2]}: {text}" for i, text in enumerate(turns))
 
 
 BAD_PAIRS = {

@@ -53,7 +53,7 @@ BAD_FILES = {
     "empty file": (b"", "{path}: the file is empty; expected at least one record"),
     "only blank lines": (b"\n\n", "{path}: the file is empty; expected at least one record"),
     "empty line": (GOOD + b"\n \n" + GOOD, "{path}:2: an empty line; expected one JSON object per line"),
-    "malformed": (GOOD + b'{"prompt": "Hi"\n', "{path}:2: malformed JSON at column 17 (Expecting ',' delimiter)"),
+    "malformed": (GOOD + b'{"prompt": "Hi"\n', "{path}:2: malformed JSON at column 16 (Expecting ',' delimiter)"),
     "array over lines": (b"[\n" + GOOD, "{path}:1: malformed JSON"),
     "array": (GOOD * 2 + b"[1]\n", "{path}:3: an array; expected one JSON object per line"),
     "string": (b'"Hi"', "{path}:1: a string; expected one JSON object per line"),

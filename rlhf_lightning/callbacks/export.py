@@ -1,0 +1,23 @@
+"""``export/``: the trained networks in the Hugging Face format."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Export(Callback):
+    """Writes what was trained when training ends, as a whole folder or not at all."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        target = Path(trainer.default_root_dir) / "export"
+        temporary = target.with_name(".export.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        pl_module.export(temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)

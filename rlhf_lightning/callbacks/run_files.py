@@ -1,0 +1,35 @@
+"""The run directory's own files, written when training starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from rlhf_lightning.callbacks.position import position
+from rlhf_lightning.rundir import RunDirectory
+
+
+class RunFiles(Callback):
+    """Writes configuration and environment once training starts, so that a run that never does leaves nothing.
+
+    Args:
+        directory: where to; None on ranks other than 0.
+        config: the full configuration, for the loggers.
+    """
+
+    def __init__(self, directory: RunDirectory | None, config: dict[str, Any]) -> None:
+        self.directory = directory
+        self.config = config
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.directory is None:
+            return
+        done = position(trainer, None)
+        resumed = self.directory.plan.resume_from is not None
+        self.directory.start(resumed_at=done if resumed else None)
+        unit = "step" if trainer.max_steps >= 0 else "iteration"
+        what = f"resuming from {unit} {done}" if resumed else f"{type(pl_module).__name__} starts"
+        print(f"{self.directory.path}: {what}", flush=True)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.config)

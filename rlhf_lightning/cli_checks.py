@@ -1,0 +1,128 @@
+"""What `cli` does around LightningCLI: names of runs, early refusals, loggers that write to the run directory."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pkgutil
+import warnings
+from pathlib import Path, PurePath
+from typing import Any
+
+from jsonargparse import Namespace
+
+from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.synced import SyncedModule
+
+_COMPONENTS = ("algorithms", "data", "rewards", "tasks", "models", "callbacks")
+"""Packages whose classes a configuration may name by their short names."""
+
+_TRAINER_INSTEAD = {
+    "gradient_clip_val": "model.init_args.optimization.init_args.max_grad_norm",
+    "gradient_clip_algorithm": "model.init_args.optimization.init_args.max_grad_norm",
+    "accumulate_grad_batches": "model.init_args.optimization.init_args.microbatch_size",
+    "default_root_dir": "--runs_dir and --name",
+}
+"""Trainer arguments that would do nothing or harm here, and what to give instead."""
+
+
+def import_components() -> None:
+    """Import every module whose classes can be named in a configuration: a new optimizer is one new file."""
+    importlib.import_module("rlhf_lightning.reward_modeling")
+    for name in _COMPONENTS:
+        package = importlib.import_module(f"rlhf_lightning.{name}")
+        for module in pkgutil.walk_packages(package.__path__, prefix=f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
+def quiet_libraries() -> None:
+    """Leave out what Lightning says on every run and nobody acts on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in ("does not have many workers", "dataloader is not resumable", "smaller than the logging interval"):
+        warnings.filterwarnings("ignore", message=f"(?s).*{message}.*")
+
+
+def default_name(config: Namespace) -> str:
+    """``MODEL-TASK-SEED``, with the run's id under a W&B agent, where many runs share the three."""
+    parts = [config.model.class_path.rpartition(".")[2], config.task.class_path.rpartition(".")[2]]
+    parts.append(str(config.seed_everything))
+    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+        parts.append(os.environ["WANDB_RUN_ID"])
+    return "-".join(parts).lower()
+
+
+def run_path(runs_dir: str, name: str) -> Path:
+    """The run's directory, always below ``runs_dir``."""
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise UserError(f"--name {name!r}: expected a name such as ppo-1; --runs_dir says where runs are kept")
+    return Path(runs_dir) / path
+
+
+def check_requirements(config: Namespace) -> None:
+    """See that the task provides what the model needs, before the backbone is built."""
+    model, task = _class(config.model.class_path), _class(config.task.class_path)
+    if isinstance(task.provides, frozenset):  # otherwise it depends on the arguments, and the model asks when built
+        task.require(task.__new__(task), getattr(model, "requires", frozenset()), by=model.__name__)
+
+
+def check_trainer(config: Namespace, command: str) -> None:
+    """Refuse trainer arguments that would silently do nothing, and a run without an end."""
+    trainer, model = config.trainer, _class(config.model.class_path)
+    ours = issubclass(model, SyncedModule)
+    for key, instead in _TRAINER_INSTEAD.items():
+        if trainer.get(key) not in (None, 1) and (ours or key == "default_root_dir"):
+            raise UserError(f"trainer.{key} has no effect here; give {instead}")
+    if command != "fit" or trainer.fast_dev_run:
+        return
+    if issubclass(model, PolicyAlgorithm):
+        if trainer.max_steps >= 0:
+            raise UserError(
+                f"trainer.max_steps would stop {model.__name__} in the middle of an iteration; "
+                "give the number of iterations: trainer.max_epochs"
+            )
+        missing = trainer.max_epochs is None and "trainer.max_epochs (iterations)"
+    elif ours:
+        missing = trainer.max_steps < 0 and "trainer.max_steps (optimizer steps)"
+    else:
+        ends = trainer.max_epochs is not None or trainer.max_steps >= 0 or trainer.max_time is not None
+        missing = not ends and "trainer.max_epochs or trainer.max_steps"
+    if missing:
+        raise UserError(f"how long {model.__name__} trains is not set; give {missing}")
+
+
+def complete_loggers(loggers: Any, directory: Path, name: str) -> None:
+    """Have W&B keep its files in the run directory and show the run's name, unless told otherwise."""
+    for logger in as_list(loggers):
+        if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+            args = logger.init_args
+            args.save_dir = str(directory) if args.get("save_dir") in (None, ".") else args.save_dir
+            args.name = args.get("name") or name
+
+
+def as_list(value: Any) -> list[Any]:
+    """Nothing, one or several, as a list."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def as_user_error(error: BaseException) -> UserError:
+    """One line for what a class or the trainer refused."""
+    cause = error.__cause__
+    if isinstance(error, UserError) or isinstance(cause, UserError):
+        return error if isinstance(error, UserError) else cause
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if type(error).__name__ == "OutOfMemoryError":
+        return UserError(f"{lines[0].split(' If reserved')[0]}; a smaller microbatch_size needs less memory")
+    if isinstance(error, ModuleNotFoundError):
+        return UserError(f"{lines[0]}; install it, or leave out what needs it")
+    return UserError(lines[0])
+
+
+def _class(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,79 @@
+"""``generate``: what a trained policy answers."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rlhf_lightning.commands.arguments import positive
+from rlhf_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from rlhf_lightning.types import Prompt
+
+HELP = "answer prompts from arguments, a file or standard input"
+EXAMPLE = 'generate runs/quickstart "tell me the price of the lamp"'
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    from rlhf_lightning.commands.parser import LineParser
+
+    parser = LineParser("generate", HELP, EXAMPLE)
+    parser.add_argument("model", help="run directory, folder or hub name of the policy")
+    parser.add_argument("prompts", nargs="*", help="prompts; without any, they are read from --file or standard input")
+    parser.add_argument("--file", help="JSONL of prompt or messages, or text with one prompt per line; - for stdin")
+    parser.add_argument("--raw", action="store_true", help="continue a text as it stands, without chat template")
+    parser.add_argument("--samples", type=positive, default=1, help="answers per prompt (default %(default)s)")
+    parser.add_argument("--greedy", action="store_true", help="take the most probable token each time")
+    parser.add_argument("--temperature", type=float, default=1.0, help="(default %(default)s)")
+    parser.add_argument("--max_new_tokens", type=positive, default=48, help="longest answer (default %(default)s)")
+    parser.add_argument("--batch_size", type=positive, default=64, help="prompts at a time (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling noise (default %(default)s)")
+    parser.add_argument("--out", help="write a JSONL file of prompt and response instead of printing")
+    arguments = parser.parse(argv)
+    prompts = _prompts(arguments.prompts, arguments.file)
+
+    from rlhf_lightning.commands.arguments import load_policy
+    from rlhf_lightning.commands.pairs import sample_responses
+    from rlhf_lightning.commands.progress import track
+    from rlhf_lightning.models.text import plain_text
+    from rlhf_lightning.tasks.text.prompts_io import write_jsonl
+
+    policy = load_policy(arguments.model, temperature=arguments.temperature)
+    asked = [p if arguments.raw or not isinstance(p, str) else [{"role": "user", "content": p}] for p in prompts]
+    answers: list[tuple[Prompt, str]] = []
+    for start in track(range(0, len(asked), arguments.batch_size), "generate"):
+        part = asked[start : start + arguments.batch_size]
+        texts = sample_responses(
+            policy,
+            part,
+            numbers=list(range(start, start + len(part))),
+            samples=arguments.samples,
+            seed=arguments.seed,
+            iteration=0,
+            max_new_tokens=arguments.max_new_tokens,
+            greedy=arguments.greedy,
+        )
+        answers += [(part[i // arguments.samples], text) for i, text in enumerate(texts)]
+    if arguments.out:
+        write_jsonl(arguments.out, ({"prompt": prompt, "response": text} for prompt, text in answers))
+        print(f"wrote {len(answers)} responses to {arguments.out}")
+        return
+    for prompt, text in answers:
+        print(f"> {plain_text(prompt)}\n{text}\n")
+
+
+def _prompts(given: list[str], file: str | None) -> list[Prompt]:
+    """Prompts from exactly one source."""
+    from rlhf_lightning.tasks.text.prompts_io import read_prompts
+
+    if given and file:
+        raise UserError("prompts were given both as arguments and by --file; expected one of the two")
+    if given:
+        return list(given)
+    if file and file != "-":
+        return read_prompts(file)
+    if sys.stdin.isatty():
+        print("reading prompts from standard input, one per line; end with Ctrl-D", file=sys.stderr)
+    return read_prompts(sys.stdin)
