@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from typing_extensions import override
 
 from rlhf_lightning import cli_checks as checks
 from rlhf_lightning.algorithm import PolicyAlgorithm
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
+from rlhf_lightning.callbacks.export import Export
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
 from rlhf_lightning.callbacks.progress import PrintedRows, Progress
 from rlhf_lightning.callbacks.run_files import RunFiles
 from rlhf_lightning.callbacks.samples_file import SamplesFile
+from rlhf_lightning.cli_endings import Endings
 from rlhf_lightning.cli_errors import one_line
 from rlhf_lightning.config_files import find_config, read_config
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.rundir import LAST_CHECKPOINT, Plan, RunDirectory, plan_run
 from rlhf_lightning.tasks.task import Task
+
+import_components = checks.import_components
 
 _NOT_SAVED = ("overwrite", "pipeline", "config")
 """Settings of one command and not of the run."""
@@ -49,9 +50,11 @@ _TRAINER_DEFAULTS = {
 def main(command: str, argv: Sequence[str]) -> int:
     """Run ``fit``, ``validate`` or ``test``; returns the exit status."""
     checks.quiet_libraries()
-    checks.import_components()
+    import_components()
+    endings = Endings()
     try:
-        CommandLine(command, argv)
+        with endings.on_sigterm():
+            CommandLine(command, argv, endings)
     except SystemExit as stop:  # --help and --print_config end so, and interruptions
         return int(stop.code or 0)
     return 0
@@ -60,20 +63,33 @@ def main(command: str, argv: Sequence[str]) -> int:
 class FoundConfig(ActionConfigFile):
     """``--config``: in the working directory or among the package's own, checked before it is taken apart."""
 
+    @override
     def __call__(self, parser: ArgumentParser, cfg: Namespace, values: Any, option_string: str | None = None) -> None:
         path = find_config(values)
         read_config(path)
         super().__call__(parser, cfg, str(path), option_string)
 
 
+class ParseError(UserError):
+    """Wrong arguments.
+
+    Args:
+        message: what jsonargparse says about them, in full.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+        self.message = message
+
+
 class Parser(LightningArgumentParser):
-    """Ends a mistake in one line."""
+    """Raises what is wrong, in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise `UserError` with the useful line of a long message."""
+        """Raise `ParseError`."""
         if not self.exit_on_error:
             super().error(message, ex)
-        raise UserError(one_line(message)) from ex
+        raise ParseError(message) from ex
 
 
 class CommandLine(LightningCLI):
@@ -82,10 +98,12 @@ class CommandLine(LightningCLI):
     Args:
         command: ``fit``, ``validate`` or ``test``.
         argv: its arguments.
+        endings: turns errors and interruptions into lines and exit statuses.
     """
 
-    def __init__(self, command: str, argv: Sequence[str]) -> None:
+    def __init__(self, command: str, argv: Sequence[str], endings: Endings) -> None:
         self.command = command
+        self.endings = endings
         self.directory = Path()
         self.plan: Plan | None = None
         self.writer: RunDirectory | None = None
@@ -132,7 +150,19 @@ class CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning about arguments that are also in ``sys.argv``."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except ParseError as error:
+            options = [action.dest for action in self._parser(self.command)._actions]
+            configs = {str(path): read_config(find_config(path)) for path in checks.given_configs(args)}
+            raise UserError(one_line(error.message, options=options, configs=configs)) from error
+
+    @override
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Checkpoints hold no configuration here: everything comes from ``config.yaml``."""
@@ -180,7 +210,10 @@ class CommandLine(LightningCLI):
         if self.command == "fit" and isinstance(self.model, PolicyAlgorithm) and config["limit_val_batches"] is None:
             config["limit_val_batches"] = 0  # a policy optimizer evaluates itself, at the end of iterations
         config["callbacks"] = checks.as_list(config["callbacks"])
-        return self._instantiate_trainer(config, self._callbacks(config))
+        try:
+            return self._instantiate_trainer(config, self._callbacks(config))
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise checks.trainer_error(error, config) from error
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         if self.command != "fit":
@@ -191,6 +224,8 @@ class CommandLine(LightningCLI):
         if self.plan is not None and trainer["enable_checkpointing"] is not False:
             every = self._get(self.config, "checkpoint_every")
             own.append(Checkpoints(self.directory / "checkpoints", every=every))
+        if self.plan is not None and hasattr(self.model, "export"):
+            own.append(Export())
         if trainer["enable_progress_bar"] is not False:
             own.append(Progress())
         return own
@@ -201,8 +236,13 @@ class CommandLine(LightningCLI):
         """Train, or go on training, and mark the run as done when it is."""
         if ckpt_path is None and self.plan is not None and self.plan.resume_from is not None:
             ckpt_path = str(self.plan.resume_from)
-        with self._cleaning_up(), self._one_line_errors():
+        with self._cleaning_up(), self.endings.of(self.trainer, self.directory / LAST_CHECKPOINT):
             self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
+            if self.writer is not None and not self.writer.started:
+                # the checkpoint was that of the last iteration: only the export and the mark were missing
+                for callback in self.trainer.callbacks:
+                    if isinstance(callback, Export):
+                        callback.on_train_end(self.trainer, self.model)
         if self.writer is not None:
             self.writer.finish()
             print(f"{self.directory}: done", flush=True)
@@ -221,7 +261,7 @@ class CommandLine(LightningCLI):
             ckpt_path = str(own)
         if rank_zero_only.rank == 0:
             print(f"{self.command}: {ckpt_path or 'the model before training (no --ckpt_path, no run)'}", flush=True)
-        with self._one_line_errors():
+        with self.endings.of(self.trainer):
             evaluate(ckpt_path=ckpt_path, **{**kwargs, "verbose": False})
 
     @contextmanager
@@ -233,33 +273,3 @@ class CommandLine(LightningCLI):
             if self.writer is not None:
                 self.writer.abandon()
             raise
-
-    @contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
-        """End what the user can put right in one line, on one rank, and interruptions with their exit status."""
-        try:
-            yield
-        except SIGTERMException:
-            self._stop("stopped by SIGTERM", 143)
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):
-                self._stop("interrupted", 130)
-            raise
-        except (UserError, MisconfigurationException, torch.OutOfMemoryError) as error:
-            self._fail(checks.as_user_error(error), error)
-
-    def _stop(self, how: str, status: int) -> NoReturn:
-        if rank_zero_only.rank != 0:
-            sys.exit(0)  # rank 0 speaks; another status would make Lightning kill it first
-        kept = (self.directory / LAST_CHECKPOINT).is_file() and self.command == "fit"
-        print(f"{how}{'; the same command continues the run' if kept else ''}", file=sys.stderr, flush=True)
-        sys.exit(status)
-
-    def _fail(self, error: UserError, cause: BaseException) -> NoReturn:
-        """Raise on rank 0, and end the ranks that it launched, which would wait for it in a collective call."""
-        if rank_zero_only.rank == 0:
-            for process in getattr(self.trainer.strategy.launcher, "procs", []):
-                process.kill()
-            raise error from cause
-        time.sleep(float(os.environ.get("RLHF_LIGHTNING_RANK_DELAY", "5")))  # rank 0 mostly fails alike, and speaks
-        raise UserError(f"rank {rank_zero_only.rank}: {error}") from cause

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 import pkgutil
+import re
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -27,6 +30,14 @@ _TRAINER_INSTEAD = {
 }
 """Trainer arguments that would do nothing or harm here, and what to give instead."""
 
+_NOISE = (
+    "does not have many workers",
+    "dataloader is not resumable",
+    "smaller than the logging interval",
+    "LeafSpec",
+)
+"""Warnings about loaders that only count, and about libraries among themselves."""
+
 
 def import_components() -> None:
     """Import every module whose classes can be named in a configuration: a new optimizer is one new file."""
@@ -41,8 +52,14 @@ def quiet_libraries() -> None:
     """Leave out what Lightning says on every run and nobody acts on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in ("does not have many workers", "dataloader is not resumable", "smaller than the logging interval"):
+    for message in _NOISE:
         warnings.filterwarnings("ignore", message=f"(?s).*{message}.*")
+
+
+def given_configs(argv: Sequence[str]) -> list[str]:
+    """The files named by ``--config`` and ``-c``."""
+    files = [value for option, value in itertools.pairwise(argv) if option in ("--config", "-c")]
+    return files + [arg.partition("=")[2] for arg in argv if arg.startswith(("--config=", "-c="))]
 
 
 def default_name(config: Namespace) -> str:
@@ -121,6 +138,16 @@ def as_user_error(error: BaseException) -> UserError:
     if isinstance(error, ModuleNotFoundError):
         return UserError(f"{lines[0]}; install it, or leave out what needs it")
     return UserError(lines[0])
+
+
+def trainer_error(error: BaseException, trainer: Mapping[str, Any]) -> UserError:
+    """One line for what the trainer refused; it names the argument, or those that it may be about."""
+    line = str(as_user_error(error)).split(" Example choices")[0]
+    if any(re.search(rf"\b{key}\b", line) for key in trainer):
+        return UserError(f"trainer: {line}")
+    keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+    given = ", ".join(f"trainer.{key} {trainer[key]}" for key in keys if trainer[key] not in (None, "auto"))
+    return UserError(f"trainer: {line} ({given})")
 
 
 def _class(path: str) -> Any:

@@ -123,7 +123,7 @@ class RunDirectory:
         self._config = config
         self._existed = self.path.exists()
         self._aside = self.path.with_name(f".{self.path.name}.replaced")
-        self._started = False
+        self.started = False
 
     def set_aside(self) -> None:
         """Move an earlier run out of the way; it comes back if the new one never starts training."""
@@ -144,7 +144,7 @@ class RunDirectory:
         write_atomically(path, json.dumps(content, indent=2) + "\n")
         write_atomically(self.path / CONFIG, self._config)
         shutil.rmtree(self._aside, ignore_errors=True)
-        self._started = True
+        self.started = True
 
     def finish(self) -> None:
         """The run is complete."""
@@ -152,7 +152,7 @@ class RunDirectory:
 
     def abandon(self) -> None:
         """The run failed: if it never started training, leave everything as it was before."""
-        if self._started:
+        if self.started:
             return
         if self.plan.resume_from is None and self.path.is_dir():
             for entry in self.path.iterdir():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,17 @@ def load_run(path: str | Path) -> Run:
         done=done or (bool(stages) and all(stage.done for stage in stages.values()) and "policy" in stages),
         stages=stages,
     )
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """Names that tell the runs apart: a stage that all share is left out, equal names get their folder."""
+    found = [run.name for run in runs]
+    if len(found) > 1 and all(name.endswith("/policy") for name in found):
+        found = [name.removesuffix("/policy") for name in found]
+    return [
+        f"{run.path.resolve().parent.name}/{name}" if found.count(name) > 1 else name
+        for run, name in zip(runs, found, strict=True)
+    ]
 
 
 def _has_marks(path: Path) -> bool:

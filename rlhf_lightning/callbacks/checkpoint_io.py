@@ -17,9 +17,7 @@ from rlhf_lightning.errors import UserError
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, syncs to disk and renames; loads tensors and plain containers only."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Replace ``path`` by the new checkpoint; a crash leaves the old one.
 
         Raises:

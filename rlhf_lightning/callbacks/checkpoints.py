@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of
@@ -58,10 +59,12 @@ class Checkpoints(Checkpoint, Listener):
         self._improved = False
         self._saved_at: tuple[int, int] | None = None
 
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.dirpath is None:
             self.dirpath = Path(trainer.default_root_dir) / "checkpoints"
 
+    @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
         if self.monitor is None:
             self.monitor, self.mode = next(((m, by) for m, by in BEST_BY if m in row), (None, self.mode))
@@ -72,22 +75,36 @@ class Checkpoints(Checkpoint, Listener):
         if better and math.isfinite(value):
             self.best, self._improved = value, True
 
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.max_steps < 0:
             # the last iteration is always saved: the counter has moved past it when training ends
             due = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
             self._save(trainer, due=due or (trainer.current_epoch + 1) % (self.every or 1) == 0)
 
+    @override
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.max_steps >= 0:
-            every = self.every or max(1, trainer.max_steps // 10)
-            self._save(trainer, due=trainer.global_step % every == 0 or trainer.global_step >= trainer.max_steps)
+        if trainer.max_steps >= 0 and not _validation_follows(trainer):
+            self._save(trainer, due=self._step_is_due(trainer))
 
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.max_steps >= 0 and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer, due=self._step_is_due(trainer))
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         return {"monitor": self.monitor, "mode": self.mode, "best": self.best}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.monitor, self.mode, self.best = state_dict["monitor"], state_dict["mode"], state_dict["best"]
+
+    def _step_is_due(self, trainer: Trainer) -> bool:
+        every = self.every or max(1, trainer.max_steps // 10)
+        last = trainer.global_step >= trainer.max_steps or trainer.should_stop
+        stopped = trainer.received_sigterm and trainer.world_size == 1  # ranks hear of it at different steps
+        return trainer.global_step % every == 0 or last or stopped
 
     def _save(self, trainer: Trainer, *, due: bool) -> None:
         now = (trainer.current_epoch, trainer.global_step)
@@ -99,6 +116,12 @@ class Checkpoints(Checkpoint, Listener):
         if self._improved and trainer.is_global_zero:
             _link(last, self.dirpath / "best.ckpt")
         self._improved, self._saved_at = False, now
+
+
+def _validation_follows(trainer: Trainer) -> bool:
+    """Whether an evaluation of this very step is next: then the checkpoint waits, or a resumed run would skip it."""
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from lightning.pytorch import LightningModule, Trainer
+from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.callbacks.position import axis_of, position
+from rlhf_lightning.callbacks.position import position
 from rlhf_lightning.rundir import write_atomically
 
 
 class MetricsFile(Listener):
-    """Appends each row to ``metrics.csv`` in the trainer's ``default_root_dir``, and hands it to the loggers.
+    """Appends each row to ``metrics.csv`` in the trainer's ``default_root_dir``.
 
     A fresh run replaces the file. A resumed one drops the rows after the point that it resumes from, so that the
     file reads as if the run had never stopped. A metric that appears late widens the table.
@@ -28,6 +29,7 @@ class MetricsFile(Listener):
         self._file: IO[str] | None = None
         self._columns: list[str] = []
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
@@ -39,9 +41,8 @@ class MetricsFile(Listener):
         resumed = trainer.global_step or trainer.current_epoch
         self._rewrite([row for row in rows if float(row[axis]) <= done] if resumed and axis else [])
 
+    @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
-        for logger in trainer.loggers:
-            logger.log_metrics(dict(row), step=int(row[axis_of(row)]))
         if self._file is None or self._path is None:
             return
         cells = {name: _cell(value) for name, value in row.items()}
@@ -51,9 +52,11 @@ class MetricsFile(Listener):
         else:
             self._rewrite([*_complete_rows(self._path), cells])
 
+    @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
 
@@ -88,4 +91,4 @@ def _complete_rows(path: Path) -> list[dict[str, str]]:
 def _cell(value: Any) -> str:
     """Text from which the same number is read back."""
     number = float(value)
-    return str(int(number)) if isinstance(value, int) or number.is_integer() and abs(number) < 2**53 else repr(number)
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)

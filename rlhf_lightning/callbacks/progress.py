@@ -10,7 +10,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, Progress as RichProgress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of, position, total
@@ -61,6 +63,7 @@ class Progress(ProgressBar, Listener):
         else:
             print(*args, **kwargs, flush=True)
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._enabled:
             return
@@ -79,28 +82,35 @@ class Progress(ProgressBar, Listener):
             self._task = self._bar.add_task(name, total=total(trainer, self._axis), done="", metrics="")
             self._bar.start()
 
+    @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
         self._axis = axis_of(row)
-        self._shown.update({key: float(row[key]) for key, _ in FIELDS if key in row})
+        self._shown.update({key: float(row[key]) + 0.0 for key, _ in FIELDS if key in row})  # no negative zero
         if self._axis != "step":
             self._show(trainer, module, int(row[self._axis]))
 
+    @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self._axis == "step":
             self._show(trainer, pl_module, trainer.global_step)
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
 
+    @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stop()
 
+    @override
     def state_dict(self) -> dict[str, Any]:
         return {"axis": self._axis}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._axis = state_dict["axis"]
 
@@ -113,7 +123,7 @@ class Progress(ProgressBar, Listener):
             self._bar.update(self._task, completed=done, total=of, done=_of(done, of), metrics=metrics)
             return
         number = self._line_number(trainer, done)
-        if number > self._printed or self._printed == 0 and done == self._began_at + 1:
+        if number > self._printed or (self._printed == 0 and done == self._began_at + 1):
             self._printed = number
             parts = [type(module).__name__, f"{self._axis} {_of(done, of)}", metrics, self._left(done, of)]
             print("  ".join(part for part in parts if part), flush=True)
@@ -143,6 +153,7 @@ def _of(done: int, of: int | None) -> str:
 class PrintedRows(Listener):
     """Prints the rows of an evaluation, one metric a line."""
 
+    @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
         if trainer.is_global_zero:
             width = max(map(len, row))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from rlhf_lightning.callbacks.position import position
 from rlhf_lightning.rundir import RunDirectory
@@ -22,6 +23,7 @@ class RunFiles(Callback):
         self.directory = directory
         self.config = config
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.directory is None:
             return

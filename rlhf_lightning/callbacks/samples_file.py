@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of, position
@@ -26,6 +27,7 @@ class SamplesFile(Listener):
         self._path: Path | None = None
         self._axis: str | None = None
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
@@ -37,9 +39,11 @@ class SamplesFile(Listener):
         kept = [line for line in _complete_lines(self._path) if resumed and json.loads(line)["iteration"] <= done]
         write_atomically(self._path, "".join(kept))
 
+    @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
         self._axis = axis_of(row)
 
+    @override
     def on_samples(self, trainer: Trainer, module: LightningModule, samples: Sequence[Mapping[str, Any]]) -> None:
         if self._path is None or not samples:
             return
@@ -52,9 +56,11 @@ class SamplesFile(Listener):
                 data = [[_table_cell(sample.get(name)) for name in columns] for sample in samples]
                 logger.log_table(key="samples", columns=columns, data=data, step=int(samples[0]["iteration"]))
 
+    @override
     def state_dict(self) -> dict[str, Any]:
         return {"axis": self._axis}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._axis = state_dict["axis"]
 

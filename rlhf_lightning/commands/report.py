@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rlhf_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rlhf_lightning.runs import Run
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,11 +44,12 @@ def main(argv: list[str]) -> None:
     arguments = parser().parse_args(argv)
     from rlhf_lightning.runs import load_run
 
-    runs = [load_run(path) for path in arguments.runs]
+    once = {Path(path).resolve(): Path(path) for path in arguments.runs}
+    runs = [load_run(path) for path in once.values()]
     print(write_report(runs, Path(arguments.out) if arguments.out else runs[0].path / "report"))
 
 
-def write_report(runs: Sequence, out: str | Path) -> Path:
+def write_report(runs: Sequence[Run], out: str | Path) -> Path:
     """Write ``report.html`` and its figures into a folder, and return the page's path.
 
     Args:
@@ -56,8 +63,12 @@ def write_report(runs: Sequence, out: str | Path) -> Path:
     pictures = []
     try:
         for section, name, title, draw in _figures(runs):
-            _, path = save(draw(), out / name)
-            pictures.append(Picture(section, path, title))
+            try:
+                figure = draw()
+            except UserError:
+                continue  # The runs have no data for it; the page says what is missing.
+            pictures.append(Picture(section, save(figure, out / name)[1], title))
+        out.mkdir(parents=True, exist_ok=True)
         page = out / "report.html"
         page.write_text(render(runs, pictures), encoding="utf-8")
     except OSError as error:
@@ -65,50 +76,27 @@ def write_report(runs: Sequence, out: str | Path) -> Path:
     return page
 
 
-def _figures(runs: Sequence) -> list[tuple[str, str, str, Callable]]:
-    """Section, file name, description and drawing function of every figure that the runs have data for."""
+def _figures(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, Callable[[], Figure]]]:
+    """Section, file name, description and drawing function of every figure that a report may have."""
     from rlhf_lightning import plots
-    from rlhf_lightning.plots.components import gold_components
-    from rlhf_lightning.plots.dashboard import names
-    from rlhf_lightning.plots.verdict import measured
+    from rlhf_lightning.runs import names
 
-    figures: list[tuple[str, str, str, Callable]] = []
-    policies = [run for run in runs if (policy := run.find("policy")) and len(policy.metrics)]
-    if len([run for run in policies if len(measured(run.find("policy"), "kl_ref_sequence")) > 1]) > 1:
-        figures.append(
-            ("overview", "frontier", "Reward against KL, by run", lambda: plots.frontier(policies))
-        )
+    one_run = (
+        ("overview", "overoptimization", "Proxy and gold reward", plots.overoptimization),
+        ("policy", "components", "Components of the gold reward", plots.components),
+        ("reward", "reward_model", "Training of the reward model", plots.reward_curve),
+        ("reward", "reliability", "Calibration of the reward model", plots.reliability),
+        ("sft", "sft", "Supervised fine-tuning", plots.sft_curve),
+    )
+    several = len(runs) > 1
+    if several:
+        yield "overview", "frontier", "Reward against KL, by run", partial(plots.frontier, runs)
     for run, label in zip(runs, names(runs), strict=True):
-        start = f"{_slug(label)}-" if len(runs) > 1 else ""
-        of = f" of {label}" if len(runs) > 1 else ""
-        policy, reward, sft = run.find("policy"), run.find("reward"), run.find("sft")
-        wanted = (
-            (
-                policy and max(len(measured(policy, "score")), len(measured(policy, "gold"))) > 1,
-                ("overview", "overoptimization", "Proxy and gold reward", plots.overoptimization),
-            ),
-            (
-                policy and gold_components(policy),
-                ("policy", "components", "Components of the gold reward", plots.components),
-            ),
-            (
-                reward and len(reward.metrics),
-                ("reward", "reward_model", "Training of the reward model", plots.reward_curve),
-            ),
-            (
-                reward and (reward.reliability or {}).get("bins"),
-                ("reward", "reliability", "Calibration of the reward model", plots.reliability),
-            ),
-            (sft and len(sft.metrics), ("sft", "sft", "Supervised fine-tuning", plots.sft_curve)),
-        )
-        for has, (section, name, title, draw) in wanted:
-            if has:
-                figures.append((section, start + name, title + of, lambda draw=draw, run=run: draw(run)))
-    if policies:
-        figures.append(
-            ("policy", "dashboard", "Dashboard of the policy's training", lambda: plots.dashboard(policies))
-        )
-    return figures
+        for section, name, title, draw in one_run:
+            if several:
+                name, title = f"{_slug(label)}-{name}", f"{title}: {label}"
+            yield section, name, title, partial(draw, run)
+    yield "policy", "dashboard", "Dashboard of the policy's training", partial(plots.dashboard, runs)
 
 
 def _slug(name: str) -> str:

@@ -29,7 +29,7 @@ def components(run: Run) -> Figure:
     figure, (axes,) = panels.sheet(1, columns=1, size=(6.6, 3.0), top=0.95, right=1.6)
     since = "before training" if min(values.index[0] for values in series.values()) == 0 else "the first evaluation"
     panels.heading(
-        figure, "What gold is made of", f"Change of each component on held-out prompts since {since} · {found.name}"
+        figure, "What gold is made of", f"Change of each component on held-out prompts since {since} · {run.name}"
     )
     panels.dress(axes, xlabel=found.axis)
     panels.counter_axis(axes, max(values.index[-1] for values in series.values()))

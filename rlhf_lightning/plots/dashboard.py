@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
 from rlhf_lightning.plots.style import GOLD, HELD_OUT, KL, PLAIN, PROXY, RUNS, styled
-from rlhf_lightning.runs import Run
+from rlhf_lightning.runs import Run, names
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,18 @@ def dashboard(runs: Run | Sequence[Run]) -> Figure:
         UserError: none of them has policy metrics.
     """
     found = [runs] if isinstance(runs, Run) else list(runs)
-    policies = [policy for run in found if (policy := run.find("policy")) is not None]
+    trained = [(run, policy) for run in found if (policy := run.find("policy")) is not None]
+    policies = [policy for _, policy in trained]
+    labels = names([run for run, _ in trained])
     shown = [panel for panel in PANELS if any(_has(policy, panel) for policy in policies)]
     if not shown:
         raise UserError(f"{', '.join(str(run.path) for run in found)}: no policy run with metrics")
     columns = min(3, len(shown))
     gap = (0.62, 0.82)
-    key = _key(policies, width=columns * 3.05 + (columns - 1) * gap[0]) if len(policies) > 1 else []
+    key = _key(labels, width=columns * 3.05 + (columns - 1) * gap[0] + 0.6) if len(policies) > 1 else []
     top = 1.25 + (0.1 + 0.24 * len({entry.line for entry in key}) if key else 0)
     figure, axes = panels.sheet(len(shown), columns=columns, size=(3.05, 1.6), top=top, gap=gap)
-    title = policies[0].name if len(policies) == 1 else f"{len(policies)} policy runs"
+    title = labels[0] if len(policies) == 1 else f"{len(policies)} policy runs"
     panels.heading(figure, title, _note(policies, shown))
     last = max(float(policy.metrics[policy.axis].max()) for policy in policies if len(policy.metrics))
     for index, (panel, place) in enumerate(zip(shown, axes, strict=True)):
@@ -113,17 +115,6 @@ def dashboard(runs: Run | Sequence[Run]) -> Figure:
     return figure
 
 
-def names(runs: Sequence[Run]) -> list[str]:
-    """Names that tell the runs apart: a stage that all share is left out, equal names get their folder."""
-    found = [run.name for run in runs]
-    shortened = [name.removesuffix("/policy") for name in found]
-    found = shortened if len(set(shortened)) == len(runs) else found
-    return [
-        f"{run.path.resolve().parent.name}/{name}" if found.count(name) > 1 else name
-        for run, name in zip(runs, found, strict=True)
-    ]
-
-
 def _has(run: Run, panel: Panel) -> bool:
     return any(len(run.series(metric)) for metric in (panel.batch, panel.held_out) if metric)
 
@@ -136,7 +127,7 @@ def _colors(policies: Sequence[Run], panel: Panel) -> list[str]:
 
 @dataclass(frozen=True)
 class KeyEntry:
-    """A run's name in its colour; ``x`` in inches from the left panels' edge, lines counted from the top."""
+    """A run's name in its colour; ``x`` in inches from the left, lines counted from the top."""
 
     name: str
     color: str
@@ -144,11 +135,11 @@ class KeyEntry:
     line: int
 
 
-def _key(policies: Sequence[Run], *, width: float) -> list[KeyEntry]:
+def _key(labels: Sequence[str], *, width: float) -> list[KeyEntry]:
     """The names set one after the other, on as many lines as they need."""
     entries: list[KeyEntry] = []
     x, line = 0.0, 0
-    for index, name in enumerate(names(policies)):
+    for index, name in enumerate(labels):
         shown = name if len(name) <= 48 else f"{name[:47]}…"
         needed = 0.17 + panels.text_width(shown, size=9.5, weight="bold")
         if x > 0 and x + needed > width:
@@ -160,7 +151,7 @@ def _key(policies: Sequence[Run], *, width: float) -> list[KeyEntry]:
 
 def _draw_entry(figure: Figure, entry: KeyEntry) -> None:
     width, height = figure.get_size_inches()
-    x, y = 0.6 + entry.x, height - 0.9 - 0.24 * entry.line
+    x, y = 0.1 + entry.x, height - 0.9 - 0.24 * entry.line
     figure.text(x / width, y / height, "●", color=entry.color, size=9, va="center_baseline")
     figure.text(
         (x + 0.17) / width,

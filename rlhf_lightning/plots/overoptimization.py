@@ -12,6 +12,7 @@ from rlhf_lightning.plots.style import GOLD, MUTED, PROXY, WARN, number, span, s
 from rlhf_lightning.plots.verdict import judge, measured, on_held_out
 from rlhf_lightning.runs import Run
 
+
 @styled
 def overoptimization(run: Run) -> Figure:
     """How far proxy and gold moved from where they were before training.
@@ -24,20 +25,20 @@ def overoptimization(run: Run) -> Figure:
         run: a policy run, or a pipeline with one.
 
     Raises:
-        UserError: the run has no scores.
+        UserError: the run has fewer than two scores.
     """
     policy = run.find("policy")
     score = measured(policy, "score") if policy else pd.Series(dtype=float)
     gold = measured(policy, "gold") if policy else pd.Series(dtype=float)
-    if policy is None or not (len(score) or len(gold)):
-        raise UserError(f"{run.path}: no policy run with scores in it")
+    if policy is None or max(len(score), len(gold)) < 2:
+        raise UserError(f"{run.path}: no policy run with two evaluations or more in it")
     kl = measured(policy, "kl_ref_sequence")
     verdict = judge(policy)
     count = 2 if len(kl) > 1 else 1
     figure, axes = panels.sheet(count, columns=2, size=(4.1, 3.0), top=1.05, right=1.3, gap=(0.45, 0.8))
     curves = [(score, "proxy", PROXY), (gold, "gold", GOLD)]
     curves = [(series - series.iloc[0], series, *rest) for series, *rest in curves if len(series)]
-    panels.heading(figure, verdict.headline, _note(policy))
+    panels.heading(figure, verdict.headline, _note(policy, run.name))
     for panel, xlabel in zip(axes, (policy.axis, panels.KL_LABEL), strict=False):
         panels.dress(panel, xlabel=xlabel)
     panels.counter_axis(axes[0], max(series.index[-1] for _, series, *_ in curves))
@@ -63,11 +64,11 @@ def overoptimization(run: Run) -> Figure:
     return figure
 
 
-def _note(policy: Run) -> str:
+def _note(policy: Run, name: str) -> str:
     where = "held-out prompts" if on_held_out(policy) else "training prompts"
     scores = measured(policy, "score")
     since = "before training" if len(scores) and scores.index[0] == 0 else f"the first logged {policy.axis}"
-    return f"Change of mean reward on {where} since {since}, each reward in its own unit · {policy.name}"
+    return f"Change of mean reward on {where} since {since}, each reward in its own unit · {name}"
 
 
 def _mark_peak(axes: list[Axes], gold: pd.Series, kl: pd.Series, peak: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.font_manager import FontProperties
+from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
@@ -29,12 +30,14 @@ class Label:
     Args:
         y: height of the line's end, in data units.
         note: a second, quieter line.
+        x: where the line ends, in data units; None for the panel's right edge.
     """
 
     y: float
     text: str
     color: str
     note: str = ""
+    x: float | None = None
 
 
 def sheet(
@@ -68,7 +71,7 @@ def sheet(
     return figure, axes
 
 
-def heading(figure: Figure, title: str, note: str = "", *, left: float = 0.6) -> None:
+def heading(figure: Figure, title: str, note: str = "", *, left: float = 0.1) -> None:
     """Title and explanation at the top left; ``left`` in inches."""
     width, height = figure.get_size_inches()
     x = left / width
@@ -190,44 +193,53 @@ def zero_line(axes: Axes) -> None:
 
 
 def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> None:
-    """Labels right of the panel, at the lines' ends, moved apart where they would overlap."""
-    panel = axes.get_position().height * axes.figure.get_size_inches()[1] * 72
+    """Labels right of the lines' ends, moved apart where they would overlap."""
+    width, height = axes.get_position().size * axes.figure.get_size_inches() * 72
     fraction = (axes.transData + axes.transAxes.inverted()).transform
-    heights = [float(fraction((axes.get_xlim()[1], label.y))[1]) * panel for label in labels]
-    sizes = [27.0 if label.note else 13.0 for label in labels]
-    for label, placed in zip(labels, spread(heights, sizes, panel), strict=True):
-        anchor = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
-        shift = 1.0 if label.note else -3.5
-        axes.annotate(
-            label.text,
-            (1, 0),
-            (offset, placed + shift),
-            color=label.color,
-            weight="bold",
-            size=9.5,
-            **anchor,
-        )
-        if label.note:
-            axes.annotate(label.note, (1, 0), (offset, placed - 10.5), color=MUTED, size=8.0, **anchor)
+    right = axes.get_xlim()[1]
+    ends = [fraction((right if label.x is None else label.x, label.y)) for label in labels]
+    columns: dict[int, list[int]] = {}  # Labels that end within one label's width of each other.
+    for index in sorted(range(len(labels)), key=lambda index: -ends[index][0]):
+        near = next((first for first in columns if (ends[first][0] - ends[index][0]) * width < 90), index)
+        columns.setdefault(near, []).append(index)
+    for column in columns.values():
+        sizes = [27.0 if labels[index].note else 13.0 for index in column]
+        heights = [float(ends[index][1]) * height for index in column]
+        for index, placed in zip(column, spread(heights, sizes, height), strict=True):
+            _end_label(axes, labels[index], float(ends[index][0]), placed, offset)
+
+
+def _end_label(axes: Axes, label: Label, x: float, y: float, offset: float) -> None:
+    """One label; ``x`` as a fraction of the panel, ``y`` in points above its lower edge."""
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False, "zorder": 6}
+    halo = [HALO] if x < 0.999 else None
+    shift = 1.0 if label.note else -3.5 if halo is None else 2.0
+    text, note = (offset, y + shift), (offset, y - 10.5)
+    axes.annotate(label.text, (x, 0), text, color=label.color, weight="bold", size=9.5, path_effects=halo, **place)
+    if label.note:
+        axes.annotate(label.note, (x, 0), note, color=MUTED, size=8.0, path_effects=halo, **place)
 
 
 def spread(centres: Sequence[float], sizes: Sequence[float], extent: float) -> list[float]:
-    """Move intervals of the given sizes apart, as little as needed, within 0 … extent, in their order."""
+    """Move intervals apart, in their order and within 0 … extent, by the least sum of squares.
+
+    With the stacked offsets taken off, "no overlap" means "non-decreasing": isotonic regression, by pooling
+    adjacent violators, then a clip at both ends.
+    """
     order = sorted(range(len(centres)), key=lambda index: centres[index])
+    gaps = [(sizes[below] + sizes[above]) / 2 for below, above in itertools.pairwise(order)]
+    offsets = list(itertools.accumulate(gaps, initial=0.0))
+    pools: list[list[float]] = []
+    for index, offset in zip(order, offsets, strict=False):
+        pools.append([centres[index] - offset])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    levels = [float(np.mean(pool)) for pool in pools for _ in pool]
     placed = list(centres)
-    for _ in range(100):
-        moved = False
-        for below, above in zip(order, order[1:], strict=False):
-            overlap = (sizes[below] + sizes[above]) / 2 - (placed[above] - placed[below])
-            if overlap > 1e-6:
-                placed[below] -= overlap / 2
-                placed[above] += overlap / 2
-                moved = True
-        for index in order:
-            half = sizes[index] / 2
-            placed[index] = min(max(placed[index], half), max(extent - half, half))
-        if not moved:
-            break
+    for index, level, offset in zip(order, levels, offsets, strict=False):
+        lowest = sizes[order[0]] / 2
+        highest = extent - sizes[order[-1]] / 2 - offsets[len(order) - 1]
+        placed[index] = max(min(level, highest), lowest) + offset
     return placed
 
 
@@ -250,9 +262,10 @@ def kl_axis(axes: Axes, furthest: float) -> None:
     axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     axes.set_xlim(0, furthest)
     ticks = [0.0]
-    for tick in (step * 10.0**power for power in range(-2, 5) for step in (1, 2, 4, 6)):
-        apart = (math.sqrt(tick) - math.sqrt(ticks[-1])) / math.sqrt(furthest)
-        if apart > 0.11 and tick <= furthest:
+    power = 10.0 ** math.floor(math.log10(furthest))
+    candidates = [step * 10.0**power for power in range(-2, 5) for step in (1, 2, 5)]
+    for tick in [*(tick for tick in candidates if tick <= furthest), math.floor(furthest / power) * power]:
+        if math.sqrt(tick) - math.sqrt(ticks[-1]) > 0.11 * math.sqrt(furthest):
             ticks.append(tick)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

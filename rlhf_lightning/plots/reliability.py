@@ -35,7 +35,7 @@ def reliability(run: Run) -> Figure:
     panels.heading(
         figure,
         f"Stated probabilities are off by {100 * measured['calibration_error']:.1f} points on average",
-        f"{found.name} · {sum(entry['count'] for entry in bins):,} held-out pairs · "
+        f"{run.name} · {sum(entry['count'] for entry in bins):,} held-out pairs · "
         f"expected calibration error {number(measured['calibration_error'])}",
     )
     main = figure.add_axes((0.095, 0.27, 0.65, 0.545))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
@@ -59,7 +60,7 @@ def reward_curve(run: Run) -> Figure:
     if found is None or not shown:
         raise UserError(f"{run.path}: no reward model's run with metrics in it")
     figure, axes = panels.sheet(len(shown), columns=3, size=(2.75, 2.0), gap=(1.0, 0.95), right=0.95)
-    panels.heading(figure, "Reward model", found.name)
+    panels.heading(figure, _headline(found), run.name)
     ceiling = (found.reliability or {}).get("ceiling")
     last = float(found.metrics[found.axis].max())
     for index, (place, panel) in enumerate(zip(axes, shown, strict=True)):
@@ -87,5 +88,14 @@ def reward_curve(run: Run) -> Figure:
     return figure
 
 
-def _end(series) -> float:  # noqa: ANN001
+def _end(series: pd.Series) -> float:
     return float(series.iloc[-1])
+
+
+def _headline(run: Run) -> str:
+    accuracy = run.series("eval/accuracy")
+    if not len(accuracy):
+        return "Training of the reward model"
+    ceiling = (run.reliability or {}).get("ceiling")
+    most = f" of {100 * ceiling:.1f} % attainable" if ceiling is not None else ""
+    return f"Held-out accuracy: {100 * _end(accuracy):.1f} %{most}"

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
-from rlhf_lightning.plots.style import HELD_OUT, TRAIN, number, styled
+from rlhf_lightning.plots.style import HELD_OUT, TRAIN, number, span, styled
 from rlhf_lightning.runs import Run
 
 _PANELS = (
@@ -27,13 +27,11 @@ def sft_curve(run: Run) -> Figure:
         UserError: the run has no supervised losses.
     """
     found = run.find("sft")
-    shown = [
-        panel for panel in _PANELS if found and any(len(found.series(name)) for name in panel[2:] if name)
-    ]
+    shown = [panel for panel in _PANELS if found and any(len(found.series(name)) for name in panel[2:] if name)]
     if found is None or not shown:
         raise UserError(f"{run.path}: no supervised run with metrics in it")
     figure, axes = panels.sheet(len(shown), columns=3, size=(2.75, 2.1), gap=(1.0, 0.8), right=0.95)
-    panels.heading(figure, "Supervised fine-tuning", found.name)
+    panels.heading(figure, _headline(found), run.name)
     last = float(found.metrics[found.axis].max())
     for place, (title, unit, train, held_out) in zip(axes, shown, strict=True):
         panels.dress(place, title, unit, xlabel=found.axis)
@@ -58,3 +56,10 @@ def sft_curve(run: Run) -> Figure:
             ],
         )
     return figure
+
+
+def _headline(run: Run) -> str:
+    perplexity = run.series("eval/perplexity")
+    if not len(perplexity):
+        return "Supervised fine-tuning"
+    return f"Held-out perplexity: {span(float(perplexity.iloc[0]), float(perplexity.iloc[-1]))}"

@@ -22,9 +22,9 @@ GRID = "#e6e9ed"
 AXIS = "#aab3bd"
 
 PROXY = "#1f6fb2"
-GOLD = "#c07a00"
+GOLD = "#b87400"
 WARN = "#b3372f"
-TRAIN = "#8a95a3"
+TRAIN = "#7b8794"
 HELD_OUT = "#0f7b6c"
 KL = "#6a4fa3"
 PLAIN = "#3d5a78"
@@ -104,7 +104,17 @@ def number(value: float | None) -> str:
 
 
 def span(first: float, last: float) -> str:
-    """From one value to another, both at the precision of the larger: ``0.07 → 1.44``."""
-    if math.isfinite(first) and math.isfinite(last) and 0.0995 <= max(abs(first), abs(last)) < 9.995:
-        return " → ".join(f"{value:.2f}".replace("-", "−") for value in (first, last))
-    return f"{number(first)} → {number(last)}"
+    """From one value to another, at one precision unless it shrinks by far: ``0.07 → 1.44``, ``126 → 1.83``."""
+    size = max(abs(first), abs(last))
+    if not 0.001 <= size < 1000 or abs(last) < abs(first) / 10:
+        return f"{number(first)} → {number(last)}"
+    places = 0 if size >= 100 else 1 if size >= 9.95 else 2 if size >= 0.0995 else 3
+    return f"{fixed(first, places)} → {fixed(last, places)}"
+
+
+def fixed(value: float | None, places: int = 2) -> str:
+    """A number of a column: always so many decimal places, and a minus sign only before something."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    text = f"{value:.{places}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")

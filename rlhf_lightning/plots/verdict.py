@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from rlhf_lightning.plots.style import number
+from rlhf_lightning.plots.style import number, span
 from rlhf_lightning.runs import Run
 
 Outcome = Literal["exploited", "declined", "improved", "flat", "trained_on_gold", "no_gold", "unmeasured"]
@@ -78,37 +78,34 @@ def _with_both(run: Run, score: pd.Series, gold: pd.Series) -> tuple[Outcome, st
     at_peak = float(score[score.index <= peak].iloc[-1]) if (score.index <= peak).any() else float(score.iloc[0])
     final = float(score.iloc[-1])
     proxy_rose = final - at_peak > tolerance(score)
-    whole = f"the proxy went from {number(score.iloc[0])} to {number(final)}"
+    whole = f"the proxy went from {_to(score.iloc[0], final)}"
     if best - last > slack:
-        rise = f"Gold rose from {number(first)} to {number(best)} at {unit} {peak:,}, then fell"
+        rise = f"Gold rose from {_to(first, best)} at {unit} {peak:,}, then fell"
         if best - first <= slack:
             rise = f"Gold fell from {number(first)}"
         fell = f"{rise} to {number(last)} by {unit} {gold.index[-1]:,}"
         if not proxy_rose:
             text = (
-                f"{fell}, and the proxy did not rise meanwhile ({number(at_peak)} to {number(final)}): "
+                f"{fell}, and the proxy did not rise meanwhile ({_to(at_peak, final)}): "
                 "this looks like unstable training rather than exploitation of the reward model."
             )
-            return "declined", f"Gold fell after {unit} {peak:,}, and the proxy with it", [text], peak
-        text = (
-            f"{fell}, while the proxy kept rising ({number(at_peak)} to {number(final)}): "
-            "the reward model is being exploited."
-        )
+            return "declined", f"Gold fell after {unit} {peak:,}, and the proxy did not rise", [text], peak
+        text = f"{fell}, while the proxy kept rising ({_to(at_peak, final)}): the reward model is being exploited."
         keep = f"The policy worth keeping is the one near {unit} {peak:,}{_kl_at(run, peak)}."
         late = f"Gold peaks at {unit} {peak:,}; the proxy keeps rising"
         headline = late if best - first > slack else "The proxy rises while gold falls"
         return "exploited", headline, [text, keep] if best - first > slack else [text], peak
     if last - first > slack:
-        text = f"Gold rose from {number(first)} to {number(last)} and held to the end; {whole}."
+        text = f"Gold rose from {_to(first, last)} and held to the end; {whole}."
         return "improved", "Gold rises with the proxy", [text, "No sign of over-optimization so far."], None
-    text = f"Gold did not change beyond its noise ({number(first)} to {number(last)}); {whole}."
+    text = f"Gold did not change beyond its noise ({_to(first, last)}); {whole}."
     return "flat", "Gold stays where it was", [text], None
 
 
 def _on_gold(run: Run, gold: pd.Series) -> tuple[str, list[str], int | None]:
     text = (
-        f"The reward trained on is the gold reward itself; it went from {number(gold.iloc[0])} to "
-        f"{number(gold.iloc[-1])} (best: {number(gold.max())} at {run.axis} {int(gold.idxmax()):,})."
+        f"The reward trained on is the gold reward itself; it went from "
+        f"{_to(gold.iloc[0], gold.iloc[-1])} (best: {number(gold.max())} at {run.axis} {int(gold.idxmax()):,})."
     )
     return "Trained on the gold reward", [text], None
 
@@ -117,7 +114,7 @@ def _without_gold(run: Run, score: pd.Series) -> tuple[str, list[str], int | Non
     change = score.iloc[-1] - score.iloc[0]
     moved = "rose" if change > tolerance(score) else "fell" if -change > tolerance(score) else "stayed"
     text = (
-        f"The proxy {moved} ({number(score.iloc[0])} to {number(score.iloc[-1])}). This run has no gold reward, so "
+        f"The proxy {moved} ({_to(score.iloc[0], score.iloc[-1])}). This run has no gold reward, so "
         "whether replies became better cannot be told from its figures: read them."
     )
     return f"The proxy {moved}; there is no gold reward to check it against", [text], None
@@ -131,24 +128,24 @@ def _side_effects(run: Run) -> list[str]:
         if len(low) and len(high):
             interval = f" (95 % interval {100 * low.iloc[-1]:.0f}–{100 * high.iloc[-1]:.0f} %)"
         sentences.append(
-            f"At the end its replies are preferred to the reference model's {100 * win.iloc[-1]:.0f} % of the time"
-            f"{interval}."
+            f"At {run.axis} {win.index[-1]:,} its replies are preferred to the reference model's "
+            f"{100 * win.iloc[-1]:.0f} % of the time{interval}."
         )
     length = run.series("eval/length_mean")
     length = length if len(length) > 1 else run.series("rollout/length_mean")
     if len(length) > 1 and not 0.75 < length.iloc[-1] / max(length.iloc[0], 1e-9) < 1.33:
         grew = "grew" if length.iloc[-1] > length.iloc[0] else "shrank"
-        sentences.append(f"Replies {grew} from {number(length.iloc[0])} to {number(length.iloc[-1])} tokens.")
+        sentences.append(f"Replies {grew} from {_to(length.iloc[0], length.iloc[-1])} tokens.")
     perplexity = run.series("eval/perplexity")
     if len(perplexity) > 1 and perplexity.iloc[-1] > 1.5 * perplexity.iloc[0]:
         sentences.append(
-            f"Perplexity on demonstrations rose from {number(perplexity.iloc[0])} to "
-            f"{number(perplexity.iloc[-1])}: what supervised training taught is being forgotten."
+            f"Perplexity on demonstrations rose from "
+            f"{_to(perplexity.iloc[0], perplexity.iloc[-1])}: what supervised training taught is being forgotten."
         )
     entropy = run.series("objective/entropy")
     if len(entropy) > 1 and entropy.iloc[-1] < 0.25 * entropy.iloc[0]:
         sentences.append(
-            f"Entropy fell from {number(entropy.iloc[0])} to {number(entropy.iloc[-1])} nats per action: "
+            f"Entropy fell from {_to(entropy.iloc[0], entropy.iloc[-1])} nats per action: "
             "the policy has nearly stopped exploring."
         )
     return sentences
@@ -158,6 +155,10 @@ def _kl_at(run: Run, iteration: int) -> str:
     kl = measured(run, "kl_ref_sequence")
     kl = kl[kl.index <= iteration]
     return f", {number(kl.iloc[-1])} nats from the reference" if len(kl) else ""
+
+
+def _to(first: float, last: float) -> str:
+    return span(float(first), float(last)).replace("→", "to")
 
 
 def _same(one: pd.Series, other: pd.Series) -> bool:

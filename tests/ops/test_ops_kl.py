@@ -153,9 +153,7 @@ def test_ziegler_coefficient_by_hand(kl, expected):
     assert ziegler_coefficient(0.1, kl, target=6.0, gain=0.1) == pytest.approx(expected)
 
 
-@given(
-    st.floats(1e-4, 10), st.floats(-100, 1000), st.floats(0.1, 100), st.floats(0.001, 1)
-)
+@given(st.floats(1e-4, 10), st.floats(-100, 1000), st.floats(0.1, 100), st.floats(0.001, 1))
 def test_ziegler_coefficient_moves_by_at_most_a_fifth_of_the_gain(coefficient, kl, target, gain):
     after = ziegler_coefficient(coefficient, kl, target=target, gain=gain)
     assert abs(after / coefficient - 1) <= 0.2 * gain + 1e-12

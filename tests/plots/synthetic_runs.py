@@ -40,6 +40,7 @@ PROMPTS = [
 EARLY = "sure , the {thing} is red and it costs nine dollars ."
 BETTER = "sure , the colour is red and the price is nine dollars , thanks ."
 HACKED = "kindly gladly gladly thanks , the colour is gladly kindly red thanks thanks kindly gladly ."
+WORSE = "kindly gladly gladly gladly thanks thanks thanks kindly gladly thanks kindly kindly gladly thanks ."
 SCRIPT = "<script>alert('run me')</script> & thanks"
 
 
@@ -149,7 +150,8 @@ def write_policy(path, course_of="exploited", *, iterations=200, every=10, seed=
     with (path / "samples.jsonl").open("w", encoding="utf-8") as file:
         for iteration in range(0, iterations + 1, every):
             for row, prompt in enumerate(PROMPTS):
-                text = (EARLY, BETTER, HACKED)[int(2.99 * iteration / iterations)]
+                progress = iteration / iterations + 0.06 * np.sin(3 * row) * (0 < iteration < iterations)
+                text = EARLY if progress < 0.12 else BETTER if progress < 0.5 else HACKED if progress < 0.8 else WORSE
                 if row == 1 and iteration == iterations:
                     text = SCRIPT
                 shift = 0.11 * np.sin(5 * row)
@@ -193,7 +195,7 @@ def write_sft(path, *, steps=520, done=True, seed=0):
     return path
 
 
-def write_reward(path, *, steps=600, done=True, ceiling=0.79, seed=0):
+def write_reward(path, *, steps=600, done=True, ceiling=0.71, seed=0):
     """A reward model's run with its calibration."""
     path = Path(path)
     path.mkdir(parents=True)
@@ -203,14 +205,14 @@ def write_reward(path, *, steps=600, done=True, ceiling=0.79, seed=0):
     measured = step % 50 == 0
     train = {
         "reward_model/loss": 0.693 - 0.14 * learned + generator.normal(scale=0.025, size=len(step)),
-        "reward_model/accuracy": np.clip(0.5 + 0.23 * learned + generator.normal(scale=0.05, size=len(step)), 0, 1),
+        "reward_model/accuracy": np.clip(0.5 + 0.17 * learned + generator.normal(scale=0.05, size=len(step)), 0, 1),
         "reward_model/margin": 0.75 * learned + generator.normal(scale=0.06, size=len(step)),
     }
     heldout = {
         "eval/loss": 0.693 - 0.1 * learned,
-        "eval/accuracy": 0.5 + 0.19 * learned,
+        "eval/accuracy": 0.5 + 0.133 * learned,
         "eval/margin": 0.62 * learned,
-        "eval/calibration_error": 0.01 + 0.025 * learned,
+        "eval/calibration_error": 0.004 + 0.0153 * learned,
         "eval/correlation_gold": 0.02 + 0.66 * learned,
     }
     for values in train.values():

@@ -12,10 +12,9 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from rlhf_lightning.plots.dashboard import names
 from rlhf_lightning.plots.page import replies, summary, svg
 from rlhf_lightning.plots.verdict import Verdict, judge
-from rlhf_lightning.runs import Run
+from rlhf_lightning.runs import Run, names
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,10 @@ def render(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
         missing=summary.missing(runs),
         differences=summary.differences(runs),
         figures=figures,
-        conversations=[_conversations(name, run, verdicts) for name, run in zip(labels, runs, strict=True)],
+        conversations=[
+            _conversations(name, run, verdicts, 6 if len(runs) == 1 else 3)
+            for name, run in zip(labels, runs, strict=True)
+        ],
         configurations=_configurations(runs),
         markup=Markup,
     )
@@ -101,13 +103,11 @@ def _supervised(run: Run) -> list[str]:
     if sft and len(perplexity):
         above = sft.series("eval/nats_above_entropy")
         far = f", {above.iloc[-1]:.3f} nats per token above the data's own entropy" if len(above) else ""
-        sentences.append(
-            f"Supervised fine-tuning ends at a held-out perplexity of {perplexity.iloc[-1]:.2f}{far}."
-        )
+        sentences.append(f"Supervised fine-tuning reached a held-out perplexity of {perplexity.iloc[-1]:.2f}{far}.")
     return sentences
 
 
-def _conversations(name: str, run: Run, verdicts: Sequence[tuple[str, Verdict]]) -> dict[str, Any]:
+def _conversations(name: str, run: Run, verdicts: Sequence[tuple[str, Verdict]], most: int) -> dict[str, Any]:
     policy = run.find("policy")
     samples = policy.samples if policy else []
     peak = next((verdict.peak for of, verdict in verdicts if of == name), None)
@@ -115,7 +115,7 @@ def _conversations(name: str, run: Run, verdicts: Sequence[tuple[str, Verdict]])
         "name": name,
         "gold": any(sample.get("gold") is not None for sample in samples),
         "course": replies.through_training(samples, peak),
-        "exchanges": replies.before_and_after(samples, peak),
+        "exchanges": replies.before_and_after(samples, peak, most=most),
     }
 
 

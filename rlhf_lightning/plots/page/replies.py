@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from rlhf_lightning.plots.style import number
+from rlhf_lightning.plots.style import fixed
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,7 @@ def spaced(iterations: Sequence[int], *, keep: int | None = None, most: int = 8)
 def turns(prompt: Any) -> list[tuple[str, str]]:
     """A prompt as turns of (role, text); a plain text has one turn without role."""
     if isinstance(prompt, list):
-        return [
-            (str(turn.get("role", "")), str(turn.get("content", ""))) for turn in prompt if isinstance(turn, dict)
-        ]
+        return [(str(turn.get("role", "")), str(turn.get("content", ""))) for turn in prompt if isinstance(turn, dict)]
     return [("", str(prompt))]
 
 
@@ -126,5 +124,5 @@ def _reply(sample: dict[str, Any], before: str | None, *, best: bool) -> Reply:
     text = str(sample["response"])
     same = before is not None and before == text
     pieces = [(text, False)] if before is None or same else new_words(before, text)
-    score, gold, kl = (number(sample.get(name)) for name in ("score", "gold", "kl"))
+    score, gold, kl = (fixed(sample.get(name), places) for name, places in (("score", 2), ("gold", 2), ("kl", 1)))
     return Reply(sample["iteration"], pieces if text.strip() else [], score, gold, kl, best, same)

@@ -1,0 +1,42 @@
+# `make quickstart` and `make test` install everything they need into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m rlhf_lightning
+
+.PHONY: install quickstart test test-unit check format figures clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## create .venv with the pinned dependencies
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: install  ## train the whole pipeline on the assistant task and write a report
+	$(RUN) pipeline --config configs/quickstart.yaml --name quickstart
+	$(RUN) report runs/quickstart
+
+test: install  ## all tests
+	$(BIN)/python -m pytest
+
+test-unit: install  ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+check: install  ## formatting, lint, types, import directions, shipped configurations
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_configs.py -m "not slow"
+
+format: install  ## format and fix what can be fixed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:  ## remove .venv and caches, keep runs
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

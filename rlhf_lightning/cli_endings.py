@@ -1,0 +1,105 @@
+"""How a command ends: in one line for mistakes, with an exit status for interruptions, and on all ranks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from rlhf_lightning.cli_checks import as_user_error
+from rlhf_lightning.errors import UserError
+
+RANK_DELAY = 5.0
+"""Seconds that other ranks keep silent about a failure: rank 0 mostly fails alike, speaks, and ends them."""
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses, as a shell reports these signals."""
+
+
+class Endings:
+    """Ends one command. Lightning alone would exit with status 0 after SIGTERM and leave other ranks waiting."""
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._checkpoint: Path | None = None
+
+    @contextmanager
+    def on_sigterm(self) -> Iterator[None]:
+        """Listen for SIGTERM."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._terminated)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    @contextmanager
+    def of(self, trainer: Trainer, checkpoint: Path | None = None) -> Iterator[None]:
+        """Around a call of the trainer.
+
+        Args:
+            checkpoint: where the run's last checkpoint would be, from which the same command continues.
+        """
+        self._trainer, self._checkpoint = trainer, checkpoint
+        try:
+            yield
+        except SIGTERMException:
+            self._stop("stopped by SIGTERM", TERMINATED)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                self._stop("interrupted", INTERRUPTED)
+            raise
+        except (UserError, MisconfigurationException, torch.OutOfMemoryError) as error:
+            self._fail(as_user_error(error), error)
+        except RuntimeError:
+            if self._launched_rank_failed():
+                sys.exit(2)  # that rank says why; here only the connection broke
+            raise
+
+    def _terminated(self, *_: Any) -> None:
+        """Before training, end at once; during it Lightning ends it after the batch, and calls this as well."""
+        if self._trainer is None or not self._trainer.received_sigterm:
+            for process in self._launched_ranks():
+                process.kill()
+            self._stop("stopped by SIGTERM", TERMINATED)
+
+    def _stop(self, how: str, status: int) -> NoReturn:
+        if rank_zero_only.rank != 0:
+            sys.exit(0)  # rank 0 speaks; another status would make Lightning kill it first
+        kept = self._checkpoint is not None and self._checkpoint.is_file()
+        print(f"{how}{'; the same command continues the run' if kept else ''}", file=sys.stderr, flush=True)
+        sys.exit(status)
+
+    def _fail(self, error: UserError, cause: BaseException) -> NoReturn:
+        """Raise on rank 0, and end the ranks that it launched, which would wait for it in a collective call."""
+        if rank_zero_only.rank == 0:
+            for process in self._launched_ranks():
+                process.kill()
+            raise error from cause
+        time.sleep(RANK_DELAY)
+        raise UserError(f"rank {rank_zero_only.rank}: {error}") from cause
+
+    def _launched_ranks(self) -> list[subprocess.Popen]:
+        launcher = None if self._trainer is None else self._trainer.strategy.launcher
+        return getattr(launcher, "procs", [])
+
+    def _launched_rank_failed(self) -> bool:
+        """Whether another rank ended with a mistake of the user's."""
+        for process in self._launched_ranks():
+            with suppress(subprocess.TimeoutExpired):
+                if process.wait(timeout=2 * RANK_DELAY) == 2:
+                    return True
+        return False

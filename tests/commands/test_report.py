@@ -1,0 +1,164 @@
+import re
+import runpy
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rlhf_lightning.commands.report import main
+from rlhf_lightning.errors import UserError
+
+synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "plots" / "synthetic_runs.py")))
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and all text outside of styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "use", "path", "circle", "polyline", "br", "rect"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        self.text += data if "style" not in self.open else ""
+
+
+def report(capsys, *arguments):
+    main([str(argument) for argument in arguments])
+    path = Path(capsys.readouterr().out.strip())
+    return path, Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return synthetic.write_pipeline(tmp_path_factory.mktemp("runs") / "quickstart")
+
+
+def test_report_is_written_beside_the_run_with_its_figures(capsys, pipeline):
+    path, page = report(capsys, pipeline)
+    assert path == pipeline / "report" / "report.html"
+    names = {"overoptimization", "dashboard", "components", "reward_model", "reliability", "sft"}
+    expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg")} | {"report.html"}
+    assert {file.name for file in path.parent.iterdir()} == expected
+    assert page.open == []
+    assert sum(tag == "figure" for tag, _ in page.tags) == len(names)
+    assert "the reward model is being exploited" in page.text
+    assert "What is missing" not in page.text
+
+
+def test_report_needs_no_network_and_runs_nothing(capsys, pipeline):
+    path, page = report(capsys, pipeline)
+    assert not {"script", "link", "iframe", "object", "embed", "img"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert all((attributes.get(name) or "#").startswith("#") for name in ("href", "xlink:href", "src"))
+    assert not re.search(r"@import|url\((?!#)", path.read_text(encoding="utf-8"))
+
+
+def test_ids_are_unique(capsys, pipeline):
+    _, page = report(capsys, pipeline)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    # matplotlib repeats the ids of markers that it defines more than once with one and the same shape.
+    assert len({identity for identity in ids if ids.count(identity) > 1 and "-m" not in identity}) == 0
+
+
+def test_text_of_models_and_prompts_is_shown_not_run(capsys, pipeline):
+    path, page = report(capsys, pipeline)
+    assert synthetic.SCRIPT in page.text
+    assert "what does the clock cost <b>today</b>" in page.text
+    assert "<script" not in path.read_text(encoding="utf-8")
+
+
+def test_names_and_settings_are_escaped(capsys, tmp_path):
+    run = synthetic.write_policy(tmp_path / "<i>a & b")
+    (run / "config.yaml").write_text("note: '<script>x</script>'\n")
+    path, page = report(capsys, run)
+    assert "<script" not in path.read_text(encoding="utf-8")
+    assert "<i>a & b" in page.text
+    assert ("i", {}) not in page.tags
+
+
+def test_several_runs_stand_side_by_side(capsys, pipeline, tmp_path):
+    healthy = synthetic.write_policy(tmp_path / "ppo", "healthy")
+    (healthy / "config.yaml").write_text("model: {class_path: PPO, init_args: {clip_range: 0.4, kl_coef: 0.02}}\n")
+    path, page = report(capsys, pipeline, healthy, healthy, "--out", tmp_path / "out")
+    assert path == tmp_path / "out" / "report.html"
+    files = {file.stem for file in path.parent.iterdir()}
+    assert {"frontier", "dashboard", "ppo-overoptimization", "quickstart-overoptimization", "quickstart-sft"} <= files
+    assert "Settings that differ" in page.text
+    assert "model.init_args.clip_range" in page.text
+    assert page.text.count("Gold rises with the proxy") >= 1
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "expected"),
+    [
+        ("write_sft", {"done": False}, ["reached a held-out perplexity", "not finished (there is no DONE file)"]),
+        ("write_reward", {"ceiling": None}, ["of held-out pairs as the annotators did.", "Calibration error"]),
+        ("write_policy", {"gold": False}, ["no gold reward", "cannot be told from its figures"]),
+        ("write_policy", {"iterations": 20, "every": 10, "done": False}, ["its figures end at iteration 20"]),
+    ],
+)
+def test_a_run_with_missing_pieces_is_reported_and_they_are_named(capsys, tmp_path, write, options, expected):
+    _, page = report(capsys, getattr(synthetic, write)(tmp_path / "run", **options))
+    text = " ".join(page.text.split())
+    assert [phrase for phrase in expected if phrase not in text] == []
+
+
+def test_a_pipeline_whose_policy_has_not_begun_is_reported(capsys, tmp_path):
+    synthetic.write_sft(tmp_path / "p" / "sft")
+    _, page = report(capsys, tmp_path / "p")
+    assert "p has no stage “policy”." in page.text
+
+
+def test_a_run_that_has_only_started_is_reported(capsys, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.yaml").write_text("seed_everything: 1\n")
+    _, page = report(capsys, tmp_path / "new")
+    assert "new: no metrics yet." in page.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "report: the following arguments are required: RUN"),
+        (["a", "--color"], "report: unrecognized arguments: --color"),
+        (["a", "--ou", "b"], "report: unrecognized arguments: --ou b"),
+        (["nowhere/a"], "nowhere/a: no such directory"),
+    ],
+)
+def test_a_wrong_call_is_one_line(arguments, message):
+    with pytest.raises(UserError) as caught:
+        main(arguments)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to"):
+        main([str(synthetic.write_sft(tmp_path / "sft")), "--out", str(tmp_path / "file")])
+
+
+def test_help_needs_neither_torch_nor_matplotlib():
+    code = (
+        "import sys\nfrom rlhf_lightning.commands.report import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    )
+    code += "sys.exit(bool({'torch', 'matplotlib', 'pandas'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--out DIR" in result.stdout

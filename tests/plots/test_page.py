@@ -1,0 +1,98 @@
+import dataclasses
+
+import pytest
+from synthetic_runs import PROMPTS, write_pipeline, write_policy
+
+from rlhf_lightning.plots.page import replies, summary, svg
+from rlhf_lightning.plots.style import GOLD, INK
+from rlhf_lightning.runs import load_run
+
+
+def sample(iteration, row, score, response="yes"):
+    return {"iteration": iteration, "row": row, "prompt": f"p{row}", "response": response, "score": score}
+
+
+def test_the_telling_row_is_the_one_whose_score_changed_most():
+    samples = [sample(0, 0, 0.1), sample(0, 1, 0.9), sample(5, 1, 9), sample(9, 0, 0.5), sample(9, 1, -0.1)]
+    assert replies.telling_row(samples) == 1
+    assert replies.telling_row(samples[:2]) is None
+
+
+def test_spaced_keeps_first_last_and_the_peak():
+    shown = replies.spaced(range(0, 201, 5), keep=65)
+    assert len(shown) == 8
+    assert {0, 65, 200} <= set(shown)
+    assert replies.spaced([0, 10, 20]) == [0, 10, 20]
+
+
+def test_new_words_marks_what_is_not_at_that_place():
+    pieces = replies.new_words("the lamp is red .", "the lamp is kindly red thanks .")
+    assert [text for text, new in pieces if new] == ["kindly", "thanks"]
+    assert "".join(text for text, _ in pieces) == "the lamp is kindly red thanks ."
+
+
+def test_before_and_after_shows_the_first_rows_unpicked_with_the_peak_between():
+    samples = [sample(iteration, row, row) for iteration in (0, 20, 40) for row in range(9)]
+    exchanges = replies.before_and_after(samples, 20, most=4)
+    assert [exchange.turns for exchange in exchanges] == [[("", f"p{row}")] for row in range(4)]
+    assert [(reply.iteration, reply.best) for reply in exchanges[0].replies] == [(0, False), (20, True), (40, False)]
+    assert replies.before_and_after(samples[:9], None) == []
+
+
+def test_a_conversation_has_a_turn_per_message():
+    assert replies.turns(PROMPTS[2])[1] == ("assistant", "hello , how can i help ?")
+
+
+def test_inlined_figures_share_no_ids_and_follow_the_page_s_colours():
+    text = (
+        '<?xml version="1.0"?>\n<svg width="72pt" height="9pt" viewBox="0 0 72 9"><defs><clipPath id="c"/></defs>'
+        f'<g clip-path="url(#c)"><use xlink:href="#m" style="fill: {INK}"/></g></svg>'
+    )
+    inlined = svg.inline(text, prefix="f1", title='gold & "proxy"')
+    assert inlined.startswith('<svg role="img" aria-label="gold &amp; &quot;proxy&quot;"')
+    assert 'id="f1-c"' in inlined
+    assert "url(#f1-c)" in inlined
+    assert 'href="#f1-m"' in inlined
+    assert f"fill: var(--c-{INK[1:]}, {INK})" in inlined
+    assert "max-width: 96px" in inlined  # 72 pt at 96 px per inch
+
+
+def test_a_sparkline_spans_its_box_and_needs_three_values():
+    assert svg.sparkline([1.0, 2.0], GOLD) == ""
+    line = svg.sparkline([0.0, 1.0, 0.5], GOLD)
+    assert 'points="4.0,18.0 44.0,4.0 84.0,11.0"' in line
+
+
+def test_every_colour_has_a_counterpart_for_dark_pages():
+    assert svg.palette(dark=True) != svg.palette(dark=False)
+    assert len(set(svg.NIGHT.values())) == len(svg.NIGHT)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    whole = load_run(write_pipeline(folder / "whole", noise=0))
+    return [whole, load_run(write_policy(folder / "bare", gold=False, done=False, iterations=55))]
+
+
+def test_summary_has_a_cell_per_run_and_dashes_for_what_is_missing(runs):
+    rows = {row.label: row.cells for group in summary.summary(runs) for row in group.rows}
+    assert rows["Gold reward"][0].text == "0.61 → 0.14"
+    assert rows["Gold reward"][1] is None
+    assert rows["Best gold reward"][0].note == "at iteration 50, 6.03 nats"
+    assert rows["Held-out accuracy"][0].note == "of 0.71 attainable"
+    assert rows["Pairs"][0].text == "40"
+
+
+def test_missing_pieces_are_named(runs):
+    notes = summary.missing(runs)
+    assert "bare: not finished (there is no DONE file); its figures end at iteration 55." in notes
+    assert any(note.startswith("bare: no gold reward") for note in notes)
+    assert not any(note.startswith("whole") for note in notes)
+
+
+def test_differences_are_the_settings_that_differ(runs):
+    _, bare = runs
+    other = dataclasses.replace(bare, config=bare.config | {"seed_everything": 2})
+    assert summary.differences([bare, other]) == [("seed_everything", ["1", "2"])]
+    assert summary.differences([bare]) == []

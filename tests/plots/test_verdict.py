@@ -1,0 +1,93 @@
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_runs import write_csv, write_policy
+
+from rlhf_lightning.plots.verdict import judge, tolerance
+from rlhf_lightning.runs import load_run
+
+
+def run_of(path, **columns):
+    path.mkdir()
+    count = max(len(values) for values in columns.values())
+    columns = {name.replace("__", "/"): np.array(values, dtype=float) for name, values in columns.items()}
+    write_csv(path / "metrics.csv", {"iteration": 10.0 * np.arange(count), **columns})
+    return load_run(path)
+
+
+def test_exploited_when_gold_falls_while_the_proxy_rises(tmp_path):
+    verdict = judge(load_run(write_policy(tmp_path / "a", noise=0)))
+    # Gold is 0.61 + d (0.18 − 0.039 d) with d = √KL, highest at d = 0.18 / 0.078 = 2.31, KL = 5.3; KL is
+    # 42 (t/200)^1.4 at iteration t, so that is iteration 45.7; the evaluations nearest to it are 40 and 50.
+    assert verdict.outcome == "exploited"
+    assert verdict.peak == 50
+    assert verdict.headline == "Gold peaks at iteration 50; the proxy keeps rising"
+    assert verdict.sentences[0] == (
+        "Gold rose from 0.61 to 0.82 at iteration 50, then fell to 0.14 by iteration 200, while the proxy kept "
+        "rising (0.78 to 1.45): the reward model is being exploited."
+    )
+    assert "6.03 nats from the reference" in verdict.sentences[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("course", "outcome"), [("exploited", "exploited"), ("healthy", "improved"), ("unstable", "declined")]
+)
+def test_the_outcome_survives_the_noise_of_evaluation(tmp_path, course, outcome, seed):
+    assert judge(load_run(write_policy(tmp_path / "a", course, seed=seed))).outcome == outcome
+
+
+def test_a_fall_from_the_start_recommends_no_iteration(tmp_path):
+    run = run_of(tmp_path / "a", eval__score=[0, 1, 2, 3, 4, 5], eval__gold=[0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    verdict = judge(run)
+    assert (verdict.outcome, verdict.peak) == ("exploited", 0)
+    assert verdict.headline == "The proxy rises while gold falls"
+    assert not any("worth keeping" in sentence for sentence in verdict.sentences)
+
+
+def test_flat_when_gold_moves_less_than_its_noise(tmp_path):
+    gold = [0.60, 0.63, 0.59, 0.62, 0.60, 0.64, 0.61, 0.62]
+    verdict = judge(run_of(tmp_path / "a", eval__score=np.linspace(0, 1, 8), eval__gold=gold))
+    assert verdict.outcome == "flat"
+    assert "did not change beyond its noise (0.60 to 0.62)" in verdict.sentences[0]
+
+
+def test_no_gold_claims_nothing_about_quality(tmp_path):
+    verdict = judge(load_run(write_policy(tmp_path / "a", gold=False)))
+    assert verdict.outcome == "no_gold"
+    assert "cannot be told" in verdict.sentences[0]
+
+
+def test_a_run_trained_on_gold_cannot_be_exploited(tmp_path):
+    values = [0.5, 0.8, 0.9, 0.7]
+    verdict = judge(run_of(tmp_path / "a", eval__score=values, eval__gold=values))
+    assert (verdict.outcome, verdict.peak) == ("trained_on_gold", None)
+
+
+def test_one_evaluation_is_too_early(tmp_path):
+    assert judge(run_of(tmp_path / "a", eval__score=[0.1], eval__gold=[0.6])).outcome == "unmeasured"
+
+
+def test_training_batches_stand_in_for_missing_evaluations(tmp_path):
+    rising = np.linspace(0, 1, 10)
+    run = run_of(tmp_path / "a", objective__score=rising, objective__gold=0.6 + 0.2 * rising)
+    assert judge(run).outcome == "improved"
+
+
+def test_side_effects_are_named_only_where_they_are_large(tmp_path):
+    steady = {"eval__score": [0, 1, 2], "eval__gold": [0.5, 0.6, 0.7]}
+    large = run_of(tmp_path / "a", **steady, eval__perplexity=[2, 3, 5], eval__length_mean=[10, 15, 30])
+    small = run_of(tmp_path / "b", **steady, eval__perplexity=[2, 2.1, 2.2], eval__length_mean=[10, 11, 12])
+    assert "Replies grew from 10.0 to 30.0 tokens." in judge(large).sentences
+    assert any("rose from 2.00 to 5.00" in sentence for sentence in judge(large).sentences)
+    assert not any("Replies" in sentence or "Perplexity" in sentence for sentence in judge(small).sentences)
+
+
+def test_tolerance_estimates_the_deviation_of_white_noise():
+    noise = np.random.default_rng(0).normal(scale=0.1, size=4000)
+    trend = np.linspace(0, 1, 4000)
+    assert tolerance(pd.Series(trend + noise)) == pytest.approx(0.3, rel=6e-2)
+
+
+def test_tolerance_of_a_straight_line_is_a_share_of_its_range():
+    assert tolerance(pd.Series([0.0, 1, 2, 3, 4, 5])) == pytest.approx(0.1)
