@@ -155,7 +155,7 @@ class CommandLine(LightningCLI):
         except ParseError as error:
             options = [action.dest for action in self._parser(self.command)._actions]
             configs = {str(path): read_config(find_config(path)) for path in checks.given_configs(args)}
-            raise UserError(one_line(error.message, options=options, configs=configs)) from error
+            raise UserError(one_line(error.message, options=options, configs=configs, argv=args)) from error
 
     @override
     def _set_seed(self) -> None:
@@ -239,13 +239,18 @@ class CommandLine(LightningCLI):
         with self._cleaning_up(), self.endings.of(self.trainer, self.directory / LAST_CHECKPOINT):
             self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
             if self.writer is not None and not self.writer.started:
-                # the checkpoint was that of the last iteration: only the export and the mark were missing
-                for callback in self.trainer.callbacks:
-                    if isinstance(callback, Export):
-                        callback.on_train_end(self.trainer, self.model)
+                self._complete()
         if self.writer is not None:
             self.writer.finish()
             print(f"{self.directory}: done", flush=True)
+
+    def _complete(self) -> None:
+        """Make up for what is missing when the checkpoint was already that of the end: the export."""
+        if self.plan is None or self.plan.resume_from is None:
+            raise UserError("there was nothing to train: the trainer's limits allow no step")
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Export):
+                callback.on_train_end(self.trainer, self.model)
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate a checkpoint, by default the run's own."""

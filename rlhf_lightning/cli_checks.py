@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
 import itertools
 import logging
 import os
 import pkgutil
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
+from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.algorithm import PolicyAlgorithm
 from rlhf_lightning.errors import UserError
@@ -23,9 +27,9 @@ _COMPONENTS = ("algorithms", "data", "rewards", "tasks", "models", "callbacks")
 """Packages whose classes a configuration may name by their short names."""
 
 _TRAINER_INSTEAD = {
-    "gradient_clip_val": "model.init_args.optimization.init_args.max_grad_norm",
-    "gradient_clip_algorithm": "model.init_args.optimization.init_args.max_grad_norm",
-    "accumulate_grad_batches": "model.init_args.optimization.init_args.microbatch_size",
+    "gradient_clip_val": "model.init_args.optimization.max_grad_norm",
+    "gradient_clip_algorithm": "model.init_args.optimization.max_grad_norm",
+    "accumulate_grad_batches": "model.init_args.optimization.microbatch_size",
     "default_root_dir": "--runs_dir and --name",
 }
 """Trainer arguments that would do nothing or harm here, and what to give instead."""
@@ -46,6 +50,9 @@ def import_components() -> None:
         package = importlib.import_module(f"rlhf_lightning.{name}")
         for module in pkgutil.walk_packages(package.__path__, prefix=f"{package.__name__}."):
             importlib.import_module(module.name)
+    # jsonargparse takes a dataclass as it is; ours may be given as one of its subclasses, by class_path
+    families = [cls for cls in _classes() if dataclasses.is_dataclass(cls) and cls.__subclasses__()]
+    set_parsing_settings(subclasses_enabled=families)
 
 
 def quiet_libraries() -> None:
@@ -54,6 +61,7 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=f"(?s).*{message}.*")
+    transformers_logging.disable_progress_bar()
 
 
 def given_configs(argv: Sequence[str]) -> list[str]:
@@ -91,7 +99,8 @@ def check_trainer(config: Namespace, command: str) -> None:
     trainer, model = config.trainer, _class(config.model.class_path)
     ours = issubclass(model, SyncedModule)
     for key, instead in _TRAINER_INSTEAD.items():
-        if trainer.get(key) not in (None, 1) and (ours or key == "default_root_dir"):
+        default = 1 if key == "accumulate_grad_batches" else None
+        if trainer.get(key) != default and (ours or key == "default_root_dir"):
             raise UserError(f"trainer.{key} has no effect here; give {instead}")
     if command != "fit" or trainer.fast_dev_run:
         return
@@ -129,9 +138,11 @@ def as_list(value: Any) -> list[Any]:
 
 def as_user_error(error: BaseException) -> UserError:
     """One line for what a class or the trainer refused."""
-    cause = error.__cause__
-    if isinstance(error, UserError) or isinstance(cause, UserError):
-        return error if isinstance(error, UserError) else cause
+    cause: BaseException | None = error
+    while cause is not None:  # jsonargparse wraps what a class raises
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if type(error).__name__ == "OutOfMemoryError":
         return UserError(f"{lines[0].split(' If reserved')[0]}; a smaller microbatch_size needs less memory")
@@ -148,6 +159,12 @@ def trainer_error(error: BaseException, trainer: Mapping[str, Any]) -> UserError
     keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
     given = ", ".join(f"trainer.{key} {trainer[key]}" for key in keys if trainer[key] not in (None, "auto"))
     return UserError(f"trainer: {line} ({given})")
+
+
+def _classes() -> list[type]:
+    """Every class of the package that is imported."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("rlhf_lightning.")]
+    return [cls for m in modules for _, cls in inspect.getmembers(m, inspect.isclass) if cls.__module__ == m.__name__]
 
 
 def _class(path: str) -> Any:

@@ -64,8 +64,10 @@ class Endings:
             raise
         except (UserError, MisconfigurationException, torch.OutOfMemoryError) as error:
             self._fail(as_user_error(error), error)
-        except RuntimeError:
-            if self._launched_rank_failed():
+        except Exception as error:
+            if type(error).__module__.startswith("wandb."):
+                self._fail(UserError(f"W&B: {error}; WANDB_MODE=offline needs no account"), error)
+            if isinstance(error, RuntimeError) and self._launched_rank_failed():
                 sys.exit(2)  # that rank says why; here only the connection broke
             raise
 

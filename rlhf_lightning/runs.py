@@ -60,13 +60,13 @@ class Run:
     def kind(self) -> str:
         """What was trained: ``policy``, ``reward``, ``sft``, ``pairs``, ``pipeline`` or ``unknown``."""
         groups = {str(column).partition("/")[0] for column in self.metrics.columns}
-        if groups & {"objective", "policy"}:
+        if "objective" in groups:
             return "policy"
         if "reward_model" in groups:
             return "reward"
         if "sft" in groups:
             return "sft"
-        if {"eval/score", "eval/gold"} & set(self.metrics.columns):
+        if "policy" in groups or {"eval/score", "eval/gold"} & set(self.metrics.columns):
             return "policy"
         if self.stages:
             return "pipeline"
@@ -101,9 +101,11 @@ def load_run(path: str | Path) -> Run:
         expected = f"metrics.csv, config.yaml or a pipeline's stages ({', '.join(STAGES)})"
         raise UserError(f"{path} is not a run: expected {expected} in it; {_runs_in(path, 'runs in it')}")
     done = (path / "DONE").exists()
-    stages = {stage: load_run(path / stage) for stage in STAGES if _has_marks(path / stage)}
     resolved = path.resolve()
-    is_stage = resolved.name in STAGES and resolved.parent.name
+    is_stage = (path / "stage.json").exists()  # the pipeline's note in each of its stages
+    stages = {stage: load_run(path / stage) for stage in STAGES if _has_marks(path / stage)}
+    for stage, run in stages.items():
+        run.name = f"{resolved.name}/{stage}"
     return Run(
         path=path,
         name=f"{resolved.parent.name}/{resolved.name}" if is_stage else resolved.name,

@@ -165,7 +165,7 @@ def test_a_pipeline_is_done_only_when_its_policy_is(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "kind"),
     [
-        ("step,sft/loss,eval/loss", "sft"),
+        ("step,sft/loss,policy/grad_norm,eval/loss", "sft"),
         ("step,reward_model/loss,eval/accuracy", "reward"),
         ("iteration,objective/score", "policy"),
         ("step,dpo/loss,eval/gold", "policy"),
@@ -187,9 +187,10 @@ def test_names_tell_runs_apart(tmp_path):
     runs = [load_run(write_run(tmp_path / folder / "ppo")) for folder in ("a", "b")]
     assert names(runs) == ["a/ppo", "b/ppo"]
     assert names(runs[:1]) == ["ppo"]
-    stages = [load_run(write_run(tmp_path / folder / "policy")) for folder in ("c", "d")]
+    stages = [load_run(write_run(tmp_path / folder / "policy", stage__json="{}")) for folder in ("c", "d")]
     assert names(stages) == ["c", "d"]
     assert names(stages[:1]) == ["c/policy"]
+    assert load_run(write_run(tmp_path / "sft")).name == "sft"
 
 
 def test_runs_are_read_without_torch():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rlhf_lightning.errors import UserError
 
@@ -17,36 +16,26 @@ if TYPE_CHECKING:
     from rlhf_lightning.runs import Run
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"report: {message}")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    arguments = _Parser(
-        prog="python -m rlhf_lightning report",
-        description="Write a report of one run, or of several side by side: one HTML file that needs no network, "
-        "and its figures as PNG and SVG beside it.",
-        allow_abbrev=False,
-    )
-    arguments.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run directory (runs/NAME), a pipeline's, or one of its stages"
-    )
-    arguments.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the first run)")
-    return arguments
+HELP = "write a report of one run, or of several side by side: one HTML file, its figures beside it as PNG and SVG"
+EXAMPLE = "report runs/quickstart"
 
 
 def main(argv: list[str]) -> None:
-    """Read the runs, draw, write, and print the path of the page."""
-    arguments = parser().parse_args(argv)
+    """Run the command."""
+    from rlhf_lightning.commands.parser import LineParser
+
+    parser = LineParser("report", HELP, EXAMPLE)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run directory, a pipeline's directory, or one of its stages"
+    )
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the first run)")
+    arguments = parser.parse(argv)
+
     from rlhf_lightning.runs import load_run
 
     once = {Path(path).resolve(): Path(path) for path in arguments.runs}
     runs = [load_run(path) for path in once.values()]
-    print(write_report(runs, Path(arguments.out) if arguments.out else runs[0].path / "report"))
+    print(write_report(runs, arguments.out or runs[0].path / "report"))
 
 
 def write_report(runs: Sequence[Run], out: str | Path) -> Path:

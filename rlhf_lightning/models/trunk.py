@@ -34,14 +34,23 @@ def hidden_states(
 ) -> Float[Tensor, "B S H"]:
     """Last hidden states over prompt and response, S = P + T.
 
-    Position P − 1 + t has seen everything before action t, position P + t has seen action t too.
+    Position P − 1 + t has seen everything before action t, position P + t has seen action t too. What stands at
+    padding means nothing.
+
+    The model itself sees each row without padding before or inside it: a causal model needs no mask then, and no
+    position attends to padding alone.
     """
     mask = torch.cat([context.attention_mask, action_mask], dim=1)
     ids = torch.cat([context.input_ids, torch.where(action_mask, actions, 0)], dim=1)
+    width = int(mask.sum(-1).max())
+    real_first = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
     outputs = model.base_model(
-        input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
+        input_ids=ids.gather(1, real_first),
+        position_ids=torch.arange(width, device=ids.device).expand(len(ids), -1),
+        use_cache=False,
     )
-    return outputs.last_hidden_state
+    hidden = outputs.last_hidden_state
+    return hidden.gather(1, position_ids(mask)[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
 def language_head(model: PreTrainedModel) -> Head:

@@ -96,7 +96,7 @@ def _levels(axes: Axes, measured: dict) -> None:
 
 def _counts(axes: Axes, bins: list[dict]) -> None:
     stated = np.array([entry["confidence"] for entry in bins])
-    width = 0.8 * float(np.min(np.diff(stated))) if len(stated) > 1 else 0.04
+    width = min(0.04, 0.8 * float(np.median(np.diff(stated)))) if len(stated) > 1 else 0.04
     count = [entry["count"] for entry in bins]
     axes.bar(stated, count, width=width, color=TRAIN, alpha=0.75)
     axes.set_ylim(0, 1.25 * max(count))

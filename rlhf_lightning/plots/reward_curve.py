@@ -59,7 +59,7 @@ def reward_curve(run: Run) -> Figure:
     ]
     if found is None or not shown:
         raise UserError(f"{run.path}: no reward model's run with metrics in it")
-    figure, axes = panels.sheet(len(shown), columns=3, size=(2.75, 2.0), gap=(1.0, 0.95), right=0.95)
+    figure, axes = panels.sheet(len(shown), columns=3, size=(2.75, 2.0), gap=(1.15, 0.95), right=0.95)
     panels.heading(figure, _headline(found), run.name)
     ceiling = (found.reliability or {}).get("ceiling")
     last = float(found.metrics[found.axis].max())

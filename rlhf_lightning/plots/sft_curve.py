@@ -30,7 +30,7 @@ def sft_curve(run: Run) -> Figure:
     shown = [panel for panel in _PANELS if found and any(len(found.series(name)) for name in panel[2:] if name)]
     if found is None or not shown:
         raise UserError(f"{run.path}: no supervised run with metrics in it")
-    figure, axes = panels.sheet(len(shown), columns=3, size=(2.75, 2.1), gap=(1.0, 0.8), right=0.95)
+    figure, axes = panels.sheet(len(shown), columns=3, size=(2.75, 2.1), gap=(1.15, 0.8), right=0.95)
     panels.heading(figure, _headline(found), run.name)
     last = float(found.metrics[found.axis].max())
     for place, (title, unit, train, held_out) in zip(axes, shown, strict=True):

@@ -112,7 +112,7 @@ def _on_gold(run: Run, gold: pd.Series) -> tuple[str, list[str], int | None]:
 
 def _without_gold(run: Run, score: pd.Series) -> tuple[str, list[str], int | None]:
     change = score.iloc[-1] - score.iloc[0]
-    moved = "rose" if change > tolerance(score) else "fell" if -change > tolerance(score) else "stayed"
+    moved = "rose" if change > tolerance(score) else "fell" if -change > tolerance(score) else "stayed where it was"
     text = (
         f"The proxy {moved} ({_to(score.iloc[0], score.iloc[-1])}). This run has no gold reward, so "
         "whether replies became better cannot be told from its figures: read them."
@@ -127,8 +127,9 @@ def _side_effects(run: Run) -> list[str]:
         interval = ""
         if len(low) and len(high):
             interval = f" (95 % interval {100 * low.iloc[-1]:.0f}–{100 * high.iloc[-1]:.0f} %)"
+        judge_of_wins = "gold" if len(measured(run, "gold")) else "the proxy"
         sentences.append(
-            f"At {run.axis} {win.index[-1]:,} its replies are preferred to the reference model's "
+            f"At {run.axis} {win.index[-1]:,} {judge_of_wins} prefers its replies to the reference model's "
             f"{100 * win.iloc[-1]:.0f} % of the time{interval}."
         )
     length = run.series("eval/length_mean")

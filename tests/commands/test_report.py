@@ -45,46 +45,48 @@ def report(capsys, *arguments):
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    return synthetic.write_pipeline(tmp_path_factory.mktemp("runs") / "quickstart")
+    """The report of a whole pipeline, written once."""
+    run = synthetic.write_pipeline(tmp_path_factory.mktemp("runs") / "quickstart")
+    main([str(run)])
+    path = run / "report" / "report.html"
+    return SimpleNamespace(run=run, path=path, page=Page(path.read_text(encoding="utf-8")))
 
 
-def test_report_is_written_beside_the_run_with_its_figures(capsys, pipeline):
-    path, page = report(capsys, pipeline)
-    assert path == pipeline / "report" / "report.html"
+def test_report_is_written_beside_the_run_with_its_figures(pipeline):
     names = {"overoptimization", "dashboard", "components", "reward_model", "reliability", "sft"}
     expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg")} | {"report.html"}
-    assert {file.name for file in path.parent.iterdir()} == expected
-    assert page.open == []
-    assert sum(tag == "figure" for tag, _ in page.tags) == len(names)
-    assert "the reward model is being exploited" in page.text
-    assert "What is missing" not in page.text
+    assert {file.name for file in pipeline.path.parent.iterdir()} == expected
+    assert pipeline.page.open == []
+    assert sum(tag == "figure" for tag, _ in pipeline.page.tags) == len(names)
+    assert "the reward model is being exploited" in pipeline.page.text
+    assert "What is missing" not in pipeline.page.text
 
 
-def test_report_needs_no_network_and_runs_nothing(capsys, pipeline):
-    path, page = report(capsys, pipeline)
-    assert not {"script", "link", "iframe", "object", "embed", "img"} & {tag for tag, _ in page.tags}
-    for _, attributes in page.tags:
+def test_report_needs_no_network_and_runs_nothing(pipeline):
+    tags = pipeline.page.tags
+    assert not {"script", "link", "iframe", "object", "embed", "img"} & {tag for tag, _ in tags}
+    for _, attributes in tags:
         assert not [name for name in attributes if name.startswith("on")]
         assert all((attributes.get(name) or "#").startswith("#") for name in ("href", "xlink:href", "src"))
-    assert not re.search(r"@import|url\((?!#)", path.read_text(encoding="utf-8"))
+    assert not re.search(r"@import|url\((?!#)", pipeline.path.read_text(encoding="utf-8"))
 
 
-def test_ids_are_unique(capsys, pipeline):
-    _, page = report(capsys, pipeline)
-    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    # matplotlib repeats the ids of markers that it defines more than once with one and the same shape.
-    assert len({identity for identity in ids if ids.count(identity) > 1 and "-m" not in identity}) == 0
+def test_text_of_models_and_prompts_is_shown_not_run(pipeline):
+    assert synthetic.SCRIPT in pipeline.page.text
+    assert "what does the clock cost <b>today</b>" in pipeline.page.text
+    assert "<script" not in pipeline.path.read_text(encoding="utf-8")
 
 
-def test_text_of_models_and_prompts_is_shown_not_run(capsys, pipeline):
-    path, page = report(capsys, pipeline)
-    assert synthetic.SCRIPT in page.text
-    assert "what does the clock cost <b>today</b>" in page.text
-    assert "<script" not in path.read_text(encoding="utf-8")
+def test_no_id_names_two_things(pipeline):
+    text = pipeline.path.read_text(encoding="utf-8")
+    ids = [attributes["id"] for _, attributes in pipeline.page.tags if "id" in attributes]
+    repeated = {identity for identity in ids if ids.count(identity) > 1}
+    for identity in repeated:  # A marker may be defined twice, but only with one and the same shape.
+        assert len(set(re.findall(rf'<path id="{re.escape(identity)}" (d="[^"]+")', text))) == 1
 
 
 def test_names_and_settings_are_escaped(capsys, tmp_path):
-    run = synthetic.write_policy(tmp_path / "<i>a & b")
+    run = synthetic.write_sft(tmp_path / "<i>a & b")
     (run / "config.yaml").write_text("note: '<script>x</script>'\n")
     path, page = report(capsys, run)
     assert "<script" not in path.read_text(encoding="utf-8")
@@ -92,13 +94,14 @@ def test_names_and_settings_are_escaped(capsys, tmp_path):
     assert ("i", {}) not in page.tags
 
 
-def test_several_runs_stand_side_by_side(capsys, pipeline, tmp_path):
-    healthy = synthetic.write_policy(tmp_path / "ppo", "healthy")
+def test_several_runs_stand_side_by_side(capsys, tmp_path):
+    exploited = synthetic.write_policy(tmp_path / "rloo", iterations=60)
+    healthy = synthetic.write_policy(tmp_path / "ppo", "healthy", iterations=60)
     (healthy / "config.yaml").write_text("model: {class_path: PPO, init_args: {clip_range: 0.4, kl_coef: 0.02}}\n")
-    path, page = report(capsys, pipeline, healthy, healthy, "--out", tmp_path / "out")
+    path, page = report(capsys, exploited, healthy, healthy, "--out", tmp_path / "out")
     assert path == tmp_path / "out" / "report.html"
     files = {file.stem for file in path.parent.iterdir()}
-    assert {"frontier", "dashboard", "ppo-overoptimization", "quickstart-overoptimization", "quickstart-sft"} <= files
+    assert {"frontier", "dashboard", "ppo-overoptimization", "rloo-overoptimization"} <= files
     assert "Settings that differ" in page.text
     assert "model.init_args.clip_range" in page.text
     assert page.text.count("Gold rises with the proxy") >= 1
@@ -109,8 +112,11 @@ def test_several_runs_stand_side_by_side(capsys, pipeline, tmp_path):
     [
         ("write_sft", {"done": False}, ["reached a held-out perplexity", "not finished (there is no DONE file)"]),
         ("write_reward", {"ceiling": None}, ["of held-out pairs as the annotators did.", "Calibration error"]),
-        ("write_policy", {"gold": False}, ["no gold reward", "cannot be told from its figures"]),
-        ("write_policy", {"iterations": 20, "every": 10, "done": False}, ["its figures end at iteration 20"]),
+        (
+            "write_policy",
+            {"gold": False, "iterations": 20, "done": False},
+            ["no gold reward", "cannot be told from its figures", "its figures end at iteration 20"],
+        ),
     ],
 )
 def test_a_run_with_missing_pieces_is_reported_and_they_are_named(capsys, tmp_path, write, options, expected):
@@ -135,9 +141,9 @@ def test_a_run_that_has_only_started_is_reported(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "report: the following arguments are required: RUN"),
-        (["a", "--color"], "report: unrecognized arguments: --color"),
-        (["a", "--ou", "b"], "report: unrecognized arguments: --ou b"),
+        ([], "the following arguments are required: RUN"),
+        (["a", "--color"], "unrecognized arguments: --color"),
+        (["a", "--ou", "b"], "unrecognized arguments: --ou b"),
         (["nowhere/a"], "nowhere/a: no such directory"),
     ],
 )

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -113,13 +113,13 @@ def test_row_keys_of_different_components_differ():
     keys = torch.cat(
         [
             fold(keys_of(20, seed=seed, stream=stream, iteration=iteration), step)
-            for seed in range(6)
-            for stream in range(6)
-            for iteration in range(6)
-            for step in range(6)
+            for seed in range(4)
+            for stream in range(4)
+            for iteration in range(4)
+            for step in range(4)
         ]
     )
-    assert len(keys.unique()) == len(keys) == 6**4 * 20
+    assert len(keys.unique()) == len(keys) == 4**4 * 20
 
 
 def test_row_keys_of_no_rows():
@@ -174,7 +174,8 @@ def test_gumbel_has_the_moments_and_the_distribution_of_gumbel():
     assert stats.kstest(noise, "gumbel_r").pvalue > 0.01
 
 
-@given(seed=int64s, rows=st.lists(st.integers(0, 10**9), min_size=1, max_size=8), size=st.integers(1, 70))
+@settings(max_examples=20)
+@given(seed=int64s, rows=st.lists(st.integers(0, 10**9), min_size=1, max_size=6), size=st.integers(1, 70))
 def test_gumbel_does_not_depend_on_the_batch_or_the_vocabulary(seed, rows, size):
     whole = gumbel(keys_of(torch.tensor(rows), seed=seed), size=size)
     for i, row in enumerate(rows):
@@ -272,8 +273,8 @@ def test_permutation_changes_with_every_component(what):
 
 
 def test_permutation_takes_every_order_equally_often():
-    # 24 orders of 4 rows, 100 expected of each
-    orders = [tuple(permutation(seed=1, stream=0, iteration=k, size=4).tolist()) for k in range(2400)]
+    # 24 orders of 4 rows, 20 expected of each
+    orders = [tuple(permutation(seed=1, stream=0, iteration=k, size=4).tolist()) for k in range(480)]
     counts = [orders.count(order) for order in sorted(set(orders))]
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 0.01
@@ -281,8 +282,8 @@ def test_permutation_takes_every_order_equally_often():
 
 def test_permutation_puts_every_row_everywhere_equally_often():
     places = np.zeros((12, 12))
-    for k in range(1200):
+    for k in range(400):
         places[permutation(seed=2, stream=0, iteration=k, size=12).numpy(), np.arange(12)] += 1
-    # each row and column of the table adds up to 1200: 11² degrees of freedom
-    statistic = ((places - 100) ** 2 / 100).sum()
+    # each row and column of the table adds up to 400: 11² degrees of freedom
+    statistic = ((places - 400 / 12) ** 2 / (400 / 12)).sum()
     assert stats.chi2.sf(statistic, 121) > 0.01

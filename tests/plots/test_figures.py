@@ -44,26 +44,24 @@ def colored_lines(axes, color):
 def overlapping_texts(figure):
     """Pairs of visible texts whose boxes intersect, and texts that leave the figure."""
     FigureCanvasAgg(figure).draw()
+    hidden = {text for axes in figure.axes for text in undrawn_tick_labels(axes)}
     found = figure.findobj(lambda artist: isinstance(artist, mpl.text.Text) and artist.get_text().strip())
-    boxes = [(text.get_text(), text.get_window_extent()) for text in found if visible(text)]
+    texts = [text for text in found if text.get_visible() and text not in hidden]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
     pairs = [(one, two) for (one, a), (two, b) in itertools.combinations(boxes, 2) if intersect(a, b)]
-    edge = figure.bbox
-    outside = [
-        name for name, box in boxes if box.x0 < -1 or box.x1 > edge.x1 + 1 or box.y0 < -1 or box.y1 > edge.y1 + 1
-    ]
-    return pairs + outside
+    return pairs + [name for name, box in boxes if leaves(box, figure.bbox)]
 
 
-def visible(text):
-    if not text.get_visible():
-        return False
-    axes = text.axes
-    ticks = axes and [*axes.get_xticklabels(), *axes.get_yticklabels()]
-    if not ticks or text not in ticks:
-        return True
-    (x0, x1), (y0, y1) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
-    x, y = text.get_position()
-    return x0 <= x <= x1 if text in axes.get_xticklabels() else y0 <= y <= y1
+def undrawn_tick_labels(axes):
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        for tick in axis.get_major_ticks():
+            if not low <= tick.get_loc() <= high:
+                yield from (tick.label1, tick.label2)
+
+
+def leaves(box, edge):
+    return box.x0 < -1 or box.x1 > edge.x1 + 1 or box.y0 < -1 or box.y1 > edge.y1 + 1
 
 
 def intersect(a, b):
