@@ -47,9 +47,12 @@ def _dispatch(argv: list[str]) -> int:
         hint = f"did you mean {close[0]}?" if close else f"expected one of {_names()}"
         raise UserError(f"unknown command {name!r}; {hint}")
     if name in _TRAINER_COMMANDS:
+        if rest in (["-h"], ["--help"]):
+            print(_trainer_help(name))
+            return 0
         from rlhf_lightning.cli import main as run_trainer
 
-        return run_trainer(name, rest)
+        return run_trainer(name, ["--help"] if rest == ["--help-all"] else rest)
     return int(importlib.import_module(f"rlhf_lightning.commands.{name}").main(rest) or 0)
 
 
@@ -73,6 +76,42 @@ def _help() -> str:
             "",
             f"{PROGRAM} COMMAND --help lists the options of a command; --version shows the version.",
             "A mistake ends in one line and exit status 2; RLHF_LIGHTNING_TRACEBACK=1 shows where it was raised.",
+        ]
+    )
+
+
+def _trainer_help(name: str) -> str:
+    """The options that matter; reading them all from the classes takes seconds."""
+    own = {
+        "--config FILE": "YAML; several are merged in order; configs/… are found in any folder",
+        "--KEY VALUE": "any key of the configuration, such as --model.init_args.clip_range 0.1",
+        "--name NAME": "name of the run (default: MODEL-TASK-SEED)",
+        "--runs_dir DIR": "folder of all runs (default: runs)",
+        "--seed_everything N": "seed (default: 1)",
+        "--ckpt_path FILE": "checkpoint" + (" to start from" if name == "fit" else " (default: the run's last one)"),
+    }
+    if name == "fit":
+        own |= {
+            "--overwrite": "replace a run that is there; without it an unfinished one continues",
+            "--checkpoint_every N": "iterations or steps between checkpoints",
+        }
+    own |= {
+        "--trainer.devices N": "devices, and --trainer.num_nodes N machines",
+        "--print_config": "show the full configuration and stop",
+        "--model.help CLASS": "arguments of a class; likewise --data.help, --task.help, --backbone.help",
+        "--help-all": "every option",
+    }
+    configs = "--config configs/tasks/assistant.yaml --config configs/algorithms/sft.yaml"
+    example = configs + " --name sft" if name == "fit" else "--config runs/sft/config.yaml"
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} {name} --config FILE … [OPTIONS]",
+            "",
+            f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
+            "",
+            *(f"  {option:<22} {line}" for option, line in own.items()),
+            "",
+            f"example: {PROGRAM} {name} {example}",
         ]
     )
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -30,7 +30,7 @@ from rlhf_lightning.cli_errors import one_line
 from rlhf_lightning.config_files import find_config, read_config
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.rundir import LAST_CHECKPOINT, Plan, RunDirectory, plan_run
+from rlhf_lightning.rundir import LAST_CHECKPOINT, Plan, RunDirectory, check_name, plan_run
 from rlhf_lightning.tasks.task import Task
 
 import_components = checks.import_components
@@ -114,7 +114,7 @@ class CommandLine(LightningCLI):
             save_config_callback=None,
             trainer_defaults=_TRAINER_DEFAULTS,
             seed_everything_default=1,
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"allow_abbrev": False, "prog": "python -m rlhf_lightning"},
             parser_class=Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -167,11 +167,13 @@ class CommandLine(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Checkpoints hold no configuration here: everything comes from ``config.yaml``."""
 
-    def _config_text(self, config: Namespace) -> str:
+    def _resolved(self, config: Namespace) -> dict[str, Any]:
+        """The whole configuration as plain data (through JSON: jsonargparse's YAML cannot hold string enums)."""
         saved = config.clone()
         for key in _NOT_SAVED:
             saved.pop(key, None)
-        return self._parser(self.command).dump(saved, skip_none=False, skip_validation=True, format="yaml")
+        dump = self._parser(self.command).dump
+        return json.loads(dump(saved, format="json", skip_unset=False, skip_validation=True))
 
     # -- building ----------------------------------------------------------------------------------------------
 
@@ -179,15 +181,14 @@ class CommandLine(LightningCLI):
         """Name the run, refuse what cannot work, and decide between start and resume, before anything is built."""
         config = self.config[self.command]
         config.name = config.name or checks.default_name(config)
-        self.directory = checks.run_path(config.runs_dir, config.name)
+        self.directory = Path(config.runs_dir) / check_name(config.name)
         checks.check_requirements(config)
         checks.check_trainer(config, self.command)
-        text = self._config_text(config)
-        self.settings = yaml.safe_load(text)
+        self.settings = self._resolved(config)
         if self.command == "fit" and not config.trainer.fast_dev_run:
             self.plan = plan_run(self.directory, self.settings, overwrite=config.overwrite)
             if rank_zero_only.rank == 0:
-                self.writer = RunDirectory(self.plan, text)
+                self.writer = RunDirectory(self.plan, self.settings)
         checks.complete_loggers(config.trainer.logger, self.directory, config.name)
 
     def instantiate_classes(self) -> None:

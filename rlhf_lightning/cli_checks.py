@@ -13,7 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
@@ -39,8 +39,10 @@ _NOISE = (
     "dataloader is not resumable",
     "smaller than the logging interval",
     "LeafSpec",
+    "in eval mode at the start of training",
+    "callbacks used to create the checkpoint need to be provided",
 )
-"""Warnings about loaders that only count, and about libraries among themselves."""
+"""Warnings about loaders that only count, frozen networks, and libraries among themselves."""
 
 
 def import_components() -> None:
@@ -62,6 +64,7 @@ def quiet_libraries() -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=f"(?s).*{message}.*")
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def given_configs(argv: Sequence[str]) -> list[str]:
@@ -77,14 +80,6 @@ def default_name(config: Namespace) -> str:
     if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
         parts.append(os.environ["WANDB_RUN_ID"])
     return "-".join(parts).lower()
-
-
-def run_path(runs_dir: str, name: str) -> Path:
-    """The run's directory, always below ``runs_dir``."""
-    path = PurePath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise UserError(f"--name {name!r}: expected a name such as ppo-1; --runs_dir says where runs are kept")
-    return Path(runs_dir) / path
 
 
 def check_requirements(config: Namespace) -> None:

@@ -189,7 +189,7 @@ def _arguments(class_path: str) -> list[str]:
         parameters = inspect.signature(base.__init__).parameters.values() if "__init__" in vars(base) else ()
         named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         names |= dict.fromkeys(name for name in named if name not in ("self", *_LINKED))
-        hints = typing.get_type_hints(base.__init__) if parameters else {}
+        hints = _hints(base) if parameters else {}
         for name in [name for name in names if dataclasses.is_dataclass(hints.get(name))]:
             names |= dict.fromkeys(f"{name}.{field.name}" for field in dataclasses.fields(hints[name]))
         if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -203,7 +203,7 @@ def _bases(block: str, owner: str, key: str) -> list[type]:
     found = [_import(path) for path in re.findall(r"\w+(?:\.\w+)+", types[1])] if types else []
     owning = _import(owner)
     if isinstance(owning, type):
-        found.append(typing.get_type_hints(owning.__init__).get(_short(key)))
+        found.append(_hints(owning).get(_short(key)))
     return [cls for cls in found if isinstance(cls, type)]
 
 
@@ -221,6 +221,14 @@ def _subclasses(bases: list[type]) -> dict[str, str]:
 
 def _classes_in(module: str) -> list[str]:
     return [name for name, _ in inspect.getmembers(importlib.import_module(module), inspect.isclass)]
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of a class's arguments, as far as they can be told outside a type checker."""
+    try:
+        return typing.get_type_hints(cls.__init__)
+    except (NameError, TypeError):
+        return {}
 
 
 def _import(path: str) -> Any:

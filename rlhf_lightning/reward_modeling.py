@@ -35,6 +35,9 @@ class RewardModeling(SyncedModule):
         task: what the pairs are about.
         backbone: builds the model; with a checkpoint it starts from that model's trunk.
         optimization: learning rate 1e-5 for pretrained models, 1e-4 to 1e-3 for small ones.
+        head_lr: learning rate of the heads, which start at 0; None for the trunk's.
+        surprise: the score also reads how much the response surprises the trunk (see `models.surprise`); for
+            trunks that come from a language model.
         log_every: steps between rows of metrics.
     """
 
@@ -45,19 +48,28 @@ class RewardModeling(SyncedModule):
         task: Task,
         backbone: Backbone,
         optimization: Optimization = Optimization(lr=1e-4),
+        head_lr: float | None = None,
+        surprise: bool = False,
         log_every: int = 10,
     ) -> None:
         super().__init__(task, backbone, optimization)
+        self.head_lr = head_lr
+        self.surprise = surprise
+        self._ceiling: float | None = None
         self.log_every = log_every
 
     def configure_model(self) -> None:
         """Build the model, once."""
         if not hasattr(self, "reward_model"):
-            self.reward_model = self.backbone.reward_model(self.task.tokenizer)
+            self.reward_model = self.backbone.reward_model(self.task.tokenizer, surprise=self.surprise)
 
     def networks(self) -> dict[str, nn.Module]:
-        """The model."""
-        return {"reward_model": self.reward_model}
+        """Trunk and heads."""
+        return {"reward_model": self.reward_model.trunk, "head": self.reward_model.heads}
+
+    def learning_rates(self) -> dict[str, float]:
+        """The heads' own, where they have one."""
+        return {} if self.head_lr is None else {"head": self.head_lr}
 
     def schedule_length(self) -> int:
         """One step per batch."""
@@ -129,7 +141,11 @@ class RewardModeling(SyncedModule):
         gold = self.task.gold()
         if gold is not None:
             row["eval/correlation_gold"] = self._correlation(gold, chosen, rejected)
-        self._reliability = reliability(chosen, rejected)
+        if self._ceiling is None:
+            self._ceiling = self.task.ceiling(self.pairs.train, self.pairs.heldout)
+        if self._ceiling is not None:
+            row["eval/ceiling"] = self._ceiling
+        self._reliability = reliability(chosen, rejected) | {"ceiling": self._ceiling}
         self.publish(row)
 
     test_step = validation_step
@@ -189,7 +205,6 @@ def reliability(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"], bins
     return {
         "accuracy": right.float().mean().item(),
         "calibration_error": _calibration_error(confidence, right),
-        "ceiling": None,
         "bins": rows,
     }
 

@@ -18,8 +18,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+
+import yaml
 
 from rlhf_lightning.config_files import read_config
 from rlhf_lightning.errors import UserError
@@ -110,15 +112,27 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
+def check_name(name: str) -> str:
+    """The name of a run, which always lies below the folder of all runs.
+
+    Raises:
+        UserError: it does not.
+    """
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise UserError(f"--name {name!r}: expected a name such as ppo-1; --runs_dir says where runs are kept")
+    return name
+
+
 class RunDirectory:
     """Writes one run's directory, on rank 0.
 
     Args:
         plan: what `plan_run` allowed.
-        config: the full configuration, as YAML text.
+        config: the full configuration.
     """
 
-    def __init__(self, plan: Plan, config: str) -> None:
+    def __init__(self, plan: Plan, config: Mapping[str, Any]) -> None:
         self.plan, self.path = plan, plan.directory
         self._config = config
         self._existed = self.path.exists()
@@ -142,7 +156,8 @@ class RunDirectory:
         else:
             content = environment()
         write_atomically(path, json.dumps(content, indent=2) + "\n")
-        write_atomically(self.path / CONFIG, self._config)
+        text = yaml.safe_dump(dict(self._config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / CONFIG, text)
         shutil.rmtree(self._aside, ignore_errors=True)
         self.started = True
 

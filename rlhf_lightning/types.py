@@ -93,7 +93,7 @@ class Trajectories:
     Args:
         context: what the actions were conditioned on.
         actions: token ids (or discrete actions); undefined where ``action_mask`` is False.
-        action_mask: True at the actions that were taken, the end-of-sequence token included.
+        action_mask: True at the actions that were taken, the end-of-sequence token included; without gaps.
         old_logprobs: log-probability of each action at sampling, under the tempered distribution.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -71,10 +72,11 @@ class ToyData(LightningDataModule):
 class ToyModel(LightningModule):
     """Adds the step's number to one weight, so that its value tells which steps were taken.
 
+    The variable ``TOY_FAIL`` says where it fails, as ``when:number``; see `fail_if`.
+
     Args:
         optimization: nested options.
-        fail: ``when:number`` at which it fails, is interrupted or terminated; ``when`` is ``configure``, ``nan``,
-            ``crash``, ``interrupt``, ``term``, ``validation`` or ``exit``.
+        clip_range: above 0.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
@@ -85,15 +87,13 @@ class ToyModel(LightningModule):
         backbone: Backbone,
         optimization: Options | None = None,
         clip_range: float = 0.2,
-        fail: str = "",
-        columns: int = 1,
     ) -> None:
         super().__init__()
         if clip_range <= 0:
             raise UserError(f"model.init_args.clip_range must be above 0, got {clip_range}")
         self.automatic_optimization = False
         self.strict_loading = False
-        self.fail_when, _, number = fail.partition(":")
+        self.fail_when, _, number = os.environ.get("TOY_FAIL", "").partition(":")
         self.fail_at = int(number or 0)
         self.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
@@ -101,34 +101,33 @@ class ToyModel(LightningModule):
         return torch.optim.SGD([self.weight], lr=1.0)
 
     def configure_model(self) -> None:
-        if self.fail_when == "configure":
-            raise UserError("the toy cannot be configured")
+        self.fail_if("configure", 0)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         number = self.number() + 1
-        self.fail_if("nan", number)
-        self.fail_if("crash", number)
+        self.fail_if("before", number)
         self.weight.grad = torch.full_like(self.weight, -float(number))
         self.optimizers().step()
         self.stepped(number)
+        self.fail_if("after", number)
         self.fail_if("interrupt", number)
-        self.fail_if("term", number)
-        self.fail_if("exit", number)
+        self.fail_if("terminate", number)
+        self.fail_if("bug", number)
 
     def fail_if(self, when: str, number: int) -> None:
         if self.fail_when != when or self.fail_at != number:
             return
-        if when == "nan":
-            raise UserError(f"the loss is nan at {number}")
-        if when == "crash":
+        if when == "bug":
             raise RuntimeError("a bug")
         if when == "interrupt":
             raise KeyboardInterrupt
-        if when == "exit":
-            os._exit(9)
-        if when == "validation":
-            raise UserError("evaluation failed")
-        os.kill(os.getpid(), signal.SIGTERM)
+        if when == "terminate":
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            raise UserError(f"the toy fails at {when} {number}")
+
+    def export(self, folder: Path) -> None:
+        (folder / "weight.txt").write_text(str(self.weight.item()))
 
     def publish(self, row: Mapping[str, float]) -> None:
         for callback in self.trainer.callbacks:

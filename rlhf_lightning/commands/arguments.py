@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +25,12 @@ def exported(path: str, *stages: str) -> str:
             return str(candidate)
     if folder.exists():
         raise UserError(f"{path} holds no exported model; expected a finished run or a folder with config.json")
-    if path.count("/") == 1 and not folder.parent.exists():
+    if path.count("/") == 1 and not folder.parent.exists() and folder.parts[0] != "runs":
         return path
-    raise UserError(f"{path} does not exist; expected a run directory, a folder with a model, or a hub name")
+    raise UserError(
+        f"{path} does not exist; expected a folder with a model, a hub name, or a run directory, which "
+        "python -m rlhf_lightning pipeline (or fit) makes"
+    )
 
 
 def load_policy(path: str, *, temperature: float) -> LanguagePolicy:
@@ -49,3 +54,14 @@ def positive(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
+
+
+def writable(text: str) -> str:
+    """An argument that names a file to write: refused before the work rather than after it."""
+    target = Path(text).expanduser()
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if target.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a directory; expected a file to write")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {folder} is not a folder one can write to")
+    return text

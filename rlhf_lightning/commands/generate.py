@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.commands.arguments import positive
+from rlhf_lightning.commands.arguments import positive, writable
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
 
     parser = LineParser("generate", HELP, EXAMPLE)
     parser.add_argument("model", help="run directory, folder or hub name of the policy")
-    parser.add_argument("prompts", nargs="*", help="prompts; without any, they are read from --file or standard input")
+    parser.add_argument("prompts", nargs="*", default=[], help="prompts; without any, they are read from --file or standard input")
     parser.add_argument("--file", help="JSONL of prompt or messages, or text with one prompt per line; - for stdin")
     parser.add_argument("--raw", action="store_true", help="continue a text as it stands, without chat template")
     parser.add_argument("--samples", type=positive, default=1, help="answers per prompt (default %(default)s)")
@@ -30,13 +30,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--max_new_tokens", type=positive, default=48, help="longest answer (default %(default)s)")
     parser.add_argument("--batch_size", type=positive, default=64, help="prompts at a time (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling noise (default %(default)s)")
-    parser.add_argument("--out", help="write a JSONL file of prompt and response instead of printing")
+    parser.add_argument("--out", type=writable, help="write a JSONL file of prompt and response instead of printing")
     arguments = parser.parse(argv)
     prompts = _prompts(arguments.prompts, arguments.file)
 
     from rlhf_lightning.commands.arguments import load_policy
     from rlhf_lightning.commands.pairs import sample_responses
     from rlhf_lightning.commands.progress import track
+    from rlhf_lightning.distributed import Stream
     from rlhf_lightning.models.text import plain_text
     from rlhf_lightning.tasks.text.prompts_io import write_jsonl
 
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> None:
             numbers=list(range(start, start + len(part))),
             samples=arguments.samples,
             seed=arguments.seed,
+            stream=Stream.GENERATE,
             iteration=0,
             max_new_tokens=arguments.max_new_tokens,
             greedy=arguments.greedy,
@@ -70,6 +72,8 @@ def _prompts(given: list[str], file: str | None) -> list[Prompt]:
 
     if given and file:
         raise UserError("prompts were given both as arguments and by --file; expected one of the two")
+    if any(not prompt.strip() for prompt in given):
+        raise UserError("one of the prompts is empty; expected at least one word in each")
     if given:
         return list(given)
     if file and file != "-":

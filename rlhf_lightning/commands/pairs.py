@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lightning.commands.arguments import exported, positive
+from rlhf_lightning.commands.arguments import exported, positive, writable
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
+    from rlhf_lightning.distributed import Stream
     from rlhf_lightning.models.policy import LanguagePolicy
     from rlhf_lightning.tasks.task import Task
     from rlhf_lightning.types import Prompt
@@ -23,13 +25,12 @@ def main(argv: list[str]) -> None:
 
     parser = LineParser("pairs", HELP, EXAMPLE)
     parser.add_argument("--policy", required=True, help="run directory or folder of the policy to sample from")
-    parser.add_argument("--out", required=True, help="JSONL file to write")
+    parser.add_argument("--out", type=writable, required=True, help="JSONL file to write")
     parser.add_argument("--count", type=positive, default=8000, help="number of pairs (default %(default)s)")
     parser.add_argument("--max_new_tokens", type=positive, default=48, help="longest response (default %(default)s)")
     parser.add_argument("--batch_size", type=positive, default=512, help="responses at a time (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling noise (default %(default)s)")
     arguments, task = parser.parse_with_task(argv)
-    exported(arguments.policy, "sft")
     write_pairs(
         task,
         policy_path=exported(arguments.policy, "sft"),
@@ -82,6 +83,8 @@ def _two_different(
     policy: LanguagePolicy, prompts: list[Prompt], *, first: int, seed: int, max_new_tokens: int
 ) -> list[tuple[str, str]]:
     """Two different responses to each prompt; where two are equal, both are drawn again with other noise."""
+    from rlhf_lightning.distributed import Stream
+
     found: dict[int, tuple[str, str]] = {}
     for attempt in range(ATTEMPTS):
         open_rows = [row for row in range(len(prompts)) if row not in found]
@@ -93,6 +96,7 @@ def _two_different(
             numbers=[first + row for row in open_rows],
             samples=2,
             seed=seed,
+            stream=Stream.PAIR,
             iteration=attempt,
             max_new_tokens=max_new_tokens,
         )
@@ -103,7 +107,7 @@ def _two_different(
     missing = [prompts[row] for row in range(len(prompts)) if row not in found]
     if missing:
         raise UserError(
-            f"the policy gave {ATTEMPTS} times the same response to the prompt {missing[0]!r}; "
+            f"the policy gave {ATTEMPTS} times an empty response or twice the same to the prompt {missing[0]!r}; "
             "expected one whose responses vary"
         )
     return [found[row] for row in range(len(prompts))]
@@ -116,6 +120,7 @@ def sample_responses(
     numbers: list[int],
     samples: int,
     seed: int,
+    stream: Stream,
     iteration: int,
     max_new_tokens: int,
     **options: Any,
@@ -124,19 +129,32 @@ def sample_responses(
 
     Args:
         numbers: what keys each prompt's noise.
-        iteration: likewise, for all of them.
+        stream: likewise, for all of them.
+        iteration: likewise.
         options: passed on to `decode`.
+
+    Raises:
+        UserError: the policy's probabilities are not finite.
     """
     import torch
 
-    from rlhf_lightning.distributed import Stream
     from rlhf_lightning.models.text import decode_responses, encode_prompts
     from rlhf_lightning.ops.noise import row_keys
     from rlhf_lightning.rollout.decode import decode
 
     device = policy.model.device
-    context, _ = encode_prompts(prompts, policy.tokenizer, max_tokens=policy.context_length - max_new_tokens)
+    room = policy.context_length - max_new_tokens
+    context, shortened = encode_prompts(prompts, policy.tokenizer, max_tokens=room)
+    if shortened:
+        say = f"{shortened} of {len(prompts)} prompts are longer than {room} tokens and keep their last ones"
+        print(say, file=sys.stderr)
     rows = (torch.tensor(numbers)[:, None] * samples + torch.arange(samples)).flatten().to(device)
-    keys = row_keys(seed=seed, stream=Stream.PAIR, iteration=iteration, rows=rows)
+    keys = row_keys(seed=seed, stream=stream, iteration=iteration, rows=rows)
     rollout = decode(policy, context.to(device), keys=keys, rows=rows, max_new_tokens=max_new_tokens, **options)
+    bad = (~torch.isfinite(rollout.old_logprobs)).any(-1).nonzero()
+    if len(bad):
+        raise UserError(
+            f"the policy's probabilities are not finite for the prompt {prompts[int(bad[0]) // samples]!r}; "
+            "expected a model whose weights are"
+        )
     return decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 
 from rlhf_lightning.errors import UserError
@@ -28,8 +29,8 @@ class LineParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Known arguments only."""
-        return self.parse_args(argv)
+        """Known arguments only, options before or after the others."""
+        return self.parse_intermixed_args(argv)
 
     def parse_with_task(self, argv: list[str], *, required: bool = True) -> tuple[argparse.Namespace, Task | None]:
         """Own arguments, and the task that ``--config`` and ``--task.…`` describe."""
@@ -37,20 +38,30 @@ class LineParser(argparse.ArgumentParser):
         self.add_argument(
             "--task.…", dest="task", metavar="VALUE", help="override of the task, e.g. --task.init_args.seed 1"
         )
-        own, rest = self.parse_known_args(argv)
-        unknown = [word for word in rest if word.startswith("-") and not word.startswith("--task")]
-        if unknown:
-            self.error(f"unrecognized argument {unknown[0]}")
-        if not own.config and not rest:
+        words, overrides = _without_task(argv)
+        own = self.parse(words)
+        if not own.config and not overrides:
             if required:
                 self.error("--config TASK.yaml is missing")
             return own, None
-        return own, load_task(own.config, rest)
+        return own, load_task(own.config, overrides)
+
+
+def _without_task(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments without those that begin with ``--task``, and these with their values."""
+    words, overrides, rest = [], [], iter(argv)
+    for word in rest:
+        if word == "--task" or word.startswith(("--task.", "--task=")):
+            overrides += [word] if "=" in word else [word, *islice(rest, 1)]
+        else:
+            words.append(word)
+    return words, overrides
 
 
 def load_task(configs: Sequence[str], overrides: Sequence[str]) -> Task:
     """The task of configuration files; what they say of models and trainers is not read."""
     from rlhf_lightning.cli import FoundConfig, Parser, import_components
+    from rlhf_lightning.cli_checks import as_user_error
     from rlhf_lightning.tasks.task import Task
 
     import_components()
@@ -60,4 +71,8 @@ def load_task(configs: Sequence[str], overrides: Sequence[str]) -> Task:
     for other in ("backbone", "model", "data", "trainer", "pipeline"):
         parser.add_argument(f"--{other}", type=dict | None)
     words = [word for config in configs for word in ("--config", config)]
-    return parser.instantiate_classes(parser.parse_args([*words, *overrides])).task
+    config = parser.parse_args([*words, *overrides])
+    try:
+        return parser.instantiate_classes(config).task
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise as_user_error(error) from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.commands.arguments import exported, positive
+from rlhf_lightning.commands.arguments import exported, positive, writable
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from rlhf_lightning.rewards.source import RewardSource
     from rlhf_lightning.tasks.task import Task
+    from rlhf_lightning.tasks.text.prompts_io import Answer
 
 HELP = "score the responses of a JSONL file with a reward model or with a task's gold reward"
 EXAMPLE = "score responses.jsonl --reward runs/quickstart --out scored.jsonl"
@@ -24,12 +25,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--reward", help="run directory or folder of a reward model")
     parser.add_argument("--gold", action="store_true", help="use the gold reward of the task given by --config")
     parser.add_argument("--batch_size", type=positive, default=256, help="responses at a time (default %(default)s)")
-    parser.add_argument("--out", help="write the records with their scores to this JSONL file")
+    parser.add_argument("--out", type=writable, help="write the records with their scores to this JSONL file")
     arguments, task = parser.parse_with_task(argv, required=False)
     if bool(arguments.reward) == arguments.gold:
         raise UserError("score needs exactly one of --reward PATH and --gold (with --config TASK.yaml)")
+    from rlhf_lightning.tasks.text.prompts_io import read_responses
+
+    answers = read_responses(arguments.file)
     source = _gold(task) if arguments.gold else _learned(arguments.reward, arguments.batch_size)
-    _score(source, arguments.file, arguments.out)
+    _score(source, answers, arguments.out)
 
 
 def _gold(task: Task | None) -> RewardSource:
@@ -47,11 +51,10 @@ def _learned(path: str, batch_size: int) -> RewardSource:
     return LearnedReward(exported(path, "reward"), batch_size=batch_size)
 
 
-def _score(source: RewardSource, file: str, out: str | None) -> None:
+def _score(source: RewardSource, answers: list[Answer], out: str | None) -> None:
     from rlhf_lightning.rewards.source import checked_scores
-    from rlhf_lightning.tasks.text.prompts_io import read_responses, write_jsonl
+    from rlhf_lightning.tasks.text.prompts_io import write_jsonl
 
-    answers = read_responses(file)
     scores = checked_scores(source, [a.prompt for a in answers], [a.response for a in answers]).double()
     if out:
         write_jsonl(out, ({**a.record, "score": s} for a, s in zip(answers, scores.tolist(), strict=True)))

@@ -31,8 +31,9 @@ class PassDataModule(LightningDataModule, Generic[Example]):
 
     def __init__(self, task: Task, batch_size: int, eval_limit: int | None) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.init_args.batch_size must be at least 1, got {batch_size}")
+        for name, value in (("batch_size", batch_size), ("eval_limit", eval_limit)):
+            if value is not None and value < 1:
+                raise UserError(f"data.init_args.{name} must be at least 1, got {value}")
         self.task = task
         self.batch_size = batch_size
         self.eval_limit = eval_limit

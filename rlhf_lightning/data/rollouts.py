@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from rlhf_lightning.rewards.source import RewardSource, checked_scores
 from rlhf_lightning.rollout.decode import decode
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Prompt, Rollout, ScoredRollout, TokenContext
+
+log = logging.getLogger(__name__)
 
 
 class RolloutDataModule(LightningDataModule):
@@ -51,8 +54,14 @@ class RolloutDataModule(LightningDataModule):
                 f"data.init_args.reward is missing: task {type(task).__name__} has no reward of its own; give a reward "
                 "model: --data.init_args.reward LearnedReward --data.init_args.reward.init_args.path runs/NAME/export"
             )
-        for name, value in (("rollout_batch_size", rollout_batch_size), ("max_new_tokens", max_new_tokens)):
-            if value < 1:
+        counts = {
+            "rollout_batch_size": rollout_batch_size,
+            "max_new_tokens": max_new_tokens,
+            "eval_prompts": eval_prompts,
+            "decode_batch_size": decode_batch_size,
+        }
+        for name, value in counts.items():
+            if value is not None and value < 1:
                 raise UserError(f"data.init_args.{name} must be at least 1, got {value}")
         self.task = task
         self.gold = task.gold()
@@ -68,6 +77,11 @@ class RolloutDataModule(LightningDataModule):
         """Read the prompts and move the reward source to the device."""
         self.train_prompts = self.task.prompts("train")
         self.heldout_prompts = self.task.prompts("heldout")[: self.eval_prompts]
+        if not self.train_prompts or len(self.heldout_prompts) < world_size():
+            raise UserError(
+                f"{type(self.task).__name__} gives {len(self.train_prompts)} training and {len(self.heldout_prompts)} "
+                f"held-out prompts; expected at least one of each, and a held-out one for each device"
+            )
         if self.trainer is not None:
             self.reward.to(self.trainer.strategy.root_device)
         if self.rollout_batch_size % world_size():
@@ -120,8 +134,9 @@ class RolloutDataModule(LightningDataModule):
         texts = [text for _, part in parts for text in part]
         rollout = _gathered([rollout for rollout, _ in parts], count)
         decoded = time.perf_counter()
-        scores, measures = self._judge([prompts[i] for i in rows.tolist()], texts, count)
-        scores = scores.to(rollout.actions.device) - self.missing_eos_penalty * rollout.truncated
+        device = rollout.actions.device
+        scores, measures = self._judge([prompts[i] for i in rows.tolist()], texts, count, device)
+        scores = scores - self.missing_eos_penalty * rollout.truncated
         return ScoredRollout(
             rollout=rollout,
             scores=scores,
@@ -137,6 +152,12 @@ class RolloutDataModule(LightningDataModule):
         device = policy.model.device
         room = policy.context_length - self.max_new_tokens
         context, shortened = encode_prompts(prompts, policy.tokenizer, max_tokens=room)
+        if shortened and not self.prompts_shortened:
+            log.warning(
+                "%d of %d prompts are longer than %d tokens and keep their last ones (counted from now on without a "
+                "word); a longer context or a smaller data.init_args.max_new_tokens leaves more room",
+                *(shortened, len(prompts), room),
+            )
         self.prompts_shortened += shortened
         rollout = decode(
             policy,
@@ -147,14 +168,17 @@ class RolloutDataModule(LightningDataModule):
         )
         return rollout, decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer)
 
-    def _judge(self, prompts: list[Prompt], texts: list[str], count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _judge(
+        self, prompts: list[Prompt], texts: list[str], count: int, device: torch.device
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         scores = checked_scores(self.reward, prompts, texts)
         measures: dict[str, Tensor] = {}
         if self.gold is not None:
             gold = scores if self.gold is self.reward else checked_scores(self.gold, prompts, texts)
             parts = self.gold.components(prompts, texts)
             measures = {"gold": gold} | {f"gold_{name}": value for name, value in parts.items()}
-        return gather_rows(scores, count), {k: gather_rows(v, count) for k, v in measures.items()}
+        scores, *values = (gather_rows(value.to(device), count) for value in (scores, *measures.values()))
+        return scores, dict(zip(measures, values, strict=True))
 
 
 def _gathered(parts: Sequence[Rollout], count: int) -> Rollout:

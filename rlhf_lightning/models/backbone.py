@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import os
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,12 +19,18 @@ from transformers import (
 
 from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.check import check_language_model, check_scorer
+from rlhf_lightning.models.checkpoints import load_model, load_tokenizer
 from rlhf_lightning.models.policy import LanguagePolicy
 from rlhf_lightning.models.scorers import LanguageCritic, LanguageRewardModel, SharedTrunkCritic
-from rlhf_lightning.models.text import PLAIN_CHAT_TEMPLATE
+from rlhf_lightning.models.surprise import surprise_head_of
+from rlhf_lightning.models.trunk import context_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_STYLES = ("gpt2", "llama")
 
 
 class Backbone(ABC):
@@ -41,8 +45,10 @@ class Backbone(ABC):
         """A critic for the policy, started from a reward model where one is given."""
 
     @abstractmethod
-    def reward_model(self, tokenizer: Callable[[], PreTrainedTokenizerBase]) -> LanguageRewardModel:
-        """A reward model at its starting point."""
+    def reward_model(
+        self, tokenizer: Callable[[], PreTrainedTokenizerBase], *, surprise: bool
+    ) -> LanguageRewardModel:
+        """A reward model at its starting point, with or without a head that reads its trunk's surprise."""
 
 
 class LanguageBackbone(Backbone):
@@ -68,8 +74,15 @@ class LanguageBackbone(Backbone):
         checkpoint: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        if width % heads:
-            raise UserError(f"backbone: heads ({heads}) must divide width ({width})")
+        for name, value in (("width", width), ("layers", layers), ("heads", heads), ("context_length", context_length)):
+            if value < 1:
+                raise UserError(f"backbone.init_args.{name} must be at least 1, got {value}")
+        if style not in _STYLES:
+            raise UserError(f"backbone.init_args.style is {style!r}; expected {' or '.join(_STYLES)}")
+        if width % heads or (style == "llama" and width // heads % 2):
+            raise UserError(
+                f"backbone: width ({width}) over heads ({heads}) must be a whole number, and an even one for llama"
+            )
         self.style, self.width, self.layers, self.heads = style, width, layers, heads
         self.context_length = context_length
         self.checkpoint = checkpoint
@@ -79,10 +92,11 @@ class LanguageBackbone(Backbone):
         """The checkpoint as a policy, or a model built from scratch on the task's own tokenizer."""
         words = self.tokenizer(tokenizer)
         if self.checkpoint is None:
-            model = self._from_config(AutoModelForCausalLM, self._config(words))
-        else:
-            model = self._load(AutoModelForCausalLM, self.checkpoint)
-        return LanguagePolicy(model, words, temperature=temperature)
+            model = _from_config(AutoModelForCausalLM, self._config(words))
+            return LanguagePolicy(model, words, temperature=temperature)
+        policy = LanguagePolicy(self._load(AutoModelForCausalLM, self.checkpoint), words, temperature=temperature)
+        check_language_model(policy.model)
+        return policy
 
     def critic(
         self, policy: LanguagePolicy, *, init: str | None = None, shared: bool = False
@@ -90,41 +104,46 @@ class LanguageBackbone(Backbone):
         """A critic that starts from the policy's own trunk, or from the reward model at ``init``.
 
         Raises:
-            UserError: the reward model's vocabulary is not the policy's.
+            UserError: the reward model's vocabulary is not the policy's, or there is no such critic.
         """
         if shared:
             return SharedTrunkCritic(policy.model.config.get_text_config().hidden_size)
         if init is not None:
-            model = self._load(AutoModelForSequenceClassification, init, num_labels=1)
-            _check_same_vocabulary(AutoTokenizer.from_pretrained(init), policy.tokenizer, init)
+            words = load_tokenizer(init, kind="reward model")
+            _check_same_vocabulary(words, policy.tokenizer, init)
+            critic = LanguageCritic(self._load(AutoModelForSequenceClassification, init, kind="reward model"))
+            if context_length(critic.model) < policy.context_length:
+                raise UserError(
+                    f"the critic cannot start from {init}: it reads {context_length(critic.model)} tokens, fewer than "
+                    f"the policy's {policy.context_length}"
+                )
         else:
-            model = self._classifier_from(policy.model)
-        with torch.no_grad():
-            model.score.weight.zero_()
-        return LanguageCritic(model)
+            critic = LanguageCritic(_classifier_from(policy.model))
+            nn.init.zeros_(critic.model.score.weight)
+        check_scorer(critic.model)
+        return critic
 
-    def reward_model(self, tokenizer: Callable[[], PreTrainedTokenizerBase]) -> LanguageRewardModel:
+    def reward_model(
+        self, tokenizer: Callable[[], PreTrainedTokenizerBase], *, surprise: bool = False
+    ) -> LanguageRewardModel:
         """A reward model on the checkpoint's trunk, or built from scratch."""
         words = self.tokenizer(tokenizer)
         if self.checkpoint is None:
-            model = self._from_config(AutoModelForSequenceClassification, self._config(words, num_labels=1))
+            model = _from_config(AutoModelForSequenceClassification, self._config(words, num_labels=1))
         else:
-            model = self._load(AutoModelForSequenceClassification, self.checkpoint, num_labels=1)
-        with torch.no_grad():
-            model.score.weight.zero_()
-        return LanguageRewardModel(model, words)
+            head = frozenset({"score.weight"})
+            model = self._load(AutoModelForSequenceClassification, self.checkpoint, new=head, num_labels=1)
+        language_model = self.policy(tokenizer).model if surprise else None
+        reward_model = LanguageRewardModel(model, words, language_model and surprise_head_of(language_model))
+        check_scorer(reward_model.model)
+        nn.init.zeros_(reward_model.model.score.weight)
+        return reward_model
 
     def tokenizer(self, of_task: Callable[[], PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or the task's own; with a chat template in any case."""
         if self.checkpoint is None:
             return of_task()
-        words = _loading(
-            self.checkpoint,
-            lambda: AutoTokenizer.from_pretrained(self.checkpoint, trust_remote_code=self.trust_remote_code),
-        )
-        if words.chat_template is None:
-            words.chat_template = PLAIN_CHAT_TEMPLATE
-        return words
+        return load_tokenizer(self.checkpoint, trust_remote_code=self.trust_remote_code)
 
     def _config(self, words: PreTrainedTokenizerBase, **more: Any) -> PretrainedConfig:
         shape = {
@@ -154,44 +173,29 @@ class LanguageBackbone(Backbone):
             **more,
         )
 
-    def _from_config(self, auto: Any, config: PretrainedConfig) -> PreTrainedModel:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run_seed())
-            return auto.from_config(config)
-
-    def _load(self, auto: Any, path: str, **more: Any) -> PreTrainedModel:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run_seed())
-            return _loading(
-                path,
-                lambda: auto.from_pretrained(
-                    path, dtype=torch.float32, trust_remote_code=self.trust_remote_code, **more
-                ),
-            )
-
-    def _classifier_from(self, model: PreTrainedModel) -> PreTrainedModel:
-        """A one-label classifier with a copy of the model's trunk."""
-        config = copy.deepcopy(model.config)
-        config.num_labels = 1
-        classifier = self._from_config(AutoModelForSequenceClassification, config)
-        classifier.base_model.load_state_dict(model.base_model.state_dict())
-        return classifier
+    def _load(self, auto: Any, path: str, **options: Any) -> PreTrainedModel:
+        return load_model(auto, path, trust_remote_code=self.trust_remote_code, **options)
 
 
-def _loading(path: str, load: Callable[[], Any]) -> Any:
-    """Run a loader; a checkpoint that is missing or unreadable ends in one line."""
-    looks_local = path.startswith((".", os.sep, "~")) or path.count("/") != 1 or Path(path).parent.is_dir()
-    if looks_local and "/" in path and not Path(path).exists():
-        raise UserError(
-            f"checkpoint {path} does not exist; the supervised stage makes it: "
-            "python -m rlhf_lightning fit --config TASK.yaml --config configs/algorithms/sft.yaml --name NAME "
-            "writes runs/NAME/export"
-        )
+def _from_config(auto: Any, config: PretrainedConfig) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run_seed())
+        return auto.from_config(config)
+
+
+def _classifier_from(model: PreTrainedModel) -> PreTrainedModel:
+    """A one-label classifier with a copy of the model's trunk."""
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
     try:
-        return load()
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"checkpoint {path} cannot be loaded: {reason}") from error
+        classifier = _from_config(AutoModelForSequenceClassification, config)
+    except ValueError as error:
+        raise UserError(
+            f"transformers has no sequence-classification model for {config.model_type}, so there is no critic of its "
+            "own; share the policy's trunk: model.init_args.critic.shared true"
+        ) from error
+    classifier.base_model.load_state_dict(model.base_model.state_dict())
+    return classifier
 
 
 def _check_same_vocabulary(other: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, path: str) -> None:

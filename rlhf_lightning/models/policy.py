@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.trunk import chunk_tokens, dropout_off, hidden_states, language_head
+from rlhf_lightning.models.text import check_vocabulary, stop_ids
+from rlhf_lightning.models.trunk import chunk_tokens, context_length, hidden_states, language_head, trainable
 from rlhf_lightning.ops.logprobs import token_kl, token_statistics
 from rlhf_lightning.types import TokenContext
 
@@ -45,9 +47,10 @@ class LanguagePolicy(nn.Module):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, temperature: float = 1.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise UserError(f"temperature must be above 0, got {temperature}")
-        self.model = dropout_off(model)
+        if not 0 < temperature < math.inf:
+            raise UserError(f"temperature must be a number above 0, got {temperature}")
+        check_vocabulary(model, tokenizer)
+        self.model = trainable(model)
         self.tokenizer = tokenizer
         self.temperature = temperature
         self.stop_ids = stop_ids(model, tokenizer)
@@ -55,7 +58,7 @@ class LanguagePolicy(nn.Module):
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and response together."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", 2048)
+        return context_length(self.model)
 
     def evaluate(
         self,
@@ -106,15 +109,3 @@ def _spread(values: Float[Tensor, " N"], action_mask: Bool[Tensor, "B T"]) -> Fl
     """Put the values of the positions that count back into their places."""
     full = torch.zeros(action_mask.shape, dtype=values.dtype, device=values.device)
     return full.masked_scatter(action_mask, values)
-
-
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token id that ends a response; the first is the one that closes a given response."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    ids = [i for i in dict.fromkeys([tokenizer.eos_token_id, *ids]) if i is not None]
-    if not ids:
-        raise UserError(
-            "the model has no end-of-sequence token: neither its tokenizer nor its generation_config names one"
-        )
-    return ids

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lightning.models.text import EncodedResponses, encode_responses
-from rlhf_lightning.models.trunk import dropout_off, hidden_states
+from rlhf_lightning.models.surprise import SurpriseHead
+from rlhf_lightning.models.text import EncodedResponses, check_vocabulary, encode_responses, stop_ids
+from rlhf_lightning.models.trunk import context_length, hidden_states, trainable
 from rlhf_lightning.ops.masking import last_valid
 from rlhf_lightning.types import Prompt, TokenContext
 
@@ -25,7 +26,7 @@ class LanguageCritic(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = dropout_off(model)
+        self.model = trainable(model)
 
     def values(
         self,
@@ -83,20 +84,36 @@ class LanguageRewardModel(nn.Module):
     It reads text, so its tokenizer may differ from the policy's.
 
     Args:
-        model: a sequence-classification model with one label.
-        center: subtracted from every score (the mean score of the policy that it was trained beside).
+        model: a sequence-classification model with one label; ``config.score_center``, where it has one, is
+            subtracted from every score (the mean score of the responses that it was evaluated on).
+        surprise: what the trunk's surprise at the response adds to the score, if anything.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, surprise: SurpriseHead | None = None
+    ) -> None:
         super().__init__()
-        self.model = dropout_off(model)
+        check_vocabulary(model, tokenizer)
+        self.model = trainable(model)
         self.tokenizer = tokenizer
+        self.surprise = surprise
+        self.closing_id = stop_ids(model, tokenizer)[0]
         self.register_buffer("center", torch.tensor(float(getattr(model.config, "score_center", 0.0))))
+
+    @property
+    def trunk(self) -> nn.Module:
+        """Everything that came with the backbone."""
+        return self.model.base_model
+
+    @property
+    def heads(self) -> nn.ModuleList:
+        """Everything that starts anew."""
+        return nn.ModuleList([self.model.score] + ([] if self.surprise is None else [self.surprise]))
 
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and response together."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", 2048)
+        return context_length(self.model)
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> EncodedResponses:
         """Token ids of prompts and responses in this model's own vocabulary."""
@@ -104,7 +121,7 @@ class LanguageRewardModel(nn.Module):
             prompts,
             responses,
             self.tokenizer,
-            stop_id=self.tokenizer.eos_token_id,
+            stop_id=self.closing_id,
             context_length=self.context_length,
             max_response_tokens=self.context_length // 2,
         )
@@ -114,8 +131,11 @@ class LanguageRewardModel(nn.Module):
     ) -> Float[Tensor, " B"]:
         """Score at the last real token of each response, not centered."""
         hidden = hidden_states(self.model, context, actions, action_mask)
-        scores = self.model.score(hidden[:, context.input_ids.shape[1] :]).squeeze(-1)
-        return last_valid(scores, action_mask)
+        start = context.input_ids.shape[1]
+        scores = last_valid(self.model.score(hidden[:, start:]).squeeze(-1), action_mask)
+        if self.surprise is None:
+            return scores
+        return scores + self.surprise(self.model, hidden[:, start - 1 : -1], actions, action_mask)
 
     @torch.no_grad()
     def score(
@@ -135,5 +155,8 @@ class LanguageRewardModel(nn.Module):
     def save(self, path: Path) -> None:
         """Write model, tokenizer and centering constant in the Hugging Face format."""
         self.model.config.score_center = float(self.center)
+        self.model.config.score_surprise = self.surprise is not None
         self.model.save_pretrained(path)
+        if self.surprise is not None:
+            self.surprise.save(path)
         self.tokenizer.save_pretrained(path)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
+from jinja2 import TemplateError
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.types import Prompt, TokenContext
@@ -60,15 +61,41 @@ def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if isinstance(prompt, str):
         ids = tokenizer(prompt)["input_ids"]
     else:
-        rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        try:
+            rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"the chat template cannot render the prompt {prompt!r}: {error}") from error
         ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UserError(f"the prompt {prompt!r} has no tokens; expected at least one")
     return ids
 
 
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token id that ends a response; the first is the one that closes a given response."""
+    generation = getattr(model, "generation_config", None)  # classifiers have none
+    configured = getattr(generation or model.config.get_text_config(), "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    ids = [i for i in dict.fromkeys([tokenizer.eos_token_id, *ids]) if i is not None]
+    if not ids:
+        raise UserError(
+            "the model has no end-of-sequence token: neither its tokenizer nor its generation_config names one"
+        )
+    return ids
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `UserError` where the tokenizer has tokens that the model does not know."""
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model knows {known}; expected the tokenizer that the "
+            "model was trained with"
+        )
+
+
 def _pad(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
-    width = max(len(row) for row in rows)
+    width = max((len(row) for row in rows), default=1)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
@@ -79,17 +106,22 @@ def _pad(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
 
 
 def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int | Sequence[int]
 ) -> tuple[TokenContext, int]:
-    """Prompts padded on the left, and how many were too long: those keep their last ``max_tokens`` tokens."""
-    if max_tokens < 1:
+    """Prompts padded on the left, and how many were too long: those keep their last tokens.
+
+    Args:
+        max_tokens: most tokens of a prompt, or of each.
+    """
+    room = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else list(max_tokens)
+    if min(room, default=1) < 1:
         raise UserError(
-            f"no room for a prompt: {max_tokens} tokens are left of the context; expected a longer context "
+            f"no room for a prompt: {min(room)} tokens are left of the context; expected a longer context "
             "or a smaller max_new_tokens"
         )
     rows = [prompt_ids(prompt, tokenizer) for prompt in prompts]
-    ids, mask = _pad([row[-max_tokens:] for row in rows], left=True)
-    return TokenContext(ids, mask), sum(len(row) > max_tokens for row in rows)
+    ids, mask = _pad([row[-most:] for row, most in zip(rows, room, strict=True)], left=True)
+    return TokenContext(ids, mask), sum(len(row) > most for row, most in zip(rows, room, strict=True))
 
 
 def encode_responses(
@@ -103,8 +135,8 @@ def encode_responses(
 ) -> EncodedResponses:
     """Prompts and given responses, each response closed by ``stop_id``.
 
-    A response longer than ``max_response_tokens`` keeps its first tokens and is not closed; a prompt keeps the last
-    tokens that the context then has room for. Both are counted.
+    A response longer than ``max_response_tokens`` keeps its first tokens and is not closed; its prompt keeps the last
+    tokens that the context then has room for, whatever the other rows need. Both are counted.
     """
     rows, cut = [], 0
     for response in responses:
@@ -112,7 +144,7 @@ def encode_responses(
         cut += len(ids) > max_response_tokens
         rows.append(ids[:max_response_tokens])
     actions, action_mask = _pad(rows, left=False)
-    context, shortened = encode_prompts(prompts, tokenizer, max_tokens=context_length - actions.shape[1])
+    context, shortened = encode_prompts(prompts, tokenizer, max_tokens=[context_length - len(row) for row in rows])
     return EncodedResponses(context, actions, action_mask, shortened, cut)
 
 

@@ -7,13 +7,18 @@ from collections.abc import Iterator
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from rlhf_lightning.ops.logprobs import Head
 from rlhf_lightning.types import TokenContext
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at one time: 64 MiB in float32."""
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Most tokens of prompt and response together."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", 2048)
 
 
 def chunk_tokens(vocabulary: int) -> int:
@@ -41,7 +46,7 @@ def hidden_states(
     position attends to padding alone.
     """
     mask = torch.cat([context.attention_mask, action_mask], dim=1)
-    ids = torch.cat([context.input_ids, torch.where(action_mask, actions, 0)], dim=1)
+    ids = torch.where(mask, torch.cat([context.input_ids, actions], dim=1), 0)
     width = int(mask.sum(-1).max())
     real_first = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
     outputs = model.base_model(
@@ -53,10 +58,33 @@ def hidden_states(
     return hidden.gather(1, position_ids(mask)[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
+def feed(
+    model: PreTrainedModel, ids: Int[Tensor, "B S"], attention_mask: Bool[Tensor, "B L"], cache: DynamicCache
+) -> Float[Tensor, "B H"]:
+    """Append tokens to a cache; the hidden state that has seen all of them.
+
+    Args:
+        attention_mask: of everything in the cache, the new tokens included; padding is on the left.
+    """
+    new = slice(-ids.shape[1], None)
+    outputs = model.base_model(
+        input_ids=torch.where(attention_mask[:, new], ids, 0),
+        attention_mask=attention_mask.long(),
+        position_ids=position_ids(attention_mask)[:, new],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return outputs.last_hidden_state[:, -1]
+
+
 def language_head(model: PreTrainedModel) -> Head:
-    """Hidden states to logits as the model itself does it: some scale or cap them after the matrix product."""
-    projection = model.get_output_embeddings()
-    config = model.config.get_text_config()
+    """Hidden states to logits as the model itself does it."""
+    return scaled_head(model.get_output_embeddings(), model.config)
+
+
+def scaled_head(projection: Head, config: PretrainedConfig) -> Head:
+    """A projection to logits with what some architectures do after it: they scale or cap the logits."""
+    config = config.get_text_config()
     cap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0
@@ -70,14 +98,21 @@ def language_head(model: PreTrainedModel) -> Head:
     return head
 
 
-def dropout_off(model: nn.Module) -> nn.Module:
-    """Set every dropout to 0: a ratio of two evaluations must not compare two dropout masks."""
+def trainable(model: PreTrainedModel) -> PreTrainedModel:
+    """Make a model fit for training as a function of its parameters and inputs alone.
+
+    Dropout is 0, under whatever name an architecture keeps its probability: a ratio of two evaluations must not
+    compare two dropout masks. And the padding token's embedding learns like any other: it is often the
+    end-of-sequence token too.
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"):
-            if isinstance(getattr(module, name, None), float):
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None
     return model
 
 

@@ -60,7 +60,10 @@ def last_valid(values: Shaped[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) 
 def explained_variance(
     predictions: Float[Tensor, "B T"], targets: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    """1 − Var[target − prediction] / Var[target]: 1 is perfect, 0 is a constant, negative is worse than one."""
+    """1 − Var[target − prediction] / Var[target]: 1 is perfect, 0 is a constant, negative is worse than one.
+
+    Targets that do not vary leave nothing to explain: 0.
+    """
     _, residual = masked_mean_and_variance(targets - predictions, mask)
     _, total = masked_mean_and_variance(targets, mask)
-    return 1 - residual / total.clamp_min(1e-12)
+    return torch.where(total > 0, 1 - residual / total, torch.zeros_like(total))

@@ -35,9 +35,11 @@ def mix(bits: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
     return bits ^ _shift_right(bits, 31)
 
 
-def fold(key: Int[Tensor, "*N"], number: Int[Tensor, "*N"] | int) -> Int[Tensor, "*N"]:
-    """A new key from a key and one more component."""
-    return mix(key ^ mix(torch.as_tensor(number, dtype=torch.int64, device=key.device)))
+def fold(key: Int[Tensor, "*#N"], number: Int[Tensor, "*#N"] | int) -> Int[Tensor, "*N"]:
+    """A new key from a key and one more component; the two are broadcast against each other."""
+    if isinstance(number, int):
+        number = torch.tensor(_signed(number), dtype=torch.int64, device=key.device)
+    return mix(key ^ mix(number))
 
 
 def row_keys(*, seed: int, stream: int, iteration: int, rows: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
@@ -61,7 +63,7 @@ def uniform(keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
 def gumbel(keys: Int[Tensor, " B"], *, size: int) -> Float[Tensor, "B V"]:
     """Standard Gumbel noise, ``size`` independent numbers per key, in float64."""
     tokens = torch.arange(size, dtype=torch.int64, device=keys.device)
-    return -torch.log(-torch.log(uniform(fold(keys[:, None].expand(-1, size), tokens.expand(len(keys), -1)))))
+    return -torch.log(-torch.log(uniform(fold(keys[:, None], tokens[None]))))
 
 
 def permutation(*, seed: int, stream: int, iteration: int, size: int) -> Int[Tensor, " N"]:

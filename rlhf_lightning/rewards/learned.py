@@ -7,10 +7,13 @@ from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.check import check_scorer
+from rlhf_lightning.models.checkpoints import STAGES, load_model, load_tokenizer
 from rlhf_lightning.models.scorers import LanguageRewardModel
+from rlhf_lightning.models.surprise import SurpriseHead
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.types import Prompt
 
@@ -25,20 +28,17 @@ class LearnedReward(RewardSource):
 
     def __init__(self, path: str, batch_size: int = 256) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise UserError(f"reward.init_args.batch_size must be at least 1, got {batch_size}")
         if not Path(path).is_dir():
-            raise UserError(
-                f"reward model {path} does not exist; the reward stage makes it: python -m rlhf_lightning fit "
-                "--config TASK.yaml --config configs/algorithms/reward.yaml --name NAME writes runs/NAME/export"
-            )
+            raise UserError(f"reward model {path} does not exist; {STAGES['reward model']}")
         self.path = path
         self.batch_size = batch_size
-        try:
-            model = AutoModelForSequenceClassification.from_pretrained(path)
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"reward model {path} cannot be loaded: {reason}") from error
-        self.model = LanguageRewardModel(model, tokenizer).requires_grad_(False)
+        tokenizer = load_tokenizer(path, kind="reward model")
+        model = load_model(AutoModelForSequenceClassification, path, kind="reward model")
+        surprise = SurpriseHead.load(Path(path), model)
+        self.model = LanguageRewardModel(model, tokenizer, surprise).requires_grad_(False)
+        check_scorer(self.model.model)
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
         """Centered scores."""

@@ -28,7 +28,8 @@ def checked_scores(source: RewardSource, prompts: Sequence[Prompt], responses: S
     """The source's scores, or one line that names the prompt it failed on.
 
     Raises:
-        UserError: the source raised, returned the wrong shape, or returned a score that is not finite.
+        UserError: the source raised, returned something else than one number per response, or a number that is
+            not finite.
     """
     name = type(source).__name__
     with torch.no_grad():
@@ -41,8 +42,14 @@ def checked_scores(source: RewardSource, prompts: Sequence[Prompt], responses: S
                 f"reward source {name} raised {type(error).__name__}: {error} "
                 f"(first prompt of the batch: {prompts[0]!r})"
             ) from error
-    if scores.shape != (len(responses),):
-        raise UserError(f"reward source {name} returned shape {tuple(scores.shape)}, expected ({len(responses)},)")
+    if not isinstance(scores, Tensor) or scores.shape != (len(responses),):
+        given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise UserError(
+            f"reward source {name} returned {given} for {len(responses)} responses, expected a tensor of shape "
+            f"({len(responses)},) (first prompt of the batch: {prompts[0]!r})"
+        )
+    if scores.dtype not in (torch.float32, torch.float64):
+        scores = scores.float()
     bad = (~torch.isfinite(scores)).nonzero()
     if len(bad):
         row = int(bad[0])

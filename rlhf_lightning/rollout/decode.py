@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_lightning.models.policy import LanguagePolicy
-from rlhf_lightning.models.trunk import language_head, position_ids
+from rlhf_lightning.models.trunk import feed, language_head
 from rlhf_lightning.ops.logprobs import tempered_log_softmax
 from rlhf_lightning.ops.noise import fold, gumbel
 from rlhf_lightning.types import Rollout, TokenContext
@@ -39,6 +39,8 @@ def decode(
     """
     device = context.input_ids.device
     total, samples = len(keys), len(keys) // len(context)
+    if total != samples * len(context) or len(rows) != total:
+        raise ValueError(f"{total} keys and {len(rows)} rows for {len(context)} prompts; expected a multiple of them")
     actions = torch.zeros(total, max_new_tokens, dtype=torch.long, device=device)
     action_mask = torch.zeros(total, max_new_tokens, dtype=torch.bool, device=device)
     precision = torch.float64 if policy.model.dtype == torch.float64 else torch.float32
@@ -48,7 +50,7 @@ def decode(
 
     cache = DynamicCache(config=policy.model.config)
     mask = context.attention_mask
-    hidden = _step(policy, context.input_ids, mask, position_ids(mask), cache)
+    hidden = feed(policy.model, context.input_ids, mask, cache)
     if samples > 1:
         cache.batch_repeat_interleave(samples)
         hidden, mask = hidden.repeat_interleave(samples, 0), mask.repeat_interleave(samples, 0)
@@ -70,7 +72,7 @@ def decode(
             cache.batch_select_indices(kept)
             token, mask, carried, alive = token[kept], mask[kept], carried[kept], alive[kept]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        hidden = _step(policy, token[:, None], mask, mask.sum(-1, keepdim=True) - 1, cache)
+        hidden = feed(policy.model, token[:, None], mask, cache)
 
     width = int(action_mask.any(0).sum())
     truncated = torch.zeros(total, dtype=torch.bool, device=device)
@@ -83,18 +85,6 @@ def decode(
         truncated=truncated,
         rows=rows,
     )
-
-
-def _step(policy: LanguagePolicy, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """Feed tokens; the hidden state that the next token is drawn from."""
-    outputs = policy.model.base_model(
-        input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return outputs.last_hidden_state[:, -1]
 
 
 def _choose(distribution: Tensor, keys: Tensor | None) -> Tensor:

@@ -60,3 +60,7 @@ class Task:
     def demonstration_entropy(self, demonstrations: Sequence[Demonstration]) -> float | None:
         """Exact entropy of the demonstrations given their prompts, in nats, where it is known."""
         return None
+
+    def ceiling(self, train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> float | None:
+        """Accuracy on the held-out pairs that a model which knows the true reward reaches, where that is known."""
+        return None

@@ -1,0 +1,120 @@
+"""Reading models and tokenizers from folders or from the hub, with one line for whatever is wrong with them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rlhf_lightning.distributed import run_seed
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.text import PLAIN_CHAT_TEMPLATE
+
+Loaded = TypeVar("Loaded")
+
+STAGES = {
+    "checkpoint": "the supervised stage makes it: python -m rlhf_lightning fit --config TASK.yaml "
+    "--config configs/algorithms/sft.yaml --name NAME writes runs/NAME/export",
+    "reward model": "the reward stage makes it: python -m rlhf_lightning fit --config TASK.yaml "
+    "--config configs/algorithms/reward.yaml --name NAME writes runs/NAME/export",
+}
+"""What makes a checkpoint of each kind."""
+
+
+def load_model(
+    auto: Any, path: str, *, kind: str = "checkpoint", new: frozenset[str] = frozenset(), **options: Any
+) -> PreTrainedModel:
+    """A model in float32 with all its weights from the checkpoint.
+
+    Args:
+        auto: the transformers class that makes it.
+        kind: of checkpoint, one of `STAGES`.
+        new: weights that the checkpoint need not have; they start at random, from the run's seed.
+        options: passed on to ``from_pretrained``.
+
+    Raises:
+        UserError: it is missing, unreadable, incomplete, or of another kind.
+    """
+
+    def load() -> tuple[PreTrainedModel, dict[str, Any]]:
+        with torch.random.fork_rng(devices=[]), _quiet():
+            torch.manual_seed(run_seed())
+            return auto.from_pretrained(
+                path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+
+    model, info = _reading(path, kind, load)
+    wrong = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])} - new
+    if wrong:
+        raise UserError(
+            f"{kind} {path} has no fitting weights for {_some(wrong)} of {type(model).__name__}; "
+            "expected all of them: is it another kind of model, or incomplete?"
+        )
+    if "score.weight" in info["unexpected_keys"]:
+        raise UserError(f"{kind} {path} is a reward model; expected a language model")
+    return model
+
+
+def load_tokenizer(path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model, with the plain chat template if it comes without one.
+
+    Raises:
+        UserError: it is missing or unreadable.
+    """
+    with _quiet():
+        tokenizer = _reading(path, kind, lambda: AutoTokenizer.from_pretrained(path, **options))
+    if len(tokenizer) == len(tokenizer.all_special_tokens):
+        raise UserError(f"{kind} {path} has no tokenizer; expected tokenizer.json beside the model")
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+    return tokenizer
+
+
+def is_local(path: str) -> bool:
+    """Whether a name means a folder here rather than a model on the hub."""
+    folder = Path(path)
+    return (
+        folder.exists()
+        or path.startswith((".", os.sep, "~"))
+        or path.count("/") > 1
+        or folder.parts[:1] == ("runs",)
+        or ("/" in path and folder.parent.is_dir())
+    )
+
+
+def _reading(path: str, kind: str, load: Callable[[], Loaded]) -> Loaded:
+    """Run a loader; whatever it raises ends in one line."""
+    if is_local(path) and not Path(path).exists():
+        raise UserError(f"{kind} {path} does not exist; {STAGES[kind]}")
+    try:
+        return load()
+    except Exception as error:  # transformers, tokenizers and safetensors each have their own
+        reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+        raise UserError(f"{kind} {path} cannot be loaded: {reason[:300]}") from error
+
+
+def _some(names: set[str]) -> str:
+    first, *others = sorted(names)
+    return f"{first} and {len(others)} more" if others else first
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out progress bars and reports about weights: `load_model` says what matters."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,173 @@
+"""A bandit, a small text task and a quiet trainer, for tests that train."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.models.backbone import LanguageBackbone
+from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import Demonstration, PreferencePair
+
+NOUNS = ("ant", "bee", "cat", "dog", "eel")
+LETTERS = ("a", "b", "c", "d")
+TIMED = ("timing/", "rollout/tokens_per_second")
+
+
+def word_tokenizer(*words: str) -> PreTrainedTokenizerFast:
+    """One token per word; the first two are the end-of-sequence token and the unknown one."""
+    ids = {word: i for i, word in enumerate(("</s>", "<unk>", *words))}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+
+
+class PaysFor(RewardSource):
+    """1 for one response, 0 for every other."""
+
+    def __init__(self, response: str) -> None:
+        super().__init__()
+        self.response = response
+
+    def score(self, prompts, responses):
+        return torch.tensor([float(response == self.response) for response in responses])
+
+
+class CountsB(RewardSource):
+    """Share of the words that are ``b``."""
+
+    def score(self, prompts, responses):
+        words = [response.split() for response in responses]
+        return torch.tensor([row.count("b") / max(len(row), 1) for row in words])
+
+
+class Bandit(Task):
+    """One prompt, whose answer is one of four tokens: ``</s>``, ``<unk>``, ``a`` and ``b``."""
+
+    provides: ClassVar[frozenset[str]] = frozenset({"prompts"})
+
+    def prompts(self, split):
+        return ["a"] * (64 if split == "train" else 32)
+
+    def tokenizer(self):
+        return word_tokenizer("a", "b")
+
+
+class Letters(Task):
+    """Prompts of one to three nouns, answers of one to four letters; everything an algorithm can ask for.
+
+    Args:
+        prompts: number of training prompts.
+        heldout: number of held-out prompts.
+        demonstrations: number of training demonstrations.
+        pairs: number of training pairs.
+        gold: the known true reward; None for none.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"prompts", "demonstrations", "preferences"})
+
+    def __init__(
+        self, prompts: int = 12, heldout: int = 7, demonstrations: int = 13, pairs: int = 13, gold: bool = True
+    ) -> None:
+        self.sizes = {"prompts": prompts, "demonstrations": demonstrations, "preferences": pairs}
+        self.heldout = heldout
+        self.gold_source = CountsB() if gold else None
+
+    def prompts(self, split):
+        return [self.noun_prompt(i) for i in self.numbers("prompts", split)]
+
+    def demonstrations(self, split):
+        return [Demonstration(self.noun_prompt(i), self.answer(i, 1)) for i in self.numbers("demonstrations", split)]
+
+    def preferences(self, split):
+        return [
+            PreferencePair(self.noun_prompt(i), "b " + self.answer(i, 2), self.answer(i, 3).replace("b", "a"))
+            for i in self.numbers("preferences", split)
+        ]
+
+    def numbers(self, kind: str, split: str) -> range:
+        size = self.sizes[kind]
+        return range(size) if split == "train" else range(size, size + self.heldout)
+
+    def noun_prompt(self, number: int) -> str:
+        return " ".join(NOUNS[(number * k + k) % len(NOUNS)] for k in range(1, 2 + number % 3))
+
+    def answer(self, number: int, salt: int) -> str:
+        return " ".join(LETTERS[(number * salt + k * k) % len(LETTERS)] for k in range(1 + (number + salt) % 4))
+
+    def tokenizer(self):
+        return word_tokenizer(*NOUNS, *LETTERS)
+
+    def gold(self):
+        return self.gold_source
+
+
+class Rows(Listener):
+    """Remembers every row, sample and the parameters at the end of every epoch."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.samples: list[dict[str, Any]] = []
+
+    def on_row(self, trainer, module, row):
+        self.rows.append(dict(row))
+
+    def on_samples(self, trainer, module, samples):
+        self.samples += [dict(sample) for sample in samples]
+
+    def untimed(self) -> list[dict[str, float]]:
+        """The rows without what the clock says."""
+        return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in self.rows]
+
+
+def tiny(**changes: Any) -> LanguageBackbone:
+    """A model of one layer and 16 hidden units."""
+    return LanguageBackbone(**{"width": 16, "layers": 1, "heads": 2, "context_length": 16, **changes})
+
+
+def quiet_trainer(*callbacks: Any, **settings: Any) -> Trainer:
+    """A trainer on one CPU process that writes and prints nothing."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(**{**defaults, "callbacks": list(callbacks), **settings})
+
+
+def fit(module: LightningModule, data: LightningDataModule, *callbacks: Any, **settings: Any) -> Rows:
+    """Train quietly; the rows that were reported."""
+    ckpt_path = settings.pop("ckpt_path", None)
+    rows = Rows()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+        quiet_trainer(rows, *callbacks, **settings).fit(module, data, ckpt_path=ckpt_path)
+    return rows
+
+
+def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of every parameter and buffer."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two snapshots are equal to the bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """The largest difference between two snapshots."""
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
