@@ -103,7 +103,7 @@ class RewardModeling(SyncedModule):
                 self.manual_backward(loss / len(examples))
                 difference = (chosen - rejected).detach()
                 sums["loss"] += loss.detach()
-                sums["right"] += (difference > 0).sum()
+                sums["right"] += ties_half(difference).sum()
                 sums["margin"] += difference.sum()
         means = {name: value / len(examples) for name, value in self.reduced(sums).items()}
         self.check_finite("the preference loss", means["loss"])
@@ -156,6 +156,7 @@ class RewardModeling(SyncedModule):
         """Write how far stated probabilities can be trusted."""
         if self.trainer.is_global_zero and hasattr(self, "_reliability"):
             path = Path(self.trainer.default_root_dir) / "reliability.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self._reliability, indent=1))
 
     def _scores(self, pairs: list[PreferencePair]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
@@ -180,10 +181,15 @@ def preference_statistics(chosen: Float[Tensor, " B"], rejected: Float[Tensor, "
     confidence, right = _confidence(difference)
     return {
         "eval/loss": bradley_terry_loss(chosen, rejected, margin=0.0).mean().item(),
-        "eval/accuracy": right.float().mean().item(),
+        "eval/accuracy": ties_half(difference).mean().item(),
         "eval/margin": difference.mean().item(),
         "eval/calibration_error": _calibration_error(confidence, right),
     }
+
+
+def ties_half(difference: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """1 where the preferred response scores higher, 0 where it scores lower, one half where both score the same."""
+    return (difference.sign() + 1) / 2
 
 
 def reliability(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"], bins: int = 10) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_fit_resumed_iterations_equal_an_uninterrupted_run(where, monkeypatch, c
     capsys.readouterr()
     assert fit(*toy(), "--name", "halved") == 0
     done = int(where[-1]) - 1
-    expected = f"resuming from iteration {done}" if done else "ToyIterations starts"
+    expected = f"resuming from iteration {done}" if done else "ToyIterations starts at iteration 0"
     assert expected in capsys.readouterr().out
     for name in ("metrics.csv", "samples.jsonl", "export/weight.txt"):
         assert Path("runs/halved", name).read_text() == Path("runs/whole", name).read_text(), name

@@ -76,7 +76,7 @@ def tokenizer(
 def config(kind: str, **changes: Any) -> Any:
     """A tiny model's configuration."""
     length = {} if kind == "gpt2" else {"max_position_embeddings": 32}
-    settings = {"vocab_size": 15, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    settings = {"vocab_size": 15, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     return AutoConfig.for_model(kind, **{**settings, **length, **ARCHITECTURES.get(kind, _LLAMA), **changes})
 
 

@@ -62,7 +62,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"checkpoint {path} cannot be read: it is corrupt, or holds objects other than tensors and plain "
                 "containers, which are never unpickled"
             ) from error
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a damaged file can raise anything while it is taken apart
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"checkpoint {path} is corrupt ({reason})") from error
 

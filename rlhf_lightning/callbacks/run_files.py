@@ -31,7 +31,7 @@ class RunFiles(Callback):
         resumed = self.directory.plan.resume_from is not None
         self.directory.start(resumed_at=done if resumed else None)
         unit = "step" if trainer.max_steps >= 0 else "iteration"
-        what = f"resuming from {unit} {done}" if resumed else f"{type(pl_module).__name__} starts"
+        what = f"resuming from {unit} {done}" if resumed else f"{type(pl_module).__name__} starts at {unit} {done}"
         print(f"{self.directory.path}: {what}", flush=True)
         for logger in trainer.loggers:
             logger.log_hyperparams(self.config)

@@ -29,15 +29,20 @@ def test_language_head_gives_the_models_own_logits(kind):
     assert logits.std() > 0.1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_decode_logprobs_are_those_of_teacher_forcing(kind, dtype):
+@pytest.mark.parametrize(
+    ("kind", "dtype", "tolerance"),
+    [
+        *((kind, torch.float32, 1e-4) for kind in ARCHITECTURES),
+        # Gemma 2 has eager attention only, whose softmax is in float32 whatever the model is in.
+        *((kind, torch.float64, 1e-10) for kind in ARCHITECTURES if kind != "gemma2"),
+    ],
+)
+def test_decode_logprobs_are_those_of_teacher_forcing(kind, dtype, tolerance):
     policy = tiny_models.policy(kind, temperature=0.8).to(dtype)
     rollout = decode(policy, THREE, keys=keys(0, 1, 2, 3, 4, 5), rows=torch.arange(6), max_new_tokens=12)
     outputs = policy.evaluate(rollout.context, rollout.actions, rollout.action_mask)
     assert rollout.old_logprobs.dtype == dtype
     assert rollout.lengths().unique().numel() > 1
-    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
     torch.testing.assert_close(outputs.logprobs, rollout.old_logprobs, rtol=0, atol=tolerance)
 
 

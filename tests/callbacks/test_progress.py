@@ -1,0 +1,69 @@
+import io
+
+import pytest
+from lightning.pytorch import Trainer
+
+from rlhf_lightning.callbacks.progress import Progress
+from tests.cli_fakes import ToyBackbone, ToyData, ToyIterations, ToySteps, ToyTask
+
+
+def run(model, progress, **budget):
+    task = ToyTask()
+    trainer = Trainer(
+        **budget, callbacks=[progress], logger=False, accelerator="cpu", enable_checkpointing=False,
+        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(model(task, ToyBackbone()), ToyData(task, length=50 if model is ToySteps else 1))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("model", "budget", "unit"),
+    [(ToyIterations, {"max_epochs": 200}, "iteration"), (ToySteps, {"max_steps": 200}, "step")],
+)
+def test_progress_log_file_gets_about_ten_lines(model, budget, unit, capsys):
+    run(model, Progress(), **budget)
+    lines = capsys.readouterr().out.splitlines()
+    assert 10 <= len(lines) <= 11
+    assert f"{model.__name__}  {unit} 20/200" in "\n".join(lines)
+    assert lines[-1].startswith(f"{model.__name__}  {unit} 200/200")
+    assert all(" left" in line for line in lines[:-1])
+    field = "score" if model is ToyIterations else "loss"
+    assert all(f"  {field} " in line for line in lines)
+
+
+def test_progress_short_run_gets_a_line_for_each_iteration(capsys):
+    run(ToyIterations, Progress(), max_epochs=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["iteration 1/3", "iteration 2/3", "iteration 3/3"]
+    assert "KL 0.5" in lines[0]
+
+
+def test_progress_terminal_gets_a_bar(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    run(ToyIterations, Progress(), max_epochs=3)
+    shown = terminal.getvalue()
+    assert "3/3" in shown
+    assert "score 2" in shown  # (1 + 2 + 3) / 3
+    assert "━" in shown
+
+
+def test_progress_stops_its_bar_when_the_run_fails(monkeypatch):
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setenv("TOY_FAIL", "bug:2")
+    progress = Progress()
+    with pytest.raises(RuntimeError):
+        run(ToyIterations, progress, max_epochs=3)
+    assert progress._bar is None
+
+
+def test_progress_disabled_prints_nothing(capsys):
+    progress = Progress()
+    progress.disable()
+    run(ToyIterations, progress, max_epochs=3)
+    assert capsys.readouterr().out == ""

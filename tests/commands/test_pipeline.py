@@ -1,0 +1,336 @@
+"""The pipeline command: what it runs, what it leaves out, and how it ends. Stages are played by a stand-in."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from rlhf_lightning.__main__ import main
+from rlhf_lightning.commands import pipeline
+
+FILES = {
+    "task.yaml": "task: {class_path: Assistant}\nbackbone: {class_path: LanguageBackbone, init_args: {width: 96}}\n",
+    "quick.yaml": """
+task: {class_path: Assistant}
+pipeline:
+  sft: {config: sft.yaml, trainer.max_steps: 520}
+  pairs: {count: 8000}
+  reward: {config: [reward.yaml]}
+  policy: {config: ppo.yaml, trainer: {max_epochs: 100}}
+""",
+    "sft.yaml": "model: {class_path: SFT}\n",
+    "reward.yaml": "model: {class_path: RewardModeling}\n",
+    "ppo.yaml": "model: {class_path: PPO}\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def _with_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        Path(name).write_text(text)
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Plays the stages; each writes what the real one would. ``stages.failing`` maps a stage to its exit status."""
+
+    class Played:
+        def __init__(self):
+            self.commands, self.failing, self.cut = [], {}, set()
+
+        def names(self):
+            ran = [c[c.index("--name") + 1] if "--name" in c else "pairs" for c in self.commands]
+            self.commands.clear()
+            return ran
+
+        def __call__(self, command):
+            command = command[3:]
+            self.commands.append(command)
+            options = dict(zip(command, command[1:], strict=False))
+            if command[0] == "pairs":
+                name, folder = "pairs", Path(options["--out"]).parent
+            else:
+                name, folder = options["--name"], Path(options["--runs_dir"]) / options["--name"]
+            if name in self.failing:
+                return self.failing[name]
+            if (folder / "DONE").exists():
+                assert "--overwrite" in command, "fit refuses a finished directory"
+                (folder / "DONE").unlink()
+            if command[0] == "pairs":
+                Path(options["--out"]).write_text(json.dumps(options))
+                return 0
+            (folder / "config.yaml").write_text("model: 1")
+            if name in self.cut:
+                return 143
+            (folder / "export").mkdir(exist_ok=True)
+            (folder / "export" / "model").write_text(" ".join(w for w in command if w != "--overwrite"))
+            (folder / "DONE").write_text("")
+            return 0
+
+    played = Played()
+    monkeypatch.setattr(pipeline, "_call", played)
+    return played
+
+
+def run(*words):
+    return main(["pipeline", "--config", "quick.yaml", "--name", "q", *words])
+
+
+START = "--backbone.init_args.checkpoint runs/q/sft/export"
+COMMANDS = [
+    "fit --config quick.yaml --config sft.yaml --seed_everything 1 --runs_dir runs/q --name sft --trainer.max_steps 520",
+    "pairs --config quick.yaml --policy runs/q/sft/export --out runs/q/pairs/pairs.jsonl --seed 1 --count 8000",
+    "fit --config quick.yaml --config reward.yaml --seed_everything 1 --runs_dir runs/q --name reward "
+    f"{START} --data.init_args.pairs runs/q/pairs/pairs.jsonl",
+    "fit --config quick.yaml --config ppo.yaml --seed_everything 1 --runs_dir runs/q --name policy "
+    f"{START} --data.init_args.reward LearnedReward "
+    "--data.init_args.reward.init_args.path runs/q/reward/export --trainer.max_epochs 100",
+]
+
+
+def printed(capsys, *words):
+    assert run("--print-commands", *words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("python -m rlhf_lightning ") for line in lines)
+    return [line.removeprefix("python -m rlhf_lightning ") for line in lines]
+
+
+def test_pipeline_prints_plain_commands(capsys):
+    assert printed(capsys) == COMMANDS
+    assert not Path("runs").exists()
+
+
+def test_pipeline_runs_the_commands_that_it_prints(stages, capsys):
+    assert run() == 0
+    assert [" ".join(command) for command in stages.commands] == COMMANDS
+    shown = capsys.readouterr().out
+    assert "made runs/q/policy/export" in shown
+    assert "next: python -m rlhf_lightning report runs/q" in shown
+    assert all((Path("runs/q") / name / "DONE").exists() for name in ("sft", "pairs", "reward", "policy"))
+
+
+def test_pipeline_hands_options_to_one_stage_and_to_all(capsys):
+    words = [
+        "--seed",
+        "3",
+        "--policy.trainer.max_epochs",
+        "5",
+        "--pairs.count=50",
+        "--task.init_args.path",
+        "a b.jsonl",
+    ]
+    sft, pairs, reward, policy = printed(capsys, *words, "--trainer.devices", "2", "--sft.model.init_args.x", "-1")
+    assert all("--task.init_args.path 'a b.jsonl'" in line for line in (sft, pairs, reward, policy))
+    assert "--seed_everything 3" in sft
+    assert "--seed 3 --count 50" in pairs
+    assert sft.endswith("--trainer.max_steps 520 --model.init_args.x -1")
+    assert policy.endswith("--trainer.max_epochs 5")
+    assert "--trainer.devices 2" in policy
+    assert "--trainer.devices" not in pairs
+    assert "max_epochs 100" not in policy
+
+
+def test_pipeline_pretrained_model_is_where_the_first_stage_starts(capsys):
+    lines = printed(capsys, "--backbone.init_args.checkpoint", "org/model")
+    assert "--backbone.init_args.checkpoint org/model" in lines[0]
+    assert all(START in line and "org/model" not in line for line in lines[2:])
+    assert "org/other" in printed(capsys, "--reward.backbone.init_args.checkpoint", "org/other")[2]
+
+
+def test_pipeline_gold_policy_takes_no_reward_model(capsys):
+    assert "reward" not in printed(capsys, "--policy.reward", "gold")[3]
+    Path("quick.yaml").write_text("pipeline: {sft: {config: sft.yaml}, policy: {config: ppo.yaml, reward: gold}}")
+    assert printed(capsys)[1].endswith(START)
+
+
+def test_pipeline_of_a_task_with_its_own_preferences_draws_no_pairs(capsys):
+    Path("quick.yaml").write_text("pipeline: {sft: {config: sft.yaml}, reward: {config: reward.yaml}}")
+    lines = printed(capsys)
+    assert len(lines) == 2
+    assert lines[1].endswith(START)
+
+
+def test_pipeline_skips_what_is_unchanged(stages, capsys):
+    assert run() == 0
+    stages.names()
+    capsys.readouterr()
+    assert run() == 0
+    assert stages.names() == []
+    shown = capsys.readouterr().out
+    assert [f"{name}: unchanged, skipped" in shown for name in ("sft", "pairs", "reward", "policy")] == [True] * 4
+
+
+def change(what):
+    if what == "config":
+        Path("ppo.yaml").write_text("model: {class_path: PPO, init_args: {clip_range: 0.1}}")
+    elif what == "artefact":
+        Path("runs/q/reward/export/model").write_text("retrained by hand")
+    elif what == "pairs":
+        Path("runs/q/pairs/pairs.jsonl").write_text("edited")
+    elif what == "data":
+        Path("data.jsonl").write_text("new")
+    elif what == "pipeline section":
+        path = Path("quick.yaml")
+        path.write_text(path.read_text().replace("max_epochs: 100", "max_epochs: 50"))
+    elif what == "comment":
+        Path("sft.yaml").write_text(f"# a comment\n{FILES['sft.yaml']}")
+
+
+@pytest.mark.parametrize(
+    ("what", "words", "ran", "said"),
+    [
+        ("argument", ["--sft.trainer.max_steps", "10"], ["sft", "pairs", "reward", "policy"], "sft: trainer.max_steps 520 → 10"),
+        ("argument", ["--policy.trainer.max_epochs", "10"], ["policy"], "policy: trainer.max_epochs 100 → 10: made again"),
+        ("argument", ["--pairs.max_new_tokens", "10"], ["pairs", "reward", "policy"], "pairs: max_new_tokens not given → 10"),
+        ("config", [], ["policy"], "policy: ppo.yaml changed: made again"),
+        ("artefact", [], ["policy"], "policy: runs/q/reward/export changed: made again"),
+        ("pairs", [], ["reward"], "reward: runs/q/pairs/pairs.jsonl changed: made again"),
+        ("data", [], ["sft", "reward", "policy"], "sft: data.jsonl changed: made again"),
+        ("pipeline section", [], ["policy"], "policy: trainer.max_epochs 100 → 50: made again"),
+        ("comment", [], [], "sft: unchanged, skipped"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)  # fmt: skip
+def test_pipeline_runs_again_what_depends_on_a_change(what, words, ran, said, stages, capsys):
+    if what == "data":
+        Path("data.jsonl").write_text("old")
+        path = Path("quick.yaml")
+        path.write_text(path.read_text().replace("{class_path: Assistant}", "{init_args: {path: data.jsonl}}"))
+    assert run() == 0
+    stages.names()
+    capsys.readouterr()
+    change(what)
+    assert run(*words) == 0
+    assert said in capsys.readouterr().out
+    # stages whose inputs came out the same as before are not repeated
+    assert [name for name in stages.names() if what != "data" or name != "pairs"] == ran
+
+
+def test_pipeline_overwrite_makes_everything_again(stages):
+    assert run() == 0
+    stages.names()
+    assert run("--overwrite", "--stages", "sft,pairs") == 0
+    assert ["--overwrite" in command for command in stages.commands] == [True, False]
+
+
+def test_pipeline_failing_stage_stops_with_its_status_and_continues_there(stages, capsys):
+    stages.failing["reward"] = 2
+    assert run() == 2
+    assert stages.names() == ["sft", "pairs", "reward"]
+    assert capsys.readouterr().err == ""
+    stages.failing.clear()
+    assert run() == 0
+    assert stages.names() == ["reward", "policy"]
+
+
+def test_pipeline_interrupted_stage_continues_without_overwrite(stages):
+    stages.cut.add("policy")
+    assert run() == 143
+    stages.cut.clear()
+    stages.names()
+    assert run() == 0
+    assert "--overwrite" not in stages.commands[0]
+    assert stages.names() == ["policy"]
+
+
+def test_pipeline_failed_replacement_is_tried_again(stages):
+    """The old run is still there, finished; it must not pass for the new one."""
+    assert run() == 0
+    stages.failing["policy"] = 2
+    stages.names()
+    assert run("--policy.trainer.max_epochs", "7") == 2
+    stages.failing.clear()
+    stages.names()
+    assert run("--policy.trainer.max_epochs", "7") == 0
+    assert "--overwrite" in stages.commands[0]
+    assert stages.names() == ["policy"]
+
+
+def test_pipeline_killed_after_a_stage_finished_does_not_repeat_it(stages):
+    assert run() == 0
+    stages.names()
+    note = Path("runs/q/sft/stage.json")
+    content = json.loads(note.read_text())
+    note.write_text(json.dumps({**content, "done": False}))
+    os.utime(note, ns=(0, 0))
+    assert run() == 0
+    assert stages.names() == []
+
+
+def test_pipeline_leaves_a_run_alone_that_it_did_not_make(stages, capsys):
+    assert run() == 0
+    Path("runs/q/sft/stage.json").unlink()
+    stages.names()
+    assert run() == 2
+    assert "runs/q/sft holds a finished run that this command did not make" in capsys.readouterr().err
+    assert run("--stages", "pairs,reward,policy") == 0
+    assert stages.names() == []
+
+
+def test_pipeline_stage_without_its_inputs_is_one_line(stages, capsys):
+    assert run("--stages", "policy") == 2
+    assert capsys.readouterr().err == (
+        "error: policy needs runs/q/sft/export, which the stage sft makes; run it first\n"
+    )
+
+
+MISTAKES = [
+    ("--stages sft,polciy", "--stages: no stage 'polciy'; expected some of sft, pairs, reward, policy"),
+    ("--polcy.trainer.max_epochs 3", "unknown option --polcy.trainer.max_epochs; did you mean --policy.trainer.max_ep"),
+    ("--overwrit yes", "unknown option --overwrit; did you mean --overwrite?"),
+    ("--model.init_args.lr 3", "unknown option --model.init_args.lr; options of a stage are --STAGE.init_args.lr"),
+    ("--policy.trainer.max_epochs", "--policy.trainer.max_epochs needs a value"),
+    ("--sft.x --policy.y 1", "--sft.x needs a value"),
+    ("stray", "unexpected argument 'stray'"),
+    ("--seed x", "argument --seed: invalid int value: 'x'"),
+    ("--name ../up", "--name '../up': expected a name"),
+    ("--policy.reward silver", "pipeline.policy.reward is 'silver'; expected learned or gold"),
+    ("--config none.yaml", "--config none.yaml: no such file"),
+    ("--config stage.yaml", "stage.yaml: unknown stage 'sfd' in pipeline; expected one of sft, pairs, reward, policy"),
+    ("--config kind.yaml", "kind.yaml: pipeline.sft is a mapping"),
+    ("--config model.yaml", "model.yaml: model belongs to one stage; give it under pipeline"),
+    ("--config missing.yaml", "--config nowhere.yaml: no such file"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), MISTAKES, ids=[words for words, _ in MISTAKES])
+def test_pipeline_mistake_is_one_line(words, line, stages, capsys):
+    Path("stage.yaml").write_text("pipeline: {sfd: {}}")
+    Path("kind.yaml").write_text("pipeline: {sft: sft.yaml}")
+    Path("model.yaml").write_text("model: {class_path: PPO}")
+    Path("missing.yaml").write_text("pipeline: {policy: {config: nowhere.yaml}}")
+    assert run(*words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {line}")
+    assert error.count("\n") == 1
+    assert stages.commands == []
+
+
+def test_pipeline_without_a_pipeline_section_is_one_line(capsys):
+    assert main(["pipeline", "--config", "task.yaml"]) == 2
+    assert "no pipeline section in task.yaml; configs/quickstart.yaml shows one" in capsys.readouterr().err
+
+
+def test_pipeline_reward_and_pairs_that_nothing_makes_are_one_line(capsys):
+    Path("quick.yaml").write_text("pipeline: {pairs: {count: 3}}")
+    assert run() == 2
+    assert "pipeline.pairs needs pipeline.sft" in capsys.readouterr().err
+    Path("quick.yaml").write_text("pipeline: {policy: {config: ppo.yaml, reward: learned}}")
+    assert run() == 2
+    assert "there is no pipeline.reward that makes a reward model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "status"), [("pass", 0), ("raise SystemExit(2)", 2), ("import os; os.abort()", 134)])
+def test_call_gives_the_exit_status_of_a_shell(code, status):
+    assert pipeline._call([sys.executable, "-c", code]) == status
+
+
+def test_call_hands_on_sigterm():
+    code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print(flush=True); time.sleep(60)"
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert pipeline._call([sys.executable, "-c", code]) in (7, 143)  # 143 where Python had not started yet

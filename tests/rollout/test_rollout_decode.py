@@ -1,0 +1,204 @@
+import pytest
+import tiny_models
+import torch
+from scipy.stats import chisquare
+from tiny_models import context, keys
+from transformers import GenerationConfig
+
+from rlhf_lightning.rollout import decode as decode_module
+from rlhf_lightning.rollout.decode import decode
+from rlhf_lightning.types import TokenContext
+
+PROMPTS = ([5, 9, 11], [13], [10, 12, 6, 7, 14, 8, 5], [8, 8])
+KINDS = ("gpt2", "llama", "mistral")  # mistral: a window of 4 tokens, shorter than the prompts
+
+
+def rollout(policy, prompts=PROMPTS, numbers=None, length=16, **options):
+    numbers = list(range(len(prompts))) if numbers is None else numbers
+    rows = torch.tensor(numbers)
+    return decode(policy, context(*prompts), keys=keys(*numbers), rows=rows, max_new_tokens=length, **options)
+
+
+def responses(done):
+    return [row[mask].tolist() for row, mask in zip(done.actions, done.action_mask, strict=True)]
+
+
+def assert_same(found, expected):
+    assert responses(found) == responses(expected)
+    assert found.truncated.tolist() == expected.truncated.tolist()
+    for a, b, mask_a, mask_b in zip(
+        found.old_logprobs, expected.old_logprobs, found.action_mask, expected.action_mask, strict=True
+    ):
+        torch.testing.assert_close(a[mask_a], b[mask_b], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_responses_do_not_depend_on_the_other_rows(kind):
+    policy = tiny_models.policy(kind)
+    together = rollout(policy)
+    assert len({len(row) for row in responses(together)}) > 1
+    for row, prompt in enumerate(PROMPTS):
+        alone = rollout(policy, [prompt], [row])
+        assert responses(alone) == responses(together)[row : row + 1]
+        count = len(responses(alone)[0])
+        torch.testing.assert_close(alone.old_logprobs[0], together.old_logprobs[row, :count], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_responses_do_not_depend_on_the_order_of_rows(kind):
+    policy = tiny_models.policy(kind)
+    order = [2, 0, 3, 1]
+    shuffled = rollout(policy, [PROMPTS[i] for i in order], order)
+    assert shuffled.rows.tolist() == order
+    assert_same(shuffled.select(torch.tensor([1, 3, 0, 2])), rollout(policy))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
+def test_responses_do_not_depend_on_when_finished_rows_are_dropped(kind, share, monkeypatch):
+    policy = tiny_models.policy(kind)
+    prompts, numbers = PROMPTS * 4, list(range(16))
+    expected = rollout(policy, prompts, numbers)
+    monkeypatch.setattr(decode_module, "DROP_SHARE", share)
+    assert_same(rollout(policy, prompts, numbers), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_samples_of_a_prompt_equal_as_many_prompts(kind):
+    policy = tiny_models.policy(kind)
+    repeated = [prompt for prompt in PROMPTS for _ in range(3)]
+    once = decode(policy, context(*PROMPTS), keys=keys(*range(12)), rows=torch.arange(12), max_new_tokens=16)
+    assert_same(once, rollout(policy, repeated))
+    torch.testing.assert_close(once.context.input_ids, context(*repeated).input_ids)
+    torch.testing.assert_close(once.context.attention_mask, context(*repeated).attention_mask)
+
+
+def test_keys_that_are_no_multiple_of_the_prompts_are_refused():
+    with pytest.raises(ValueError, match="3 keys and 3 rows for 2 prompts"):
+        decode(tiny_models.policy(), context([5], [6]), keys=keys(0, 1, 2), rows=torch.arange(3), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("garbage", [1, 14, -100, 10**9])
+def test_what_stands_at_padding_makes_no_difference(garbage):
+    policy = tiny_models.policy()
+    clean = rollout(policy)
+    dirty = decode(
+        policy, context(*PROMPTS, fill=garbage), keys=keys(0, 1, 2, 3), rows=torch.arange(4), max_new_tokens=16
+    )
+    assert torch.equal(dirty.actions, clean.actions)
+    assert torch.equal(dirty.old_logprobs, clean.old_logprobs)
+
+
+def test_extra_columns_of_padding_make_no_difference():
+    policy = tiny_models.policy("llama")
+    wide = decode(policy, context(*PROMPTS, width=12), keys=keys(0, 1, 2, 3), rows=torch.arange(4), max_new_tokens=16)
+    assert_same(wide, rollout(policy))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stops", [[1], [1, 7, 12]])
+def test_greedy_equals_generate_of_transformers(kind, stops):
+    policy = tiny_models.policy(kind, scale=6.0).eval()
+    policy.stop_ids = stops
+    found = responses(rollout(policy, PROMPTS, greedy=True, length=12))
+    settings = GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=stops, pad_token_id=0)
+    for prompt, response in zip(PROMPTS, found, strict=True):
+        own = policy.model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)).long(), generation_config=settings
+        )
+        assert response == own[0, len(prompt) :].tolist()
+
+
+def test_a_response_ends_at_any_stop_id_and_nowhere_else():
+    policy = tiny_models.policy()
+    policy.stop_ids = [1, 7, 12]
+    done = rollout(policy, PROMPTS * 16, list(range(64)), length=12)
+    ends = set()
+    for response, cut in zip(responses(done), done.truncated.tolist(), strict=True):
+        assert not set(response[:-1]) & {1, 7, 12}
+        assert cut == (response[-1] not in (1, 7, 12))
+        assert not cut or len(response) == 12
+        ends.add(None if cut else response[-1])
+    assert ends == {1, 7, 12, None}
+
+
+def test_mask_is_a_prefix_and_width_that_of_the_longest_response():
+    done = rollout(tiny_models.policy(), PROMPTS * 4, list(range(16)))
+    lengths = done.lengths()
+    assert done.actions.shape == done.old_logprobs.shape == (16, int(lengths.max()))
+    assert torch.equal(done.action_mask, torch.arange(done.actions.shape[1]) < lengths[:, None])
+    assert done.old_logprobs[~done.action_mask].eq(0).all()
+    assert done.old_logprobs[done.action_mask].lt(0).all()
+
+
+def test_one_token_is_enough():
+    done = rollout(tiny_models.policy(), PROMPTS * 16, list(range(64)), length=1)
+    assert done.actions.shape == (64, 1)
+    assert done.action_mask.all()
+    assert done.truncated.tolist() == [token != 1 for token in done.actions[:, 0].tolist()]
+    assert 0 < done.truncated.sum() < 64
+
+
+def test_a_limit_changes_only_what_comes_after_it():
+    policy = tiny_models.policy()
+    short, long = (rollout(policy, PROMPTS * 4, list(range(16)), length=length) for length in (5, 16))
+    for cut, whole, truncated in zip(responses(short), responses(long), short.truncated, strict=True):
+        assert cut == whole[:5]
+        assert truncated == (len(whole) > 5)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.5])
+def test_first_tokens_follow_the_tempered_softmax(temperature):
+    policy = tiny_models.policy(temperature=temperature, scale=8.0)
+    draws = 20000
+    numbers = torch.arange(draws)
+    done = decode(policy, context([5, 9, 11]), keys=keys(*range(draws)), rows=numbers, max_new_tokens=1)
+    counts = done.actions[:, 0].bincount(minlength=15)
+    probabilities = (policy.model(torch.tensor([[5, 9, 11]])).logits[0, -1] / temperature).double().softmax(-1)
+    assert chisquare(counts.numpy(), (draws * probabilities).detach().numpy()).pvalue > 0.001
+    wrong = (probabilities.log() * 1.1).softmax(-1)  # another temperature is noticed
+    assert chisquare(counts.numpy(), (draws * wrong).detach().numpy()).pvalue < 0.001
+
+
+def test_second_tokens_follow_the_softmax_given_the_first():
+    policy = tiny_models.policy(scale=8.0)
+    policy.stop_ids = [0]
+    done = decode(policy, context([5, 9, 11]), keys=keys(*range(20000)), rows=torch.arange(20000), max_new_tokens=2)
+    first = int(done.actions[:, 0].mode().values)
+    after = done.actions[done.actions[:, 0] == first, 1]
+    probabilities = policy.model(torch.tensor([[5, 9, 11, first]])).logits[0, -1].double().softmax(-1)
+    counts = after.bincount(minlength=15).numpy()
+    assert chisquare(counts, (len(after) * probabilities).detach().numpy()).pvalue > 0.001
+
+
+def test_other_keys_give_other_responses():
+    policy = tiny_models.policy()
+    found = [
+        responses(decode(policy, context(*PROMPTS), keys=k, rows=torch.arange(4), max_new_tokens=16))
+        for k in (keys(0, 1, 2, 3), keys(0, 1, 2, 3), keys(0, 1, 2, 3, seed=1), keys(0, 1, 2, 3, iteration=1))
+    ]
+    assert found[0] == found[1]
+    assert len({str(each) for each in found}) == 3
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "</s>", None])
+def test_pad_token_makes_no_difference(pad):
+    words = tiny_models.tokenizer(pad=pad)
+    pad_id = {"<pad>": 0, "</s>": 1, None: None}[pad]
+    policy = tiny_models.policy("gpt2", words=words, pad_token_id=pad_id)
+    assert_same(rollout(policy), rollout(tiny_models.policy("gpt2")))
+
+
+def test_half_precision_gives_float32_logprobs():
+    policy = tiny_models.policy("llama").to(torch.bfloat16)
+    done = rollout(policy)
+    assert done.old_logprobs.dtype == torch.float32
+    assert torch.isfinite(done.old_logprobs).all()
+
+
+def test_context_is_that_of_the_prompts():
+    prompts = context(*PROMPTS)
+    done = decode(tiny_models.policy(), prompts, keys=keys(0, 1, 2, 3), rows=torch.arange(4), max_new_tokens=3)
+    assert isinstance(done.context, TokenContext)
+    assert torch.equal(done.context.input_ids, prompts.input_ids)
+    assert torch.equal(done.context.attention_mask, prompts.attention_mask)
