@@ -88,7 +88,9 @@ def _read_options(words: Sequence[str], settings: Settings) -> None:
             known = [f"{name}.{key}" if key else name for name in (*STAGES, "task", "backbone", "trainer")]
             known += ["config", "name", "runs_dir", "seed", "stages", "overwrite", "print-commands"]
             close = difflib.get_close_matches(option[2:], known, n=1, cutoff=0.7)
-            hint = f"did you mean --{close[0]}?" if close else f"options of a stage are --STAGE.{key or 'KEY'}"
+            hint = f"did you mean --{close[0]}?" if close else "see python -m rlhf_lightning pipeline --help"
+            if where in ("model", "data"):
+                hint = f"give it to one stage, for instance --{list(settings.pipeline)[-1]}.{option[2:]}"
             raise UserError(f"unknown option {option}; {hint}")
 
 
