@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from rlhf_lightning.callbacks.listener import Listener
@@ -38,7 +39,7 @@ from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.synced import SyncedModule
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.types import ScoredRollout, TrainBatch, Trajectories
+from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch, Trajectories
 
 
 @dataclass
@@ -129,6 +130,8 @@ class PolicyAlgorithm(SyncedModule):
         """Collect a rollout with the current policy and prepare it for the update."""
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             scored = self.rollouts.collect(self.policy, self.current_epoch)
+            if isinstance(self.trainer.precision_plugin, MixedPrecision):
+                self._rescore(scored.rollout)
             self.row = {"iteration": self.current_epoch + 1}
             self.row |= {f"objective/{name}": value for name, value in score_statistics(scored).items()}
             self.row |= {f"rollout/{name}": value for name, value in text_statistics(scored).items()}
@@ -137,6 +140,14 @@ class PolicyAlgorithm(SyncedModule):
             self.row |= {"rollout/tokens_per_second": tokens / seconds}
             self.row |= {"samples": (self.current_epoch + 1) * len(scored)}
             self.batch = self.prepare(scored)
+
+    def _rescore(self, rollout: Rollout) -> None:
+        """Replace the logprobs of decoding by those of the training forward, from which autocast makes them differ."""
+
+        def logprobs(part: Trajectories) -> tuple[Tensor]:
+            return (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,)
+
+        (rollout.old_logprobs,) = self.over_own_rows(logprobs, rollout)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update on the prepared batch."""
@@ -190,18 +201,20 @@ class PolicyAlgorithm(SyncedModule):
         (kl,) = self.over_own_rows(estimate, batch)
         return torch.where(batch.action_mask, kl, torch.zeros_like(kl))
 
-    def minibatches(self, batch: TrainBatch, *, size: int, inner_epoch: int) -> Iterator[Minibatch]:
-        """Shuffled global minibatches; this rank gets rows r, r + W, … of each."""
-        key = self.current_epoch * 1000 + inner_epoch
-        order = permutation(seed=run_seed(), stream=Stream.MINIBATCH, iteration=key, size=len(batch))
-        for rows in order.to(batch.actions.device).split(size):
-            mine = rows[own_rows(len(rows)).to(rows.device)]
-            parts = [mine[part.to(mine.device)] for part in row_slices(len(mine), self.optimization.microbatch_size)]
-            yield Minibatch(
-                parts=[batch.select(part) for part in parts if len(part)],
-                tokens=int(batch.action_mask[rows].sum()),
-                sequences=len(rows),
-            )
+    def minibatches(self, batch: TrainBatch, *, size: int, epochs: int) -> Iterator[Minibatch]:
+        """Several epochs of shuffled global minibatches; this rank gets rows r, r + W, … of each."""
+        device = batch.actions.device
+        for inner_epoch in range(epochs):
+            key = self.current_epoch * epochs + inner_epoch
+            order = permutation(seed=run_seed(), stream=Stream.MINIBATCH, iteration=key, size=len(batch))
+            for rows in order.to(device).split(size):
+                mine = rows[own_rows(len(rows)).to(device)]
+                parts = [mine[part.to(device)] for part in row_slices(len(mine), self.optimization.microbatch_size)]
+                yield Minibatch(
+                    parts=[batch.select(part) for part in parts if len(part)],
+                    tokens=int(batch.action_mask[rows].sum()),
+                    sequences=len(rows),
+                )
 
     def check_minibatch_size(self, size: int) -> None:
         """Refuse a minibatch that the devices cannot share evenly."""

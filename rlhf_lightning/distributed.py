@@ -58,13 +58,13 @@ def all_sum(tensor: Tensor) -> Tensor:
     return total
 
 
-def all_max(number: int, device: torch.device | str = "cpu") -> int:
-    """The largest of the ranks' numbers."""
+def all_max(tensor: Tensor) -> Tensor:
+    """The largest over ranks."""
     if world_size() == 1:
-        return number
-    largest = torch.tensor(number, device=device)
+        return tensor
+    largest = tensor.detach().clone()
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return int(largest)
+    return largest
 
 
 def gather_rows(own: Tensor, count: int) -> Tensor:
@@ -86,7 +86,7 @@ def gather_rows(own: Tensor, count: int) -> Tensor:
 
 def gather_padded(own: Tensor, count: int) -> Tensor:
     """`gather_rows` of [b, T] where T may differ between ranks: padded on the right to the largest."""
-    width = all_max(own.shape[1], own.device)
+    width = int(all_max(torch.tensor(own.shape[1], device=own.device)))
     return gather_rows(torch.nn.functional.pad(own, (0, width - own.shape[1])), count)
 
 

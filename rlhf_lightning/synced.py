@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.distributed import all_sum, rank, sum_gradients, world_size
+from rlhf_lightning.distributed import all_max, all_sum, rank, sum_gradients, world_size
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.optimization import Optimization
@@ -119,6 +119,10 @@ class SyncedModule(LightningModule):
         """Sums over ranks, as numbers: one collective call, one transfer to the host."""
         total = all_sum(torch.stack([value.detach().double() for value in sums.values()]))
         return dict(zip(sums, total.tolist(), strict=True))
+
+    def reduced_max(self, largest: Tensor) -> float:
+        """The largest of the ranks' numbers."""
+        return all_max(largest.detach().double()).item()
 
     def check_finite(self, name: str, value: float, culprit: str = "") -> None:
         """Stop the run on all ranks alike; the value must be reduced already."""

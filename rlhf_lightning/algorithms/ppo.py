@@ -10,6 +10,7 @@ early when the KL to the old policy exceeds ``stop_kl``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -24,7 +25,7 @@ from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.advantages import gae, response_transitions
 from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.ops.losses import clipped_surrogate_loss, ratio_is_clipped, value_loss
-from rlhf_lightning.ops.masking import explained_variance, masked_sum, sequence_sum, token_mean, whiten
+from rlhf_lightning.ops.masking import explained_variance, sequence_sum, token_mean, whiten
 from rlhf_lightning.ops.rewards import kl_shaped_rewards
 from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.task import Task
@@ -50,6 +51,9 @@ class CriticOptions:
     clip_range: float | None = None
     coef: float = 0.5
     warmup: int = 0
+
+
+_MEASURED = ("policy/loss", "policy/kl_old", "policy/clip_fraction", "value/loss", "objective/entropy")
 
 
 class PPO(PolicyAlgorithm):
@@ -155,56 +159,65 @@ class PPO(PolicyAlgorithm):
 
     def update(self, batch: TrainBatch) -> dict[str, float]:
         """Several epochs of shuffled minibatches, ended early when the policy has moved far enough."""
-        totals: dict[str, float] = {}
-        steps, stopped = 0, False
-        for inner_epoch in range(self.inner_epochs):
-            for minibatch in self.minibatches(batch, size=self.minibatch_size, inner_epoch=inner_epoch):
-                sums: dict[str, Tensor] = {}
-                for part in minibatch.parts:
-                    loss, measured = self._loss(part, minibatch.tokens)
-                    self.manual_backward(loss)
-                    sums = {name: sums.get(name, 0) + value for name, value in measured.items()}
-                means = self._means(sums, minibatch.tokens)
-                self.check_finite("the PPO loss", means["policy/loss"] + means["value/loss"])
-                if self.stop_kl is not None and means["policy/kl_old"] > self.stop_kl:
-                    self.forget_gradients()
-                    stopped = True
-                    break
-                self.apply_gradients()
-                steps += 1
-                totals = {name: totals.get(name, 0.0) + value for name, value in means.items()}
-            if stopped:
+        totals: dict[str, float] = dict.fromkeys(_MEASURED, 0.0)
+        steps, ratio_max, gap = 0, 0.0, 0.0
+        for minibatch in self.minibatches(batch, size=self.minibatch_size, epochs=self.inner_epochs):
+            sums = {name: torch.zeros((), device=self.device) for name in _MEASURED}
+            largest = torch.zeros((), device=self.device)
+            for part in minibatch.parts:
+                loss, measured, log_ratio = self._loss(part, minibatch.tokens)
+                self.manual_backward(loss)
+                sums = {name: sums[name] + measured[name].detach() for name in _MEASURED}
+                largest = torch.maximum(largest, log_ratio.detach().abs().max())
+            means = {name: value / minibatch.tokens for name, value in self.reduced(sums).items()}
+            self.check_finite("the PPO loss", means["policy/loss"] + means["value/loss"])
+            if self.stop_kl is not None and means["policy/kl_old"] > self.stop_kl:
+                self.forget_gradients()
                 break
-        return {name: value / max(steps, 1) for name, value in totals.items()} | {"policy/steps": steps}
+            largest_log_ratio = self.reduced_max(largest)
+            ratio_max = max(ratio_max, largest_log_ratio)
+            gap = gap if steps else largest_log_ratio
+            self.apply_gradients()
+            steps += 1
+            totals = {name: totals[name] + means[name] for name in _MEASURED}
+        return {name: total / max(steps, 1) for name, total in totals.items()} | {
+            "policy/ratio_max": math.exp(min(ratio_max, 50.0)),
+            "policy/steps": steps,
+            "rollout/logprob_gap": gap,
+        }
 
-    def _loss(self, part: TrainBatch, tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a microbatch, divided by the tokens of the whole minibatch, and sums to report."""
+    def _loss(self, part: TrainBatch, tokens: int) -> tuple[Tensor, dict[str, Tensor], Float[Tensor, " N"]]:
+        """The loss of a microbatch over the tokens of the whole minibatch, sums to report, and the log ratios.
+
+        Only the N actions that count are looked at, so that nothing in the padding can matter.
+        """
         mask = part.action_mask
         outputs = self.policy.evaluate(part.context, part.actions, mask)
-        values = self.critic.values(part.context, part.actions, mask, trunk=outputs.hidden)
-        log_ratio = torch.where(mask, outputs.logprobs - part.old_logprobs, torch.zeros_like(part.old_logprobs))
+        values = self.critic.values(part.context, part.actions, mask, trunk=outputs.hidden)[mask]
+        advantages, old_logprobs, entropy = part.advantages[mask], part.old_logprobs[mask], outputs.entropy[mask]
+        log_ratio = outputs.logprobs[mask] - old_logprobs
 
-        surrogate = clipped_surrogate_loss(log_ratio, part.advantages, clip_range=self.clip_range)
-        regression = value_loss(values, part.old_values, part.returns, value_clip_range=self.critic_options.clip_range)
-        policy_loss = token_mean(surrogate - self.entropy_coef * outputs.entropy, mask, tokens=tokens)
-        critic_loss = token_mean(regression, mask, tokens=tokens)
+        surrogate = clipped_surrogate_loss(log_ratio, advantages, clip_range=self.clip_range)
+        regression = value_loss(
+            values,
+            part.old_values[mask],
+            part.returns[mask],
+            value_clip_range=self.critic_options.clip_range,
+        )
+        policy_loss = (surrogate - self.entropy_coef * entropy).sum() / tokens
+        critic_loss = regression.sum() / tokens
         if self.current_epoch < self.critic_options.warmup:
             policy_loss = 0.0 * policy_loss
         weight = self.critic_options.coef if self.critic_options.shared else 1.0
 
-        clipped = ratio_is_clipped(log_ratio, part.advantages, clip_range=self.clip_range)
         sums = {
-            "policy/loss": masked_sum(surrogate, mask),
-            "value/loss": masked_sum(regression, mask),
-            "policy/kl_old": masked_sum(k3(part.old_logprobs, part.old_logprobs + log_ratio), mask),
-            "policy/clip_fraction": masked_sum(clipped.to(values.dtype), mask),
-            "objective/entropy": masked_sum(outputs.entropy, mask),
+            "policy/loss": surrogate.sum(),
+            "policy/kl_old": k3(old_logprobs, old_logprobs + log_ratio).sum(),
+            "policy/clip_fraction": ratio_is_clipped(log_ratio, advantages, clip_range=self.clip_range).sum(),
+            "value/loss": regression.sum(),
+            "objective/entropy": entropy.sum(),
         }
-        return policy_loss + weight * critic_loss, sums
-
-    def _means(self, sums: dict[str, Tensor], tokens: int) -> dict[str, float]:
-        """Means over the global minibatch."""
-        return {name: value / tokens for name, value in self.reduced(sums).items()}
+        return policy_loss + weight * critic_loss, sums, log_ratio
 
     def _values(self, part: Rollout) -> tuple[Float[Tensor, "B T"]]:
         trunk = None

@@ -12,6 +12,7 @@ class Export(Callback):
     """Writes what was trained when training ends, as a whole folder or not at all."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write beside the target and rename."""
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         target = Path(trainer.default_root_dir) / "export"

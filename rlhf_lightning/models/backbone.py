@@ -45,9 +45,7 @@ class Backbone(ABC):
         """A critic for the policy, started from a reward model where one is given."""
 
     @abstractmethod
-    def reward_model(
-        self, tokenizer: Callable[[], PreTrainedTokenizerBase], *, surprise: bool
-    ) -> LanguageRewardModel:
+    def reward_model(self, tokenizer: Callable[[], PreTrainedTokenizerBase], *, surprise: bool) -> LanguageRewardModel:
         """A reward model at its starting point, with or without a head that reads its trunk's surprise."""
 
 

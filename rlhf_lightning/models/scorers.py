@@ -21,12 +21,14 @@ class LanguageCritic(nn.Module):
     """A network of its own with a value head, read before each action.
 
     Args:
-        model: a sequence-classification model with one label, so that a reward model can be its start.
+        model: a sequence-classification model with one label, so that a reward model can be its start; values are
+            centered where its scores are.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = trainable(model)
+        self.center = float(getattr(model.config, "score_center", 0.0))
 
     def values(
         self,
@@ -38,7 +40,7 @@ class LanguageCritic(nn.Module):
         """Expected return before each action; ``trunk`` (the policy's hidden states) is not used."""
         hidden = hidden_states(self.model, context, actions, action_mask)
         start = context.input_ids.shape[1] - 1
-        return self.model.score(hidden[:, start : start + actions.shape[1]]).squeeze(-1)
+        return self.model.score(hidden[:, start : start + actions.shape[1]]).squeeze(-1) - self.center
 
     def save(self, path: Path) -> None:
         """Write the model in the Hugging Face format."""

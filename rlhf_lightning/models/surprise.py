@@ -83,14 +83,14 @@ class SurpriseHead(nn.Module):
             return None
         try:
             state = load_file(path / FILE)
-        except (OSError, ValueError) as error:
+            weight = state.get("projection.weight")
+            projection = None
+            if weight is not None:
+                projection = nn.Linear(weight.shape[1], weight.shape[0], bias="projection.bias" in state)
+            head = cls(projection)
+            head.load_state_dict(state)
+        except Exception as error:  # safetensors has exceptions of its own
             raise UserError(f"reward model {path} cannot be loaded: {FILE} is missing or unreadable") from error
-        weight = state.get("projection.weight")
-        projection = None
-        if weight is not None:
-            projection = nn.Linear(weight.shape[1], weight.shape[0], bias="projection.bias" in state)
-        head = cls(projection)
-        head.load_state_dict(state)
         return head
 
 

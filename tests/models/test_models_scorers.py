@@ -103,24 +103,33 @@ def test_saved_reward_model_scores_the_same_when_loaded(kind, tmp_path):
 
 @pytest.mark.parametrize("pad", ["</s>", None])
 @pytest.mark.parametrize("kind", KINDS)
-def test_reward_model_and_critic_do_without_a_pad_token(kind, pad, tmp_path):
+def test_reward_model_does_without_a_pad_token(kind, pad, tmp_path):
     words = tiny_models.tokenizer(pad=pad)
-    own = tiny_models.reward_model(kind, words=words, pad_token_id=None if pad is None else 1)
-    own.save(tmp_path)
-    plain = tiny_models.reward_model(kind).score(PROMPTS, RESPONSES)
-    if kind == "gpt2":  # Llama starts the embedding of its pad token at zero
-        torch.testing.assert_close(own.score(PROMPTS, RESPONSES), plain, rtol=0, atol=1e-6)
-    expected = [score_by_hand(own.eval(), *pair) for pair in zip(PROMPTS, RESPONSES, strict=True)]
-    assert LearnedReward(str(tmp_path)).score(PROMPTS, RESPONSES).tolist() == pytest.approx(expected, abs=1e-4)
-    policy = LanguagePolicy(tiny_models.model(kind), words)
-    critic = LanguageBackbone().critic(policy, init=str(tmp_path))
-    actions = torch.tensor([[6, 1]])
-    assert critic.values(context([5]), actions, torch.ones_like(actions).bool()).tolist() == [[0.0, 0.0]]
+    reward_model = tiny_models.reward_model(kind, words=words, pad_token_id=None if pad is None else 1).eval()
+    reward_model.save(tmp_path)
+    ids = torch.tensor([[13, 8, 11, 5, 6, 1]])
+    expected = reward_model.model.score(reward_model.model.base_model(ids).last_hidden_state[0, -1]).item()
+    found = LearnedReward(str(tmp_path)).score(PROMPTS, RESPONSES)[0].item()
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_reward_model_without_an_end_of_sequence_token_is_refused():
     with pytest.raises(UserError, match="no end-of-sequence token"):
         tiny_models.reward_model(words=tiny_models.tokenizer(eos=None), eos_token_id=None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pad", ["<pad>", None])
+def test_critic_from_a_reward_model_values_what_the_reward_model_would_score(kind, pad, tmp_path):
+    words = tiny_models.tokenizer(pad=pad)
+    reward_model = tiny_models.reward_model(kind, words=words, pad_token_id=None if pad is None else 0)
+    reward_model.center.fill_(0.5)
+    reward_model.save(tmp_path)
+    critic = LanguageBackbone().critic(LanguagePolicy(tiny_models.model(kind), words), init=str(tmp_path))
+    actions = torch.tensor([[6, 1]])
+    found = critic.values(context([5, 9]), actions, torch.ones_like(actions).bool())
+    hidden = reward_model.eval().model.base_model(torch.tensor([[5, 9, 6]])).last_hidden_state[0, 1:]
+    torch.testing.assert_close(found[0], reward_model.model.score(hidden).squeeze(-1) - 0.5, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

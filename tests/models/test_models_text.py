@@ -44,7 +44,7 @@ def test_prompt_without_tokens_is_refused(prompt):
 
 def test_prompt_that_the_template_refuses_is_named():
     words = tiny_models.tokenizer(template="{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(UserError, match="cannot render the prompt .*the cat sees.*: roles must alternate"):
+    with pytest.raises(UserError, match=r"cannot render the prompt .*the cat sees.*: roles must alternate"):
         prompt_ids(TURN, words)
     with pytest.raises(UserError, match="cannot render the prompt"):
         prompt_ids(TURN, tiny_models.tokenizer(template=None))
@@ -121,9 +121,9 @@ def test_text_survives_encoding_and_decoding():
 
 def test_plain_template_writes_a_transcript():
     words = tiny_models.tokenizer(template=PLAIN_CHAT_TEMPLATE)
-    turns = [*TURN, {"role": "assistant", "content": "red"}, {"role": "system", "content": "x"}]
+    turns = [*TURN, {"role": "assistant", "content": "red"}]
     assert words.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == (
-        "Human: the cat sees\n\nAssistant: red\n\nSystem: x\n\nAssistant:"
+        "Human: the cat sees\n\nAssistant: red\n\nAssistant:"
     )
 
 
