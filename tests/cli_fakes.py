@@ -65,9 +65,6 @@ class ToyData(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         return DataLoader(range(self.length), batch_size=None)
 
-    def val_dataloader(self) -> Any:
-        return DataLoader(range(2), batch_size=None) if isinstance(self.trainer.lightning_module, ToySteps) else []
-
 
 class ToyModel(LightningModule):
     """Adds the step's number to one weight, so that its value tells which steps were taken.
@@ -173,6 +170,9 @@ class ToySteps(ToyModel):
     def stepped(self, number: int) -> None:
         if number % 2 == 0:
             self.publish({"step": self.global_step, "sft/loss": 1 / (1 + self.weight.item())})
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(range(2), batch_size=None)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.fail_if("validation", self.global_step)

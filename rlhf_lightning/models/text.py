@@ -17,7 +17,7 @@ from rlhf_lightning.types import Prompt, TokenContext
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '\n\n' if not loop.first }}"
     "{{ 'Human' if message['role'] == 'user' else message['role'] | capitalize }}: {{ message['content'] }}"
-    "{% endfor %}{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
 )
 """For checkpoints that come without a chat template: the transcript layout of the Anthropic HH data."""
 

@@ -121,9 +121,9 @@ def test_text_survives_encoding_and_decoding():
 
 def test_plain_template_writes_a_transcript():
     words = tiny_models.tokenizer(template=PLAIN_CHAT_TEMPLATE)
-    turns = [*TURN, {"role": "assistant", "content": "red"}]
+    turns = [*TURN, {"role": "assistant", "content": "red"}, {"role": "system", "content": "x"}]
     assert words.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == (
-        "Human: the cat sees\n\nAssistant: red\n\nAssistant:"
+        "Human: the cat sees\n\nAssistant: red\n\nSystem: x\n\nAssistant:"
     )
 
 

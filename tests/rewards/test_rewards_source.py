@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.rewards.source import RewardSource, checked_scores
+
+PROMPTS = ["first question", "second question", "third question"]
+RESPONSES = ["a", "b", "c"]
+
+
+class Gives(RewardSource):
+    """Returns, or raises, what it was made with."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.result = result
+
+    def score(self, prompts, responses):
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+def refused(result):
+    with pytest.raises(UserError) as caught:
+        checked_scores(Gives(result), PROMPTS, RESPONSES)
+    return str(caught.value)
+
+
+def test_good_scores_pass_unchanged():
+    scores = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    found = checked_scores(Gives(scores), PROMPTS, RESPONSES)
+    assert found.dtype == torch.float64
+    assert torch.equal(found, scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.bfloat16])
+def test_other_numbers_become_float32(dtype):
+    found = checked_scores(Gives(torch.tensor([1, 0, 1]).to(dtype)), PROMPTS, RESPONSES)
+    assert found.dtype == torch.float32
+    assert found.tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_score_that_is_not_finite_names_prompt_and_response(value):
+    line = refused(torch.tensor([0.0, value, 0.0]))
+    assert f"returned {value} for the response 'b' to the prompt 'second question'" in line
+
+
+def test_source_that_raises_names_itself_the_reason_and_the_prompt():
+    line = refused(KeyError("price"))
+    assert "Gives raised KeyError: 'price'" in line
+    assert "'first question'" in line
+
+
+def test_user_error_of_a_source_passes_as_it_is():
+    assert refused(UserError("the judge is out")) == "the judge is out"
+
+
+def test_interruption_is_no_error_of_the_source():
+    with pytest.raises(KeyboardInterrupt):
+        checked_scores(Gives(KeyboardInterrupt()), PROMPTS, RESPONSES)
+
+
+@pytest.mark.parametrize(
+    ("result", "given"),
+    [
+        (torch.zeros(2), "shape (2,)"),
+        (torch.zeros(3, 1), "shape (3, 1)"),
+        (torch.zeros(()), "shape ()"),
+        ([0.0, 1.0, 2.0], "a list"),
+        (None, "a NoneType"),
+    ],
+)
+def test_anything_but_one_number_per_response_is_refused(result, given):
+    line = refused(result)
+    assert f"Gives returned {given} for 3 responses, expected a tensor of shape (3,)" in line
+    assert "'first question'" in line
+
+
+def test_scores_carry_no_gradient():
+    class Learns(RewardSource):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+
+        def score(self, prompts, responses):
+            return self.weight * 2
+
+    assert not checked_scores(Learns(), PROMPTS, RESPONSES).requires_grad
+
+
+def test_source_without_parts_has_none():
+    assert RewardSource().components(PROMPTS, RESPONSES) == {}
+    with pytest.raises(NotImplementedError):
+        RewardSource().score(PROMPTS, RESPONSES)
