@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy.stats import binomtest
 from torch import Tensor
 
 from rlhf_lightning.types import ScoredRollout
@@ -42,8 +42,16 @@ def win_rate(scored: ScoredRollout, reference: ScoredRollout) -> dict[str, float
     """
     own, other = (s.measures.get("gold", s.scores).cpu() for s in (scored, reference))
     wins = int((own > other).sum()) + int((own == other).sum()) / 2
-    interval = binomtest(round(wins), len(own)).proportion_ci(method="wilson")
-    return {"win_rate": wins / len(own), "win_rate_low": interval.low, "win_rate_high": interval.high}
+    low, high = wilson_interval(wins, len(own))
+    return {"win_rate": wins / len(own), "win_rate_low": low, "win_rate_high": high}
+
+
+def wilson_interval(wins: float, count: int, *, z: float = NormalDist().inv_cdf(0.975)) -> tuple[float, float]:
+    """Of the share that ``wins`` of ``count`` estimate (Wilson 1927); half wins are allowed, ``z`` is for 95 %."""
+    share, spread = wins / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = (share * (1 - share) * spread + spread * spread / 4) ** 0.5 / (1 + spread)
+    return middle - half, middle + half
 
 
 def sample_records(

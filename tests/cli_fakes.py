@@ -66,6 +66,13 @@ class ToyData(LightningDataModule):
         return DataLoader(range(self.length), batch_size=None)
 
 
+class ToyHeldout(ToyData):
+    """With something to evaluate on."""
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(range(2), batch_size=None)
+
+
 class ToyModel(LightningModule):
     """Adds the step's number to one weight, so that its value tells which steps were taken.
 
@@ -170,9 +177,6 @@ class ToySteps(ToyModel):
     def stepped(self, number: int) -> None:
         if number % 2 == 0:
             self.publish({"step": self.global_step, "sft/loss": 1 / (1 + self.weight.item())})
-
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(range(2), batch_size=None)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.fail_if("validation", self.global_step)

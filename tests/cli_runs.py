@@ -9,7 +9,8 @@ FAKES = "tests.cli_fakes"
 
 def toy(model: str = "ToyIterations", *more: str, epochs: int = 6) -> list[str]:
     """Arguments of a run of a toy model, in ``runs/`` of the working directory."""
-    words = ["--task", f"{FAKES}.ToyTask", "--backbone", f"{FAKES}.ToyBackbone", "--data", f"{FAKES}.ToyData"]
+    data = "ToyHeldout" if model == "ToySteps" else "ToyData"
+    words = ["--task", f"{FAKES}.ToyTask", "--backbone", f"{FAKES}.ToyBackbone", "--data", f"{FAKES}.{data}"]
     words += ["--model", f"{FAKES}.{model}", "--trainer.accelerator", "cpu"]
     if model == "ToySteps":
         # validation after every third step, passes of five steps: checkpoints, validation and passes interleave

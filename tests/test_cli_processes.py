@@ -45,7 +45,7 @@ task: {{class_path: {FAKES}.ToyTask}}
 backbone: {{class_path: {FAKES}.ToyBackbone}}
 trainer: {{accelerator: cpu}}
 pipeline:
-  sft: {{model: {FAKES}.ToySteps, data: {FAKES}.ToyData, trainer.max_steps: 4, trainer.max_epochs: -1}}
+  sft: {{model: {FAKES}.ToySteps, data: {FAKES}.ToyHeldout, trainer.max_steps: 4, trainer.max_epochs: -1}}
   policy: {{model: {FAKES}.ToyIterations, data: {FAKES}.ToyData, trainer.max_epochs: 3}}
 """)
     failed = command("pipeline", "--config", "toy.yaml", TOY_FAIL="epoch_end:2")

@@ -4,7 +4,7 @@ from lightning.pytorch import Trainer
 
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
 from rlhf_lightning.errors import UserError
-from tests.cli_fakes import ToyBackbone, ToyData, ToyIterations, ToySteps, ToyTask
+from tests.cli_fakes import ToyBackbone, ToyData, ToyHeldout, ToyIterations, ToySteps, ToyTask
 
 
 def run(folder, model, checkpoints, **budget):
@@ -13,7 +13,8 @@ def run(folder, model, checkpoints, **budget):
         **budget, default_root_dir=folder, callbacks=[checkpoints], logger=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(model(task, ToyBackbone()), ToyData(task, length=5 if model is ToySteps else 1))
+    data = ToyHeldout(task, length=5) if model is ToySteps else ToyData(task)
+    trainer.fit(model(task, ToyBackbone()), data)
     return trainer
 
 
