@@ -6,10 +6,14 @@ import difflib
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
+
+RANK_DELAY = 5.0
+"""Seconds for which ranks other than 0 keep silent about a mistake."""
 
 PROGRAM = "python -m rlhf_lightning"
 _TRAINER_COMMANDS = ("fit", "validate", "test")
@@ -23,11 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if os.environ.get("RLHF_LIGHTNING_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _tell(line: str) -> None:
+    """Say what is wrong, on one rank: the others mostly find the same, and rank 0 ends them."""
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    if rank != "0":
+        time.sleep(RANK_DELAY)
+        line = f"rank {rank}: {line}"
+    print(f"error: {line}", file=sys.stderr)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -36,7 +49,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     if name == "--version":
-        from rlhf_lightning.rundir import package_version
+        from rlhf_lightning.environment import package_version
 
         print(f"rlhf_lightning {package_version()}")
         return 0

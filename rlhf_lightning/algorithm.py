@@ -138,6 +138,8 @@ class PolicyAlgorithm(SyncedModule):
             self.row |= {f"timing/{name}": value for name, value in scored.timings.items()}
             tokens, seconds = scored.rollout.action_mask.sum().item(), scored.timings["rollout_seconds"]
             self.row |= {"rollout/tokens_per_second": tokens / seconds}
+            if scored.prompts_shortened:
+                self.row |= {"rollout/prompts_shortened": scored.prompts_shortened}
             self.row |= {"samples": (self.current_epoch + 1) * len(scored)}
             self.batch = self.prepare(scored)
 

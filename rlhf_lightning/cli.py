@@ -189,7 +189,8 @@ class CommandLine(LightningCLI):
             self.plan = plan_run(self.directory, self.settings, overwrite=config.overwrite)
             if rank_zero_only.rank == 0:
                 self.writer = RunDirectory(self.plan, self.settings)
-        checks.complete_loggers(config.trainer.logger, self.directory, config.name)
+        resumed = self.plan.resume_from if self.plan is not None else None
+        checks.complete_loggers(config.trainer.logger, self.directory, config.name, resumed=resumed is not None)
 
     def instantiate_classes(self) -> None:
         """Build everything; what a class refuses is one line."""
@@ -217,18 +218,16 @@ class CommandLine(LightningCLI):
             raise checks.trainer_error(error, config) from error
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
+        own: list[Callback] = [] if trainer["enable_progress_bar"] is False else [Progress()]
         if self.command != "fit":
-            return [PrintedRows()]
-        own: list[Callback] = []
+            return [PrintedRows(), *own]
         if self.plan is not None:
-            own += [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile()]
+            own = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), *own]
         if self.plan is not None and trainer["enable_checkpointing"] is not False:
             every = self._get(self.config, "checkpoint_every")
             own.append(Checkpoints(self.directory / "checkpoints", every=every))
         if self.plan is not None and hasattr(self.model, "export"):
             own.append(Export())
-        if trainer["enable_progress_bar"] is not False:
-            own.append(Progress())
         return own
 
     # -- running -----------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.algorithm import PolicyAlgorithm
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.rundir import read_environment
 from rlhf_lightning.synced import SyncedModule
 
 _COMPONENTS = ("algorithms", "data", "rewards", "tasks", "models", "callbacks")
@@ -115,13 +116,15 @@ def check_trainer(config: Namespace, command: str) -> None:
         raise UserError(f"how long {model.__name__} trains is not set; give {missing}")
 
 
-def complete_loggers(loggers: Any, directory: Path, name: str) -> None:
-    """Have W&B keep its files in the run directory and show the run's name, unless told otherwise."""
+def complete_loggers(loggers: Any, directory: Path, name: str, *, resumed: bool) -> None:
+    """Have W&B keep its files in the run directory, show the run's name and continue a resumed run."""
     for logger in as_list(loggers):
         if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
             args = logger.init_args
             args.save_dir = str(directory) if args.get("save_dir") in (None, ".") else args.save_dir
             args.name = args.get("name") or name
+            if resumed and not (args.get("id") or args.get("version")):
+                args.id = read_environment(directory).get("wandb_run")
 
 
 def as_list(value: Any) -> list[Any]:

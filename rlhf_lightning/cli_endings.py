@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,8 +19,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rlhf_lightning.cli_checks import as_user_error
 from rlhf_lightning.errors import UserError
 
-RANK_DELAY = 5.0
-"""Seconds that other ranks keep silent about a failure: rank 0 mostly fails alike, speaks, and ends them."""
+LAUNCHED_RANK_PATIENCE = 10.0
+"""Seconds for a launched rank to end, when the connection to it broke."""
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses, as a shell reports these signals."""
@@ -86,13 +85,10 @@ class Endings:
         sys.exit(status)
 
     def _fail(self, error: UserError, cause: BaseException) -> NoReturn:
-        """Raise on rank 0, and end the ranks that it launched, which would wait for it in a collective call."""
-        if rank_zero_only.rank == 0:
-            for process in self._launched_ranks():
-                process.kill()
-            raise error from cause
-        time.sleep(RANK_DELAY)
-        raise UserError(f"rank {rank_zero_only.rank}: {error}") from cause
+        """Raise, and end the launched ranks, which would wait for this one in a collective call."""
+        for process in self._launched_ranks():
+            process.kill()
+        raise error from cause
 
     def _launched_ranks(self) -> list[subprocess.Popen]:
         launcher = None if self._trainer is None else self._trainer.strategy.launcher
@@ -102,6 +98,6 @@ class Endings:
         """Whether another rank ended with a mistake of the user's."""
         for process in self._launched_ranks():
             with suppress(subprocess.TimeoutExpired):
-                if process.wait(timeout=2 * RANK_DELAY) == 2:
+                if process.wait(timeout=LAUNCHED_RANK_PATIENCE) == 2:
                     return True
         return False

@@ -7,6 +7,7 @@ centered on the mean over held-out responses, so that 0 is what the policy that 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,17 +19,16 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.distributed import gather_rows, own_rows
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.trunk import row_slices
+from rlhf_lightning.models.text import EncodedResponses
 from rlhf_lightning.ops.preference import bradley_terry_loss
 from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.synced import SyncedModule
+from rlhf_lightning.pass_algorithm import PassAlgorithm
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import PreferencePair
 
 
-class RewardModeling(SyncedModule):
+class RewardModeling(PassAlgorithm[PreferencePair]):
     """Fits a reward model to preference pairs.
 
     Args:
@@ -42,6 +42,7 @@ class RewardModeling(SyncedModule):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    data_class = PreferenceDataModule
 
     def __init__(
         self,
@@ -52,11 +53,10 @@ class RewardModeling(SyncedModule):
         surprise: bool = False,
         log_every: int = 10,
     ) -> None:
-        super().__init__(task, backbone, optimization)
+        super().__init__(task, backbone, optimization, log_every)
         self.head_lr = head_lr
         self.surprise = surprise
         self._ceiling: float | None = None
-        self.log_every = log_every
 
     def configure_model(self) -> None:
         """Build the model, once."""
@@ -71,56 +71,37 @@ class RewardModeling(SyncedModule):
         """The heads' own, where they have one."""
         return {} if self.head_lr is None else {"head": self.head_lr}
 
-    def schedule_length(self) -> int:
-        """One step per batch."""
-        return self.trainer.max_steps
-
     def export(self, path: Path) -> None:
         """The model, centered."""
         self.reward_model.save(path)
 
-    @property
-    def pairs(self) -> PreferenceDataModule:
-        """The data module."""
-        data = self.trainer.datamodule
-        if not isinstance(data, PreferenceDataModule):
-            raise UserError(f"RewardModeling needs data of class PreferenceDataModule, got {type(data).__name__}")
-        return data
+    def encode(self, examples: Sequence[PreferencePair]) -> EncodedResponses:
+        """The chosen responses, then the rejected ones, in one batch."""
+        prompts = [pair.prompt for pair in examples]
+        texts = [pair.chosen for pair in examples] + [pair.rejected for pair in examples]
+        return self.reward_model.encode(prompts * 2, texts)
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One step on the global batch of this step."""
-        examples = self.pairs.train_batch(self.global_step)
-        mine = [examples[i] for i in own_rows(len(examples)).tolist()]
-        sums: dict[str, Tensor] = {name: torch.zeros((), device=self.device) for name in ("loss", "right", "margin")}
-        with self.local_backward():
-            for rows in row_slices(len(mine), self.optimization.microbatch_size):
-                part = [mine[i] for i in rows.tolist()]
-                if not part:
-                    continue
-                chosen, rejected = self._scores(part)
-                margins = torch.tensor([pair.margin or 0.0 for pair in part], device=self.device)
-                loss = bradley_terry_loss(chosen, rejected, margin=margins).sum()
-                self.manual_backward(loss / len(examples))
-                difference = (chosen - rejected).detach()
-                sums["loss"] += loss.detach()
-                sums["right"] += ties_half(difference).sum()
-                sums["margin"] += difference.sum()
-        means = {name: value / len(examples) for name, value in self.reduced(sums).items()}
-        self.check_finite("the preference loss", means["loss"])
-        lr = self.optimizers().param_groups[0]["lr"]
-        self.apply_gradients()
-        self.step_schedule()
-        if self.global_step % self.log_every == 0 or self.global_step == 1:
-            self.publish(
-                {
-                    "step": self.global_step,
-                    "reward_model/loss": means["loss"],
-                    "reward_model/accuracy": means["right"],
-                    "reward_model/margin": means["margin"],
-                    "reward_model/grad_norm": self.grad_norms["reward_model"],
-                    "lr": lr,
-                }
-            )
+    def weight(self, examples: Sequence[PreferencePair], encoded: EncodedResponses) -> float:
+        """Number of pairs."""
+        return float(len(examples))
+
+    def loss_sum(
+        self, examples: Sequence[PreferencePair], encoded: EncodedResponses
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The Bradley–Terry loss, summed over pairs."""
+        chosen, rejected = self._scores(encoded)
+        margins = torch.tensor([pair.margin or 0.0 for pair in examples], dtype=chosen.dtype, device=self.device)
+        difference = (chosen - rejected).detach()
+        loss = bradley_terry_loss(chosen, rejected, margin=margins).sum()
+        return loss, {"right": ties_half(difference).sum(), "margin": difference.sum()}
+
+    def training_row(self, means: dict[str, float]) -> dict[str, float]:
+        """Loss, accuracy and mean margin."""
+        return {
+            "reward_model/loss": means["loss"],
+            "reward_model/accuracy": means["right"],
+            "reward_model/margin": means["margin"],
+        }
 
     def on_validation_epoch_start(self) -> None:
         """Start collecting scores."""
@@ -128,9 +109,10 @@ class RewardModeling(SyncedModule):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Scores of a batch of held-out pairs, gathered from all ranks."""
-        examples = self.pairs.heldout_batch(int(batch))
-        mine = [examples[i] for i in own_rows(len(examples)).tolist()]
-        scores = self._scores(mine) if mine else (torch.zeros(0, device=self.device),) * 2
+        examples = self.data.heldout_batch(int(batch))
+        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
+        nothing = torch.zeros(0, dtype=self.reward_model.model.dtype, device=self.device)
+        scores = self._scores(self.encode(mine).to(self.device)) if mine else (nothing, nothing)
         self._heldout.append((gather_rows(scores[0], len(examples)), gather_rows(scores[1], len(examples))))
 
     def on_validation_epoch_end(self) -> None:
@@ -142,7 +124,7 @@ class RewardModeling(SyncedModule):
         if gold is not None:
             row["eval/correlation_gold"] = self._correlation(gold, chosen, rejected)
         if self._ceiling is None:
-            self._ceiling = self.task.ceiling(self.pairs.train, self.pairs.heldout)
+            self._ceiling = self.task.ceiling(self.data.train, self.data.heldout)
         if self._ceiling is not None:
             row["eval/ceiling"] = self._ceiling
         self._reliability = reliability(chosen, rejected) | {"ceiling": self._ceiling}
@@ -159,16 +141,13 @@ class RewardModeling(SyncedModule):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self._reliability, indent=1))
 
-    def _scores(self, pairs: list[PreferencePair]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Scores of the chosen and of the rejected responses, read in one batch."""
-        prompts = [pair.prompt for pair in pairs]
-        texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        encoded = self.reward_model.encode(prompts * 2, texts).to(self.device)
-        scores = self.reward_model(encoded.context, encoded.actions, encoded.action_mask)
-        return scores[: len(pairs)], scores[len(pairs) :]
+    def _scores(self, encoded: EncodedResponses) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Scores of the chosen and of the rejected responses."""
+        chosen, rejected = self.reward_model(encoded.context, encoded.actions, encoded.action_mask).chunk(2)
+        return chosen, rejected
 
     def _correlation(self, gold: Any, chosen: Tensor, rejected: Tensor) -> float:
-        heldout = self.pairs.heldout
+        heldout = self.data.heldout
         prompts = [pair.prompt for pair in heldout] * 2
         texts = [pair.chosen for pair in heldout] + [pair.rejected for pair in heldout]
         true = gold.score(prompts, texts).float().to(chosen.device)

@@ -9,33 +9,34 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from rlhf_lightning.config_files import read_config
+from rlhf_lightning.environment import environment, now
 from rlhf_lightning.errors import UserError
 
-CONFIG, ENVIRONMENT, DONE, STAGE = "config.yaml", "environment.json", "DONE", "stage.json"
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+CONFIG, ENVIRONMENT, DONE, STAGE, LOCK = "config.yaml", "environment.json", "DONE", "stage.json", ".lock"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
-_KEPT = frozenset({STAGE})
-"""Not part of a run: the pipeline's note about the stage."""
+_KEPT = frozenset({STAGE, LOCK})
+"""Not part of a run: the pipeline's note about the stage, and the mark of the process that trains."""
 
 _NOT_COMPARED = (
     "name",
     "runs_dir",
     "overwrite",
+    "checkpoint_every",
     "ckpt_path",
     "weights_only",
     "trainer.logger",
@@ -69,6 +70,8 @@ def plan_run(directory: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; expected a directory for the run (choose another --name)")
+    if (directory / LOCK).exists() and (lock := _locked(directory)) is not None:
+        lock.close()
     entries = {entry.name for entry in directory.iterdir()} - _KEPT if directory.is_dir() else set()
     if not entries:
         return Plan(directory)
@@ -138,6 +141,7 @@ class RunDirectory:
         self._existed = self.path.exists()
         self._aside = self.path.with_name(f".{self.path.name}.replaced")
         self.started = False
+        self._lock: IO[str] | None = None
 
     def set_aside(self) -> None:
         """Move an earlier run out of the way; it comes back if the new one never starts training."""
@@ -146,16 +150,26 @@ class RunDirectory:
             self._aside.mkdir()
             self._move(self.path, self._aside)
 
-    def start(self, resumed_at: int | None = None) -> None:
-        """Training starts: write the configuration and the environment, and drop the run that is replaced."""
+    def start(self, resumed_at: int | None = None, **notes: str | None) -> None:
+        """Training starts: write the configuration and the environment, and drop the run that is replaced.
+
+        Args:
+            resumed_at: iterations or steps that were complete already.
+            notes: what else to keep beside the environment.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path / ENVIRONMENT
-        if resumed_at is not None and path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            self._lock = _locked(self.path)
+        except UserError:
+            self.started = True  # the directory is another process's: not ours to clean up
+            raise
+        content = read_environment(self.path) if resumed_at is not None else {}
+        if content:
             content.setdefault("resumed", []).append({"at": resumed_at, **environment()})
         else:
             content = environment()
-        write_atomically(path, json.dumps(content, indent=2) + "\n")
+        content |= {name: note for name, note in notes.items() if note is not None}
+        write_atomically(self.path / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
         text = yaml.safe_dump(dict(self._config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / CONFIG, text)
         shutil.rmtree(self._aside, ignore_errors=True)
@@ -163,10 +177,12 @@ class RunDirectory:
 
     def finish(self) -> None:
         """The run is complete."""
-        write_atomically(self.path / DONE, f"{_now()}\n")
+        write_atomically(self.path / DONE, f"{now()}\n")
+        self._unlock()
 
     def abandon(self) -> None:
         """The run failed: if it never started training, leave everything as it was before."""
+        self._unlock()
         if self.started:
             return
         if self.plan.resume_from is None and self.path.is_dir():
@@ -180,11 +196,45 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
 
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
     @staticmethod
     def _move(source: Path, target: Path) -> None:
         for entry in source.iterdir():
             if entry.name not in _KEPT:
                 entry.rename(target / entry.name)
+
+
+def _locked(directory: Path) -> IO[str] | None:
+    """Hold the directory's lock until the file is closed or the process ends, where the system has such locks.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    if fcntl is None:
+        return None
+    file = open(directory / LOCK, "w", encoding="utf-8")  # noqa: SIM115 held open as long as the run
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"another process is training in {directory}; choose another --name, or wait") from None
+    except OSError:  # a file system without locks
+        file.close()
+        return None
+    return file
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """What `environment` was when the run started; empty where that is not known."""
+    try:
+        return json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -198,60 +248,3 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def environment() -> dict[str, Any]:
-    """What a run was made with: command line, versions, commit, hardware."""
-    packages = ("torch", "lightning", "transformers", "tokenizers", "jsonargparse", "numpy")
-    return {
-        "command": shlex.join([Path(sys.executable).name, "-m", "rlhf_lightning", *sys.argv[1:]]),
-        "started": _now(),
-        "versions": {
-            "rlhf_lightning": package_version(),
-            "python": platform.python_version(),
-            **{name: _version(name) for name in packages},
-        },
-        "git_commit": git_commit(),
-        "hardware": {
-            "machine": platform.node(),
-            "platform": platform.platform(),
-            "processor": platform.machine(),
-            "cpus": os.cpu_count(),
-            "gpus": _gpus(),
-        },
-    }
-
-
-def package_version() -> str:
-    """Version of this package."""
-    return _version("rlhf-lightning") or "unknown"
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout that the package runs from, ``-dirty`` where files differ; None when installed."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        call = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _gpus() -> list[str]:
-    torch = sys.modules.get("torch")  # never imported for this alone
-    if torch is None or not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

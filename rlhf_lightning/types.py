@@ -147,6 +147,7 @@ class ScoredRollout:
         responses: what was answered, as text without special tokens.
         measures: further numbers per trajectory to log, never trained on (``gold`` among them).
         timings: seconds spent, by stage.
+        prompts_shortened: how many prompts lost their first tokens to fit into the context.
     """
 
     rollout: Rollout
@@ -155,6 +156,7 @@ class ScoredRollout:
     responses: Sequence[str]
     measures: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    prompts_shortened: int = 0
 
     def __len__(self) -> int:
         return len(self.rollout)

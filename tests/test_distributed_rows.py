@@ -1,4 +1,6 @@
-"""Rows over two processes: one start of both for everything that is looked at."""
+"""Rows over two processes, this one and one more, which is started once for everything that is looked at."""
+
+from datetime import timedelta
 
 import pytest
 import tiny_models
@@ -66,7 +68,7 @@ def look():
             "items": gather_items([everything["items"][i] for i in mine.tolist()], count),
             "padded": gather_padded(torch.ones(len(mine), 2 + rank()), count),
         }
-    found["sum"], found["max"] = all_sum(torch.tensor([1.0 + rank(), 5.0])), all_max(3 + rank())
+    found["sum"], found["max"] = all_sum(torch.tensor([1.0 + rank(), 5.0])), all_max(torch.tensor(3 + rank()))
     found["gradients"] = gradients()
     policy = tiny_models.policy("llama").double()
     data = RolloutDataModule(Animals(), rollout_batch_size=6, max_new_tokens=8)
@@ -100,15 +102,25 @@ def as_dict(scored):
 
 def work(number, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=2)
-    torch.save(look(), f"{folder}/{number}.pt")
-    dist.destroy_process_group()
+    meeting = {"init_method": f"file://{folder}/meet", "timeout": timedelta(seconds=300)}
+    dist.init_process_group("gloo", rank=number, world_size=2, **meeting)
+    try:
+        torch.save(look(), folder / f"{number}.pt")
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, args=(str(folder),), nprocs=2)
+    other = mp.get_context("spawn").Process(target=work, args=(1, folder))
+    other.start()
+    try:
+        work(0, folder)
+        other.join(timeout=60)
+    finally:
+        other.kill()
+    assert other.exitcode == 0
     return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(2)]
 
 

@@ -5,26 +5,26 @@ The loss is the mean over response tokens, the end-of-sequence token included; p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.distributed import own_rows
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import perplexity
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.text import EncodedResponses, encode_responses
 from rlhf_lightning.models.trunk import row_slices
 from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.synced import SyncedModule
+from rlhf_lightning.pass_algorithm import PassAlgorithm
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Demonstration
 
 
-class SFT(SyncedModule):
+class SFT(PassAlgorithm[Demonstration]):
     """Imitates demonstrations.
 
     Args:
@@ -36,6 +36,7 @@ class SFT(SyncedModule):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"demonstrations"})
+    data_class = DemonstrationDataModule
 
     def __init__(
         self,
@@ -45,10 +46,8 @@ class SFT(SyncedModule):
         max_response_tokens: int | None = None,
         log_every: int = 10,
     ) -> None:
-        super().__init__(task, backbone, optimization)
+        super().__init__(task, backbone, optimization, log_every)
         self.max_response_tokens = max_response_tokens
-        self.log_every = log_every
-        self.shortened: dict[str, int] = {"prompts": 0, "responses": 0}
 
     def configure_model(self) -> None:
         """Build the model, once."""
@@ -59,48 +58,35 @@ class SFT(SyncedModule):
         """The model."""
         return {"policy": self.policy}
 
-    def schedule_length(self) -> int:
-        """One step per batch."""
-        return self.trainer.max_steps
-
     def export(self, path: Path) -> None:
         """The model."""
         self.policy.save(path)
 
-    @property
-    def demonstrations(self) -> DemonstrationDataModule:
-        """The data module."""
-        data = self.trainer.datamodule
-        if not isinstance(data, DemonstrationDataModule):
-            raise UserError(f"SFT needs data of class DemonstrationDataModule, got {type(data).__name__}")
-        return data
+    def encode(self, examples: Sequence[Demonstration]) -> EncodedResponses:
+        """Prompts and responses in the model's vocabulary."""
+        return encode_responses(
+            [example.prompt for example in examples],
+            [example.response for example in examples],
+            self.policy.tokenizer,
+            stop_id=self.policy.stop_ids[0],
+            context_length=self.policy.context_length,
+            max_response_tokens=self.max_response_tokens or self.policy.context_length // 2,
+        )
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One step on the global batch of this step."""
-        examples = self.demonstrations.train_batch(self.global_step)
-        mine = self._encode([examples[i] for i in own_rows(len(examples)).tolist()])
-        counts = self.reduced({"tokens": mine.action_mask.sum()})
-        nats = torch.zeros((), device=self.device)
-        with self.local_backward():
-            for rows in row_slices(len(mine.actions), self.optimization.microbatch_size):
-                part = self._nats(mine, rows)
-                self.manual_backward(part / counts["tokens"])
-                nats = nats + part.detach()
-        loss = self.reduced({"nats": nats})["nats"] / counts["tokens"]
-        self.check_finite("the loss", loss)
-        lr = self.optimizers().param_groups[0]["lr"]
-        self.apply_gradients()
-        self.step_schedule()
-        if self.global_step % self.log_every == 0 or self.global_step == 1:
-            self.publish(
-                {
-                    "step": self.global_step,
-                    "sft/loss": loss,
-                    "sft/perplexity": perplexity(loss, 1),
-                    "policy/grad_norm": self.grad_norms["policy"],
-                    "lr": lr,
-                }
-            )
+    def weight(self, examples: Sequence[Demonstration], encoded: EncodedResponses) -> float:
+        """Number of response tokens."""
+        return float(encoded.action_mask.sum())
+
+    def loss_sum(
+        self, examples: Sequence[Demonstration], encoded: EncodedResponses
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Negative log-probability of the responses, summed over tokens."""
+        outputs = self.policy.evaluate(encoded.context, encoded.actions, encoded.action_mask)
+        return -outputs.logprobs.sum(), {}
+
+    def training_row(self, means: dict[str, float]) -> dict[str, float]:
+        """Loss and perplexity."""
+        return {"sft/loss": means["loss"], "sft/perplexity": perplexity(means["loss"], 1)}
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
@@ -108,21 +94,21 @@ class SFT(SyncedModule):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Nats and tokens of a batch of held-out demonstrations."""
-        examples = self.demonstrations.heldout_batch(int(batch))
-        mine = [examples[i] for i in own_rows(len(examples)).tolist()]
-        if not mine:
-            return
-        encoded = self._encode(mine)
+        examples = self.data.heldout_batch(int(batch))
+        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
         for rows in row_slices(len(mine), self.optimization.microbatch_size):
-            self._heldout[0] += self._nats(encoded, rows)
-        self._heldout[1] += encoded.action_mask.sum()
+            part = [mine[row] for row in rows.tolist()]
+            if part:
+                encoded = self.encode(part).to(self.device)
+                self._heldout[0] += self.loss_sum(part, encoded)[0]
+                self._heldout[1] += encoded.action_mask.sum()
 
     def on_validation_epoch_end(self) -> None:
         """Loss and perplexity over all held-out demonstrations, beside their exact entropy where it is known."""
         sums = self.reduced({"nats": self._heldout[0], "tokens": self._heldout[1]})
         loss = sums["nats"] / sums["tokens"]
         row = {"step": self.global_step, "eval/loss": loss, "eval/perplexity": perplexity(loss, 1)}
-        entropy = self.task.demonstration_entropy(self.demonstrations.heldout)
+        entropy = self.task.demonstration_entropy(self.data.heldout)
         if entropy is not None:
             row |= {
                 "eval/entropy": entropy / sums["tokens"],
@@ -133,22 +119,3 @@ class SFT(SyncedModule):
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
-
-    def _encode(self, examples: list[Demonstration]) -> EncodedResponses:
-        encoded = encode_responses(
-            [example.prompt for example in examples],
-            [example.response for example in examples],
-            self.policy.tokenizer,
-            stop_id=self.policy.stop_ids[0],
-            context_length=self.policy.context_length,
-            max_response_tokens=self.max_response_tokens or self.policy.context_length // 2,
-        )
-        self.shortened["prompts"] += encoded.truncated_prompts
-        self.shortened["responses"] += encoded.truncated_responses
-        return encoded.to(self.device)
-
-    def _nats(self, encoded: EncodedResponses, rows: Tensor) -> Tensor:
-        """Negative log-probability of the chosen responses, summed over tokens."""
-        rows = rows.to(self.device)
-        outputs = self.policy.evaluate(encoded.context.select(rows), encoded.actions[rows], encoded.action_mask[rows])
-        return -outputs.logprobs.sum()

@@ -156,5 +156,6 @@ class PrintedRows(Listener):
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
         if trainer.is_global_zero:
-            width = max(map(len, row))
-            print("\n".join(f"{name:<{width}}  {value:.6g}" for name, value in row.items()), flush=True)
+            metrics = list(row.items())[1:]  # without the x-axis, which an evaluation by itself has not got
+            width = max(len(name) for name, _ in metrics)
+            print("\n".join(f"{name:<{width}}  {value:.6g}" for name, value in metrics), flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.position import position
@@ -29,7 +30,8 @@ class RunFiles(Callback):
             return
         done = position(trainer, None)
         resumed = self.directory.plan.resume_from is not None
-        self.directory.start(resumed_at=done if resumed else None)
+        wandb_run = next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
+        self.directory.start(resumed_at=done if resumed else None, wandb_run=wandb_run)
         unit = "step" if trainer.max_steps >= 0 else "iteration"
         what = f"resuming from {unit} {done}" if resumed else f"{type(pl_module).__name__} starts at {unit} {done}"
         print(f"{self.directory.path}: {what}", flush=True)

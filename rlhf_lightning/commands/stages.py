@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.config_files import find_config, read_config
+from rlhf_lightning.environment import package_version
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rundir import package_version
 
 STAGES = ("sft", "pairs", "reward", "policy")
 """In the order in which they run."""

@@ -12,7 +12,16 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rlhf_lightning.distributed import Stream, gather_items, gather_padded, gather_rows, own_rows, run_seed, world_size
+from rlhf_lightning.distributed import (
+    Stream,
+    all_sum,
+    gather_items,
+    gather_padded,
+    gather_rows,
+    own_rows,
+    run_seed,
+    world_size,
+)
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.policy import LanguagePolicy
 from rlhf_lightning.models.text import decode_responses, encode_prompts
@@ -124,7 +133,7 @@ class RolloutDataModule(LightningDataModule):
     def _collect(
         self, policy: LanguagePolicy, prompts: Sequence[Prompt], stream: Stream, iteration: int
     ) -> ScoredRollout:
-        started = time.perf_counter()
+        started, shortened_before = time.perf_counter(), self.prompts_shortened
         count, rows = len(prompts), own_rows(len(prompts))
         keys = row_keys(seed=run_seed(), stream=stream, iteration=iteration, rows=rows)
         parts = [
@@ -137,6 +146,7 @@ class RolloutDataModule(LightningDataModule):
         device = rollout.actions.device
         scores, measures = self._judge([prompts[i] for i in rows.tolist()], texts, count, device)
         scores = scores - self.missing_eos_penalty * rollout.truncated
+        shortened = torch.tensor(self.prompts_shortened - shortened_before, device=device)
         return ScoredRollout(
             rollout=rollout,
             scores=scores,
@@ -144,6 +154,7 @@ class RolloutDataModule(LightningDataModule):
             responses=gather_items(texts, count),
             measures=measures,
             timings={"rollout_seconds": decoded - started, "score_seconds": time.perf_counter() - decoded},
+            prompts_shortened=int(all_sum(shortened)),
         )
 
     def _decode(
@@ -154,8 +165,8 @@ class RolloutDataModule(LightningDataModule):
         context, shortened = encode_prompts(prompts, policy.tokenizer, max_tokens=room)
         if shortened and not self.prompts_shortened:
             log.warning(
-                "%d of %d prompts are longer than %d tokens and keep their last ones (counted from now on without a "
-                "word); a longer context or a smaller data.init_args.max_new_tokens leaves more room",
+                "%d of %d prompts are longer than %d tokens and keep their last ones (from now on only counted, "
+                "as rollout/prompts_shortened); a longer context or a smaller data.init_args.max_new_tokens leaves more room",
                 *(shortened, len(prompts), room),
             )
         self.prompts_shortened += shortened

@@ -30,7 +30,8 @@ def check_language_model(model: PreTrainedModel) -> None:
     ids = _tokens(model)
 
     def own() -> Tensor:
-        return model(input_ids=ids, use_cache=False).logits[0]
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+        return torch.cat([logits, logits[PROMPT - 1 :]])
 
     def ours() -> Tensor:
         head, context = language_head(model), _padded(ids)
@@ -44,7 +45,7 @@ def check_language_model(model: PreTrainedModel) -> None:
             decoded.append(feed(model, token.view(1, 1), mask, cache))
         return torch.cat([read[PADDING:], head(torch.cat(decoded))])
 
-    _compare(model, lambda: torch.cat([own(), own()[PROMPT - 1 :]]), ours)
+    _compare(model, own, ours)
 
 
 def check_scorer(model: PreTrainedModel) -> None:
@@ -104,6 +105,8 @@ def _compare(model: PreTrainedModel, own: Callable[[], Tensor], ours: Callable[[
         raise UserError(f"{_name(model)} is not supported ({reason}); {_EXPECTED}") from error
     finally:
         model.train(training)
+    if not torch.isfinite(expected).all():
+        raise UserError(f"the {type(model).__name__} gives numbers that are not finite; expected weights that are")
     size = expected.std() if expected.numel() > 1 else expected.abs().max()
     difference = (found - expected).abs().max()
     if not difference <= TOLERANCE * size + 1e-6:

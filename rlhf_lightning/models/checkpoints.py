@@ -51,14 +51,14 @@ def load_model(
             )
 
     model, info = _reading(path, kind, load)
+    if "score.weight" in info["unexpected_keys"]:
+        raise UserError(f"{kind} {path} is a reward model; expected a language model")
     wrong = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])} - new
     if wrong:
         raise UserError(
             f"{kind} {path} has no fitting weights for {_some(wrong)} of {type(model).__name__}; "
             "expected all of them: is it another kind of model, or incomplete?"
         )
-    if "score.weight" in info["unexpected_keys"]:
-        raise UserError(f"{kind} {path} is a reward model; expected a language model")
     return model
 
 

@@ -1,0 +1,113 @@
+"""`PassAlgorithm`: the step that all algorithms share which pass over given data (SFT, reward modeling)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.data.passes import PassDataModule
+from rlhf_lightning.distributed import own_rows
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.text import EncodedResponses
+from rlhf_lightning.models.trunk import row_slices
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.synced import SyncedModule
+from rlhf_lightning.tasks.task import Task
+
+Example = TypeVar("Example")
+
+
+class PassAlgorithm(SyncedModule, Generic[Example]):
+    """One optimizer step per global batch of examples; the budget is ``trainer.max_steps``.
+
+    Args:
+        log_every: steps between rows of metrics.
+    """
+
+    data_class: ClassVar[type[PassDataModule]]
+
+    def __init__(self, task: Task, backbone: Backbone, optimization: Optimization, log_every: int) -> None:
+        super().__init__(task, backbone, optimization)
+        if log_every < 1:
+            raise UserError(f"model.init_args.log_every must be at least 1, got {log_every}")
+        self.log_every = log_every
+        self.shortened = {"data/prompts_shortened": 0.0, "data/responses_shortened": 0.0}
+
+    # -- to be said by the subclass ----------------------------------------------------------------------------
+
+    def encode(self, examples: Sequence[Example]) -> EncodedResponses:
+        """Token ids of some examples."""
+        raise NotImplementedError
+
+    def weight(self, examples: Sequence[Example], encoded: EncodedResponses) -> float:
+        """What the loss of these examples is divided by: their number, or that of their tokens."""
+        raise NotImplementedError
+
+    def loss_sum(self, examples: Sequence[Example], encoded: EncodedResponses) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss summed over these examples, and further sums to report."""
+        raise NotImplementedError
+
+    def training_row(self, means: dict[str, float]) -> dict[str, float]:
+        """The metrics of a step, from the mean ``loss`` and the means of the further sums."""
+        raise NotImplementedError
+
+    # -- the step ----------------------------------------------------------------------------------------------
+
+    def schedule_length(self) -> int:
+        """One step per batch."""
+        return self.trainer.max_steps
+
+    @property
+    def data(self) -> PassDataModule[Example]:
+        """The data module, which has to be of the class that the algorithm reads."""
+        data = self.trainer.datamodule
+        if not isinstance(data, self.data_class):
+            raise UserError(
+                f"{type(self).__name__} needs data of class {self.data_class.__name__}, got {type(data).__name__}"
+            )
+        return data
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One step on the global batch of this step, in microbatches, each rank its own rows."""
+        examples = self.data.train_batch(self.global_step)
+        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
+        parts = [
+            [mine[row] for row in rows.tolist()] for rows in row_slices(len(mine), self.optimization.microbatch_size)
+        ]
+        encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
+        total = self.reduced({"weight": self._number(sum(self.weight(*part) for part in encoded))})["weight"]
+
+        sums = {"loss": self._number(0)}
+        with self.local_backward():
+            for part in encoded:
+                loss, measured = self.loss_sum(*part)
+                self.manual_backward(loss / total)
+                for name, value in {"loss": loss, **measured}.items():
+                    sums[name] = sums.get(name, self._number(0)) + value.detach()
+        means = {name: value / total for name, value in self.reduced(sums).items()}
+        self.check_finite("the loss", means["loss"])
+        self._count_shortened([one for _, one in encoded])
+        lr = self.optimizers().param_groups[0]["lr"]
+        self.apply_gradients()
+        self.step_schedule()
+        if self.global_step % self.log_every == 0 or self.global_step == 1:
+            norms = {f"{name}/grad_norm": norm for name, norm in self.grad_norms.items()}
+            row = {"step": self.global_step, **self.training_row(means), **norms, "lr": lr}
+            self.publish(row | {name: count for name, count in self.shortened.items() if count})
+
+    def _count_shortened(self, encoded: Sequence[EncodedResponses]) -> None:
+        """Add up over ranks what did not fit into the context."""
+        counts = self.reduced(
+            {
+                "data/prompts_shortened": self._number(sum(one.truncated_prompts for one in encoded)),
+                "data/responses_shortened": self._number(sum(one.truncated_responses for one in encoded)),
+            }
+        )
+        self.shortened = {name: self.shortened[name] + count for name, count in counts.items()}
+
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(float(value), dtype=torch.float64, device=self.device)
