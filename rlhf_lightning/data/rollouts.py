@@ -165,8 +165,9 @@ class RolloutDataModule(LightningDataModule):
         context, shortened = encode_prompts(prompts, policy.tokenizer, max_tokens=room)
         if shortened and not self.prompts_shortened:
             log.warning(
-                "%d of %d prompts are longer than %d tokens and keep their last ones (from now on only counted, "
-                "as rollout/prompts_shortened); a longer context or a smaller data.init_args.max_new_tokens leaves more room",
+                "%d of %d prompts are longer than %d tokens and keep their last ones (counted from now on, "
+                "as rollout/prompts_shortened); a longer context or a smaller data.init_args.max_new_tokens leaves "
+                "more room",
                 *(shortened, len(prompts), room),
             )
         self.prompts_shortened += shortened

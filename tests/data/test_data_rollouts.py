@@ -208,8 +208,8 @@ def test_prompts_that_are_too_long_keep_their_last_tokens_are_counted_and_said_o
         data.collect(short, 1)
     assert data.prompts_shortened == 2
     assert [r.message for r in caplog.records] == [
-        "1 of 2 prompts are longer than 8 tokens and keep their last ones (counted from now on without a word); "
-        "a longer context or a smaller data.init_args.max_new_tokens leaves more room"
+        "1 of 2 prompts are longer than 8 tokens and keep their last ones (counted from now on, as "
+        "rollout/prompts_shortened); a longer context or a smaller data.init_args.max_new_tokens leaves more room"
     ]
     row = next(i for i, prompt in enumerate(scored.prompts) if prompt == Long.TRAIN[0])
     assert short.tokenizer.decode(scored.rollout.context.input_ids[row]) == "cow the red dog likes a green cow"
