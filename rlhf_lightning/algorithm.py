@@ -8,19 +8,20 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.data.rollouts import RolloutDataModule
-from rlhf_lightning.distributed import Stream, gather_padded, own_rows, run_seed, world_size
+from rlhf_lightning.distributed import own_rows, world_size
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import (
+    demonstration_nats,
     perplexity,
     sample_records,
     score_statistics,
@@ -29,32 +30,16 @@ from rlhf_lightning.evaluation import (
     win_rate,
 )
 from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Batch, Minibatch, over_own_rows, shuffled_minibatches
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import LanguagePolicy
 from rlhf_lightning.models.state import fingerprint
-from rlhf_lightning.models.text import encode_responses, plain_text
-from rlhf_lightning.models.trunk import row_slices
+from rlhf_lightning.models.text import plain_text
 from rlhf_lightning.ops.masking import sequence_sum
-from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.synced import SyncedModule
+from rlhf_lightning.synced import SyncedModule, on_cpu
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch, Trajectories
-
-
-@dataclass
-class Minibatch:
-    """This rank's part of a global minibatch, in microbatches.
-
-    Args:
-        parts: this rank's rows; together with the other ranks' they are the minibatch.
-        tokens: actions in the whole minibatch, on all ranks.
-        sequences: trajectories in the whole minibatch, on all ranks.
-    """
-
-    parts: list[TrainBatch]
-    tokens: int
-    sequences: int
 
 
 class PolicyAlgorithm(SyncedModule):
@@ -76,12 +61,14 @@ class PolicyAlgorithm(SyncedModule):
         eval_every: int,
     ) -> None:
         super().__init__(task, backbone, optimization)
+        if eval_every < 1:
+            raise UserError(f"model.init_args.eval_every must be at least 1, got {eval_every}")
         self.kl = copy.deepcopy(kl)
         self.temperature = temperature
         self.eval_every = eval_every
-        self.strict_loading = False
         self.policy: LanguagePolicy
         self.row: dict[str, float] = {}
+        self.iterations_loaded = 0
         self._reference_heldout: ScoredRollout | None = None
 
     # -- to be said by the subclass ----------------------------------------------------------------------------
@@ -100,10 +87,28 @@ class PolicyAlgorithm(SyncedModule):
         """Build policy and reference, once."""
         if hasattr(self, "policy"):
             return
-        self.policy = self.backbone.policy(self.task.tokenizer, temperature=self.temperature)
+        with on_cpu():
+            self.policy = self.backbone.policy(self.task.tokenizer, temperature=self.temperature)
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+        self.reference_hash = fingerprint(self.reference)  # now: a precision plugin may convert the weights later
 
-    def schedule_length(self) -> int:
+    def setup(self, stage: str) -> None:
+        """See that data and budget fit before anything is collected.
+
+        Raises:
+            UserError: the data module is of another kind, or the budget counts steps instead of iterations.
+        """
+        super().setup(stage)
+        data = self.trainer.datamodule
+        if not isinstance(data, RolloutDataModule):
+            raise UserError(f"{type(self).__name__} needs data of class RolloutDataModule, got {type(data).__name__}")
+        if self.fitting and self.trainer.max_steps >= 0 and not self.trainer.fast_dev_run:
+            raise UserError(
+                f"trainer.max_steps counts optimizer steps, of which {type(self).__name__} takes several in an "
+                "iteration; give the number of iterations: trainer.max_epochs"
+            )
+
+    def schedule_length(self) -> float:
         """One step per iteration."""
         return self.trainer.max_epochs or 1
 
@@ -113,11 +118,8 @@ class PolicyAlgorithm(SyncedModule):
 
     @property
     def rollouts(self) -> RolloutDataModule:
-        """The data module, which policy optimizers need to be a `RolloutDataModule`."""
-        data = self.trainer.datamodule
-        if not isinstance(data, RolloutDataModule):
-            raise UserError(f"{type(self).__name__} needs data of class RolloutDataModule, got {type(data).__name__}")
-        return data
+        """The data module."""
+        return self.trainer.datamodule
 
     # -- the iteration -----------------------------------------------------------------------------------------
 
@@ -129,9 +131,9 @@ class PolicyAlgorithm(SyncedModule):
     def on_train_epoch_start(self) -> None:
         """Collect a rollout with the current policy and prepare it for the update."""
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            scored = self.rollouts.collect(self.policy, self.current_epoch)
-            if isinstance(self.trainer.precision_plugin, MixedPrecision):
-                self._rescore(scored.rollout)
+            with self._located():
+                scored = self.rollouts.collect(self.policy, self.current_epoch)
+            scored = replace(scored, rollout=self.rescored(scored.rollout))
             self.row = {"iteration": self.current_epoch + 1}
             self.row |= {f"objective/{name}": value for name, value in score_statistics(scored).items()}
             self.row |= {f"rollout/{name}": value for name, value in text_statistics(scored).items()}
@@ -143,20 +145,12 @@ class PolicyAlgorithm(SyncedModule):
             self.row |= {"samples": (self.current_epoch + 1) * len(scored)}
             self.batch = self.prepare(scored)
 
-    def _rescore(self, rollout: Rollout) -> None:
-        """Replace the logprobs of decoding by those of the training forward, from which autocast makes them differ."""
-
-        def logprobs(part: Trajectories) -> tuple[Tensor]:
-            return (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,)
-
-        (rollout.old_logprobs,) = self.over_own_rows(logprobs, rollout)
-
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update on the prepared batch."""
         started = time.perf_counter()
         with self.local_backward():
             self.row |= self.update(self.batch)
-        self.row |= {f"{name}/grad_norm": norm for name, norm in self.grad_norms.items()}
+        self.row |= self.gradient_norms()
         self.row |= {"timing/update_seconds": time.perf_counter() - started}
         self.row |= {"lr": self.optimizers().param_groups[0]["lr"]}
         self.step_schedule()
@@ -169,54 +163,49 @@ class PolicyAlgorithm(SyncedModule):
         self.publish(self.row)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Evaluate on held-out prompts."""
-        self.publish({"iteration": self.current_epoch, **self.evaluate(iteration=self.current_epoch)})
+        """Evaluate on held-out prompts; in training that is done at the end of iterations instead."""
+        if not self.fitting:
+            iteration = self.iterations_loaded
+            self.publish({"iteration": iteration, **self.evaluate(iteration=iteration)})
 
     test_step = validation_step
 
     # -- for prepare and update --------------------------------------------------------------------------------
 
     def over_own_rows(
-        self, evaluate: Callable[[Trajectories], tuple[Tensor, ...]], batch: Trajectories
+        self, evaluate: Callable[[Batch], tuple[Tensor, ...]], batch: Batch
     ) -> tuple[Float[Tensor, "B T"], ...]:
         """Evaluate a batch in microbatches, each rank its own rows, and give every rank the whole result."""
-        width, outputs = batch.actions.shape[1], []
-        mine = own_rows(len(batch)).to(batch.actions.device)
-        for part in row_slices(len(mine), self.optimization.microbatch_size):
-            results = evaluate(batch.select(mine[part.to(mine.device)]))
-            outputs.append([torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in results])
-        return tuple(gather_padded(torch.cat(column), len(batch)) for column in zip(*outputs, strict=True))
+        return over_own_rows(evaluate, batch, microbatch_size=self.optimization.microbatch_size)
+
+    def rescored(self, rollout: Rollout) -> Rollout:
+        """Under autocast, with logprobs as the update will compute them: decoding rounds differently."""
+        if not torch.is_autocast_enabled(rollout.actions.device.type):
+            return rollout
+        (logprobs,) = self.over_own_rows(
+            lambda part: (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,), rollout
+        )
+        return replace(rollout, old_logprobs=logprobs)
 
     def reference_kl(self, batch: Trajectories) -> Float[Tensor, "B T"]:
         """KL to the reference at each action, by the estimator of ``kl``."""
 
         def estimate(part: Trajectories) -> tuple[Tensor]:
-            against = self.reference if self.kl.needs_full_vocabulary else None
-            if against is None:
-                exact, logprobs = None, part.old_logprobs
-            else:
-                outputs = self.policy.evaluate(part.context, part.actions, part.action_mask, against=against)
-                exact, logprobs = outputs.kl, outputs.logprobs
-            reference = self.reference.evaluate(part.context, part.actions, part.action_mask).logprobs
-            return (self.kl.estimate(logprobs, reference, exact),)
+            if self.kl.needs_full_vocabulary:
+                return self._exact_reference_kl(part)
+            reference = self.reference.evaluate(part.context, part.actions, part.action_mask)
+            return (self.kl.estimate(part.old_logprobs, reference.logprobs, None),)
 
         (kl,) = self.over_own_rows(estimate, batch)
         return torch.where(batch.action_mask, kl, torch.zeros_like(kl))
 
     def minibatches(self, batch: TrainBatch, *, size: int, epochs: int) -> Iterator[Minibatch]:
         """Several epochs of shuffled global minibatches; this rank gets rows r, r + W, … of each."""
-        device = batch.actions.device
-        for inner_epoch in range(epochs):
-            key = self.current_epoch * epochs + inner_epoch
-            order = permutation(seed=run_seed(), stream=Stream.MINIBATCH, iteration=key, size=len(batch))
-            for rows in order.to(device).split(size):
-                mine = rows[own_rows(len(rows)).to(device)]
-                parts = [mine[part.to(device)] for part in row_slices(len(mine), self.optimization.microbatch_size)]
-                yield Minibatch(
-                    parts=[batch.select(part) for part in parts if len(part)],
-                    tokens=int(batch.action_mask[rows].sum()),
-                    sequences=len(rows),
-                )
+        for epoch in range(epochs):
+            key = self.current_epoch * epochs + epoch
+            yield from shuffled_minibatches(
+                batch, size=size, key=key, microbatch_size=self.optimization.microbatch_size
+            )
 
     def check_minibatch_size(self, size: int) -> None:
         """Refuse a minibatch that the devices cannot share evenly."""
@@ -236,12 +225,20 @@ class PolicyAlgorithm(SyncedModule):
                 f"{plain_text(scored.prompts[int(bad[0])])!r}; the checkpoint before it is kept"
             )
 
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        """Add to an error where in the run it happened."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{error} (at {self.position()}; the checkpoint before it is kept)") from error
+
     # -- evaluation --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(self, *, iteration: int) -> dict[str, float]:
         """Scores, KL, win rate and perplexity on held-out prompts and demonstrations."""
-        with self.trainer.precision_plugin.forward_context():
+        with self.trainer.precision_plugin.forward_context(), self._located():
             scored = self.rollouts.collect_heldout(self.policy)
             if self._reference_heldout is None:
                 self._reference_heldout = self.rollouts.collect_heldout(self.reference)
@@ -251,7 +248,7 @@ class PolicyAlgorithm(SyncedModule):
                 **score_statistics(scored),
                 **text_statistics(scored),
                 "kl_ref_sequence": per_sequence.double().mean().item(),
-                "kl_ref_sequence_se": standard_error(per_sequence),
+                **({"kl_ref_sequence_se": standard_error(per_sequence)} if len(scored) > 1 else {}),
                 **win_rate(scored, self._reference_heldout),
                 **self._forgetting(),
             }
@@ -271,19 +268,7 @@ class PolicyAlgorithm(SyncedModule):
             return {}
         examples = list(self.task.demonstrations("heldout")[:limit])
         mine = [examples[i] for i in own_rows(len(examples)).tolist()]
-        nats = tokens = torch.zeros((), device=self.device)
-        for part in row_slices(len(mine), self.optimization.microbatch_size):
-            chosen = [mine[i] for i in part.tolist()]
-            encoded = encode_responses(
-                [d.prompt for d in chosen],
-                [d.response for d in chosen],
-                self.policy.tokenizer,
-                stop_id=self.policy.stop_ids[0],
-                context_length=self.policy.context_length,
-                max_response_tokens=self.policy.context_length // 2,
-            ).to(self.device)
-            outputs = self.policy.evaluate(encoded.context, encoded.actions, encoded.action_mask)
-            nats, tokens = nats - outputs.logprobs.sum(), tokens + encoded.action_mask.sum()
+        nats, tokens = demonstration_nats(self.policy, mine, microbatch_size=self.optimization.microbatch_size)
         sums = self.reduced({"nats": nats, "tokens": tokens})
         return {"perplexity": perplexity(sums["nats"], sums["tokens"])}
 
@@ -295,17 +280,25 @@ class PolicyAlgorithm(SyncedModule):
         for name in [name for name in state if name.startswith("reference.")]:
             del state[name]
         checkpoint["kl_control"] = self.kl.state_dict()
-        checkpoint["reference"] = {
-            "path": getattr(self.backbone, "checkpoint", None),
-            "hash": fingerprint(self.reference),
-        }
+        checkpoint["iteration"] = int(self.row.get("iteration", self.iterations_loaded))
+        checkpoint["reference"] = {"path": getattr(self.backbone, "checkpoint", None), "hash": self.reference_hash}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the KL controller and see that the reference is the same."""
-        self.kl.load_state_dict(checkpoint["kl_control"])
+        """Restore the KL controller and see that the reference is the same.
+
+        Raises:
+            UserError: it is another, or the checkpoint is not one of a policy optimizer.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if "reference" not in checkpoint:
+            raise UserError(f"the checkpoint is not one of {type(self).__name__}: it names no reference policy")
         saved = checkpoint["reference"]
-        if fingerprint(self.reference) != saved["hash"]:
+        if self.reference_hash != saved["hash"]:
             raise UserError(
                 f"the reference policy is not the one of the checkpoint (it was {saved['path']}); "
                 "expected the same backbone.init_args.checkpoint with unchanged files"
             )
+        self.kl.load_state_dict(checkpoint["kl_control"])
+        self.iterations_loaded = int(checkpoint["iteration"])
+        reference = {f"reference.{name}": tensor for name, tensor in self.reference.state_dict().items()}
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **reference}

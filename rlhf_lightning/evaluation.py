@@ -7,10 +7,13 @@ from statistics import NormalDist
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlhf_lightning.types import ScoredRollout
+from rlhf_lightning.models.policy import LanguagePolicy
+from rlhf_lightning.models.text import encode_responses
+from rlhf_lightning.models.trunk import row_slices
+from rlhf_lightning.types import Demonstration, ScoredRollout
 
 
 def text_statistics(scored: ScoredRollout) -> dict[str, float]:
@@ -76,6 +79,29 @@ def sample_records(
 def standard_error(values: Float[Tensor, " B"]) -> float:
     """Of the mean."""
     return (values.double().std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
+
+
+def demonstration_nats(
+    policy: LanguagePolicy, demonstrations: Sequence[Demonstration], *, microbatch_size: int | None
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Negative log-probability of the responses, summed, and the number of their tokens."""
+    device = policy.model.device
+    nats, tokens = torch.zeros((), device=device), torch.zeros((), dtype=torch.long, device=device)
+    for rows in row_slices(len(demonstrations), microbatch_size):
+        chosen = [demonstrations[i] for i in rows.tolist()]
+        if not chosen:
+            continue
+        encoded = encode_responses(
+            [d.prompt for d in chosen],
+            [d.response for d in chosen],
+            policy.tokenizer,
+            stop_id=policy.stop_ids[0],
+            context_length=policy.context_length,
+            max_response_tokens=policy.context_length // 2,
+        ).to(device)
+        outputs = policy.evaluate(encoded.context, encoded.actions, encoded.action_mask)
+        nats, tokens = nats - outputs.logprobs.sum(), tokens + encoded.action_mask.sum()
+    return nats, tokens
 
 
 def perplexity(nats: float, tokens: float) -> float:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.ops import kl as estimators
+
+Estimator: TypeAlias = Literal["k1", "k2", "k3", "exact"]
 
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "k1": estimators.k1,
@@ -27,15 +30,18 @@ class KLControl:
 
     Args:
         coef: β, 0.01 to 0.1; 0 leaves the policy free.
-        estimator: how the KL at each action is measured; ``exact`` sums over the vocabulary.
+        estimator: how the KL at each action is measured; ``exact`` sums over the vocabulary. In a reward only ``k1``
+            has the gradient of the KL; ``k2`` and ``k3`` have another one, ``exact`` (almost) none.
     """
 
     coef: float = 0.05
-    estimator: Literal["k1", "k2", "k3", "exact"] = "k1"
+    estimator: Estimator = "k1"
 
     def __post_init__(self) -> None:
-        if self.coef < 0:
+        if not 0 <= self.coef < math.inf:
             raise UserError(f"kl.coef must not be negative, got {self.coef}")
+        if self.estimator not in get_args(Estimator):
+            raise UserError(f"kl.estimator is one of {', '.join(get_args(Estimator))}, got {self.estimator}")
 
     @property
     def needs_full_vocabulary(self) -> bool:
@@ -49,7 +55,9 @@ class KLControl:
         exact: Float[Tensor, "B T"] | None,
     ) -> Float[Tensor, "B T"]:
         """KL at each action, in nats."""
-        if exact is not None and self.needs_full_vocabulary:
+        if self.needs_full_vocabulary:
+            if exact is None:
+                raise ValueError("the exact estimator needs the KL over the whole vocabulary")
             return exact
         return ESTIMATORS[self.estimator](logprobs, ref_logprobs)
 
@@ -82,8 +90,10 @@ class AdaptiveKLControl(KLControl):
         super().__post_init__()
         if self.coef == 0:
             raise UserError("kl.coef must be above 0 for AdaptiveKLControl: it is multiplied, so 0 stays 0")
-        if self.target <= 0:
+        if not 0 < self.target < math.inf:
             raise UserError(f"kl.target must be above 0 nats per sequence, got {self.target}")
+        if not 0 < self.gain < 5:
+            raise UserError(f"kl.gain must be between 0 and 5 (at 5 the coefficient can drop to 0), got {self.gain}")
 
     def update(self, kl: float) -> None:
         """β ← β (1 + K · clip(KL/target − 1, ±0.2))."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
 from transformers import get_scheduler
 
 from rlhf_lightning.errors import UserError
+
+Schedule: TypeAlias = Literal["constant_with_warmup", "linear", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Optimization:
     """
 
     lr: float = 1e-4
-    schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    schedule: Schedule = "constant_with_warmup"
     warmup: float = 0.0
     max_grad_norm: float | None = 1.0
     weight_decay: float = 0.0
@@ -39,12 +42,23 @@ class Optimization:
     microbatch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise UserError(f"optimization.lr must be above 0, got {self.lr}")
+        if self.schedule not in get_args(Schedule):
+            raise UserError(f"optimization.schedule is one of {', '.join(get_args(Schedule))}, got {self.schedule}")
         if not 0 <= self.warmup <= 1:
             raise UserError(f"optimization.warmup is a share of the run between 0 and 1, got {self.warmup}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise UserError(f"optimization.max_grad_norm must be above 0 (null for no limit), got {self.max_grad_norm}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"optimization.weight_decay must not be negative, got {self.weight_decay}")
         if self.microbatch_size is not None and self.microbatch_size < 1:
             raise UserError(f"optimization.microbatch_size must be at least 1, got {self.microbatch_size}")
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether the schedule depends on the length of the run."""
+        return self.warmup > 0 or self.schedule != "constant_with_warmup"
 
     def build(
         self, networks: Mapping[str, nn.Module], *, length: int, lrs: Mapping[str, float] | None = None

@@ -57,19 +57,27 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
 
     # -- the step ----------------------------------------------------------------------------------------------
 
-    def schedule_length(self) -> int:
+    def setup(self, stage: str) -> None:
+        """See that the data fit.
+
+        Raises:
+            UserError: the data module is of another kind.
+        """
+        super().setup(stage)
+        if not isinstance(self.trainer.datamodule, self.data_class):
+            raise UserError(
+                f"{type(self).__name__} needs data of class {self.data_class.__name__}, "
+                f"got {type(self.trainer.datamodule).__name__}"
+            )
+
+    def schedule_length(self) -> float:
         """One step per batch."""
-        return self.trainer.max_steps
+        return self.trainer.estimated_stepping_batches
 
     @property
     def data(self) -> PassDataModule[Example]:
-        """The data module, which has to be of the class that the algorithm reads."""
-        data = self.trainer.datamodule
-        if not isinstance(data, self.data_class):
-            raise UserError(
-                f"{type(self).__name__} needs data of class {self.data_class.__name__}, got {type(data).__name__}"
-            )
-        return data
+        """The data module."""
+        return self.trainer.datamodule
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step on the global batch of this step, in microbatches, each rank its own rows."""
@@ -94,8 +102,9 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
         lr = self.optimizers().param_groups[0]["lr"]
         self.apply_gradients()
         self.step_schedule()
+        self.end_with_validation()
+        norms = self.gradient_norms()
         if self.global_step % self.log_every == 0 or self.global_step == 1:
-            norms = {f"{name}/grad_norm": norm for name, norm in self.grad_norms.items()}
             row = {"step": self.global_step, **self.training_row(means), **norms, "lr": lr}
             self.publish(row | {name: count for name, count in self.shortened.items() if count})
 

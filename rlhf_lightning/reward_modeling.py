@@ -21,9 +21,12 @@ from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.distributed import gather_rows, own_rows
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.text import EncodedResponses
+from rlhf_lightning.models.trunk import row_slices
 from rlhf_lightning.ops.preference import bradley_terry_loss
 from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.pass_algorithm import PassAlgorithm
+from rlhf_lightning.rewards.source import checked_scores
+from rlhf_lightning.synced import on_cpu
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import PreferencePair
 
@@ -61,7 +64,8 @@ class RewardModeling(PassAlgorithm[PreferencePair]):
     def configure_model(self) -> None:
         """Build the model, once."""
         if not hasattr(self, "reward_model"):
-            self.reward_model = self.backbone.reward_model(self.task.tokenizer, surprise=self.surprise)
+            with on_cpu():
+                self.reward_model = self.backbone.reward_model(self.task.tokenizer, surprise=self.surprise)
 
     def networks(self) -> dict[str, nn.Module]:
         """Trunk and heads."""
@@ -93,7 +97,7 @@ class RewardModeling(PassAlgorithm[PreferencePair]):
         margins = torch.tensor([pair.margin or 0.0 for pair in examples], dtype=chosen.dtype, device=self.device)
         difference = (chosen - rejected).detach()
         loss = bradley_terry_loss(chosen, rejected, margin=margins).sum()
-        return loss, {"right": ties_half(difference).sum(), "margin": difference.sum()}
+        return loss, {"right": _rightness(difference).sum(), "margin": difference.sum()}
 
     def training_row(self, means: dict[str, float]) -> dict[str, float]:
         """Loss, accuracy and mean margin."""
@@ -105,30 +109,34 @@ class RewardModeling(PassAlgorithm[PreferencePair]):
 
     def on_validation_epoch_start(self) -> None:
         """Start collecting scores."""
-        self._heldout: list[tuple[Tensor, Tensor]] = []
+        self._heldout: list[Float[Tensor, "B 2"]] = []
+        self._examined: list[PreferencePair] = []
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Scores of a batch of held-out pairs, gathered from all ranks."""
         examples = self.data.heldout_batch(int(batch))
         mine = [examples[row] for row in own_rows(len(examples)).tolist()]
-        nothing = torch.zeros(0, dtype=self.reward_model.model.dtype, device=self.device)
-        scores = self._scores(self.encode(mine).to(self.device)) if mine else (nothing, nothing)
-        self._heldout.append((gather_rows(scores[0], len(examples)), gather_rows(scores[1], len(examples))))
+        scores = self.reward_model.center.new_zeros(len(mine), 2)
+        for rows in row_slices(len(mine), self.optimization.microbatch_size):
+            if len(rows):
+                encoded = self.encode([mine[row] for row in rows.tolist()]).to(self.device)
+                scores[rows] = torch.stack(self._scores(encoded), dim=-1)
+        self._heldout.append(gather_rows(scores, len(examples)))
+        self._examined += examples
 
     def on_validation_epoch_end(self) -> None:
-        """Loss, accuracy, margin, calibration, and correlation with gold where there is one."""
-        chosen, rejected = (torch.cat(column) for column in zip(*self._heldout, strict=True))
-        self.reward_model.center.copy_(torch.cat([chosen, rejected]).mean())
-        row = {"step": float(self.global_step)} | preference_statistics(chosen, rejected)
-        gold = self.task.gold()
-        if gold is not None:
-            row["eval/correlation_gold"] = self._correlation(gold, chosen, rejected)
+        """Loss, accuracy, margin, calibration, and what is known of gold."""
+        if self.trainer.sanity_checking:
+            return
+        chosen, rejected = torch.cat(self._heldout).unbind(-1)
+        if self.fitting:
+            self.reward_model.center.copy_(torch.cat([chosen, rejected]).double().mean())
         if self._ceiling is None:
-            self._ceiling = self.task.ceiling(self.data.train, self.data.heldout)
-        if self._ceiling is not None:
-            row["eval/ceiling"] = self._ceiling
+            self._ceiling = self.task.ceiling(self.data.train, self._examined)
+        known = {"eval/correlation_gold": self._correlation_with_gold(chosen, rejected), "eval/ceiling": self._ceiling}
         self._reliability = reliability(chosen, rejected) | {"ceiling": self._ceiling}
-        self.publish(row)
+        row = {"step": self.steps, **preference_statistics(chosen, rejected)}
+        self.publish(row | {name: value for name, value in known.items() if value is not None})
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
@@ -136,44 +144,46 @@ class RewardModeling(PassAlgorithm[PreferencePair]):
 
     def on_fit_end(self) -> None:
         """Write how far stated probabilities can be trusted."""
-        if self.trainer.is_global_zero and hasattr(self, "_reliability"):
+        if self.trainer.is_global_zero and hasattr(self, "_reliability") and not self.trainer.fast_dev_run:
             path = Path(self.trainer.default_root_dir) / "reliability.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self._reliability, indent=1))
 
     def _scores(self, encoded: EncodedResponses) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Scores of the chosen and of the rejected responses."""
-        chosen, rejected = self.reward_model(encoded.context, encoded.actions, encoded.action_mask).chunk(2)
+        """Scores of the chosen and of the rejected responses, in float32 or better."""
+        scores = self.reward_model(encoded.context, encoded.actions, encoded.action_mask)
+        chosen, rejected = (scores if scores.dtype == torch.float64 else scores.float()).chunk(2)
         return chosen, rejected
 
-    def _correlation(self, gold: Any, chosen: Tensor, rejected: Tensor) -> float:
-        heldout = self.data.heldout
-        prompts = [pair.prompt for pair in heldout] * 2
-        texts = [pair.chosen for pair in heldout] + [pair.rejected for pair in heldout]
-        true = gold.score(prompts, texts).float().to(chosen.device)
-        return pearson_corrcoef(torch.cat([chosen, rejected]).float(), true).item()
+    def _correlation_with_gold(self, chosen: Tensor, rejected: Tensor) -> float | None:
+        """Pearson's, over all held-out responses; None without gold and where either side is constant."""
+        gold = self.task.gold()
+        if gold is None:
+            return None
+        prompts = [pair.prompt for pair in self._examined] * 2
+        texts = [pair.chosen for pair in self._examined] + [pair.rejected for pair in self._examined]
+        true = checked_scores(gold, prompts, texts).double().to(chosen.device)
+        scores = torch.cat([chosen, rejected]).double()
+        if scores.std() == 0 or true.std() == 0:
+            return None
+        return pearson_corrcoef(scores, true).item()
 
 
 def preference_statistics(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"]) -> dict[str, float]:
-    """Loss, accuracy, mean margin and expected calibration error on held-out pairs."""
+    """Loss, accuracy, mean margin and expected calibration error on held-out pairs; a tie is half right."""
     difference = (chosen - rejected).float()
-    confidence, right = _confidence(difference)
     return {
         "eval/loss": bradley_terry_loss(chosen, rejected, margin=0.0).mean().item(),
-        "eval/accuracy": ties_half(difference).mean().item(),
+        "eval/accuracy": _rightness(difference).mean().item(),
         "eval/margin": difference.mean().item(),
-        "eval/calibration_error": _calibration_error(confidence, right),
+        "eval/calibration_error": _calibration_error(difference),
     }
-
-
-def ties_half(difference: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """1 where the preferred response scores higher, 0 where it scores lower, one half where both score the same."""
-    return (difference.sign() + 1) / 2
 
 
 def reliability(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"], bins: int = 10) -> dict[str, Any]:
     """Share of pairs predicted rightly, by stated probability σ(|r_w − r_l|) in bins over [0.5, 1]."""
-    confidence, right = _confidence((chosen - rejected).float())
+    difference = (chosen - rejected).float()
+    confidence, right = difference.abs().sigmoid(), _rightness(difference)
     edges = torch.linspace(0.5, 1.0, bins + 1, device=confidence.device)
     place = torch.bucketize(confidence, edges[1:-1], right=True)
     rows = []
@@ -183,21 +193,24 @@ def reliability(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"], bins
             rows.append(
                 {
                     "confidence": confidence[inside].mean().item(),
-                    "accuracy": right[inside].float().mean().item(),
+                    "accuracy": right[inside].mean().item(),
                     "count": int(inside.sum()),
                 }
             )
     return {
-        "accuracy": right.float().mean().item(),
-        "calibration_error": _calibration_error(confidence, right),
+        "accuracy": right.mean().item(),
+        "calibration_error": _calibration_error(difference),
         "bins": rows,
     }
 
 
-def _confidence(difference: Float[Tensor, " B"]) -> tuple[Tensor, Tensor]:
-    """Probability that the model gives to its own choice, and whether that choice is right."""
-    return difference.abs().sigmoid(), difference > 0
+def _rightness(difference: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """1 where the chosen response scores higher, 0 where the rejected one does, ½ where neither."""
+    return ((difference > 0).float() + (difference >= 0).float()) / 2
 
 
-def _calibration_error(confidence: Tensor, right: Tensor) -> float:
-    return binary_calibration_error(confidence, right.long(), n_bins=15, norm="l1").item()
+def _calibration_error(difference: Float[Tensor, " B"]) -> float:
+    # twice, so that a tie counts once as right and once as wrong
+    confidence = difference.abs().sigmoid().repeat(2)
+    right = torch.cat([difference > 0, difference >= 0]).long()
+    return binary_calibration_error(confidence, right, n_bins=15, norm="l1").item()

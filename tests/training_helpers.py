@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.models.backbone import LanguageBackbone
+from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Demonstration, PreferencePair
@@ -112,7 +119,7 @@ class Letters(Task):
 
 
 class Rows(Listener):
-    """Remembers every row, sample and the parameters at the end of every epoch."""
+    """Remembers every row and sample."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -134,25 +141,51 @@ def tiny(**changes: Any) -> LanguageBackbone:
     return LanguageBackbone(**{"width": 16, "layers": 1, "heads": 2, "context_length": 16, **changes})
 
 
+def ppo(task: Task, *, backbone: LanguageBackbone | None = None, **settings: Any) -> PPO:
+    """PPO that takes one step on all of a rollout, unless told otherwise."""
+    defaults = {"minibatch_size": 8, "inner_epochs": 1, "eval_every": 1000, "optimization": Optimization(lr=1e-2)}
+    return PPO(task, backbone or tiny(), **{**defaults, **settings})
+
+
+def rollouts(task: Task, reward: RewardSource | None = None, *, size: int = 8, **settings: Any) -> RolloutDataModule:
+    """Eight responses of at most four tokens."""
+    defaults = {"rollout_batch_size": size, "max_new_tokens": 4, "eval_prompts": 2}
+    return RolloutDataModule(task, reward or CountsB(), **{**defaults, **settings})
+
+
 def quiet_trainer(*callbacks: Any, **settings: Any) -> Trainer:
     """A trainer on one CPU process that writes and prints nothing."""
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
         "logger": False,
-        "enable_checkpointing": False,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
     return Trainer(**{**defaults, "callbacks": list(callbacks), **settings})
 
 
-def fit(module: LightningModule, data: LightningDataModule, *callbacks: Any, **settings: Any) -> Rows:
+@contextmanager
+def run_seed_is(seed: int) -> Iterator[None]:
+    """Inside, the run has a seed; what a launcher puts into the environment stays."""
+    before = os.environ.get("PL_GLOBAL_SEED")
+    os.environ["PL_GLOBAL_SEED"] = str(seed)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PL_GLOBAL_SEED"]
+        else:
+            os.environ["PL_GLOBAL_SEED"] = before
+
+
+def fit(module: LightningModule, data: LightningDataModule, *callbacks: Any, seed: int = 0, **settings: Any) -> Rows:
     """Train quietly; the rows that were reported."""
     ckpt_path = settings.pop("ckpt_path", None)
     rows = Rows()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+    with warnings.catch_warnings(), run_seed_is(seed):
+        warnings.filterwarnings("ignore", message=".*(dataloader is not resumable|exists and is not empty).*")
         quiet_trainer(rows, *callbacks, **settings).fit(module, data, ckpt_path=ckpt_path)
     return rows
 
@@ -171,3 +204,15 @@ def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) ->
     """The largest difference between two snapshots."""
     assert first.keys() == second.keys()
     return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+class AtHook(Callback):
+    """Calls a function at one of Lightning's hooks, before the module's own.
+
+    Args:
+        hook: its name.
+        function: gets trainer and module.
+    """
+
+    def __init__(self, hook: str, function: Callable[[Trainer, LightningModule], None]) -> None:
+        setattr(self, hook, lambda trainer, module, *args: function(trainer, module))

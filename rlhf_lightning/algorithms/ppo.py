@@ -20,7 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Minibatch
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.advantages import gae, response_transitions
 from rlhf_lightning.ops.kl import k3
@@ -28,6 +30,7 @@ from rlhf_lightning.ops.losses import clipped_surrogate_loss, ratio_is_clipped, 
 from rlhf_lightning.ops.masking import explained_variance, sequence_sum, token_mean, whiten
 from rlhf_lightning.ops.rewards import kl_shaped_rewards
 from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.synced import on_cpu
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch
 
@@ -51,6 +54,18 @@ class CriticOptions:
     clip_range: float | None = None
     coef: float = 0.5
     warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UserError(f"critic.lr must be above 0, got {self.lr}")
+        if self.shared and self.init is not None:
+            raise UserError("critic.init is for a network of its own; with critic.shared there is none")
+        if self.clip_range is not None and not self.clip_range > 0:
+            raise UserError(f"critic.clip_range must be above 0 (null for no bound), got {self.clip_range}")
+        if not 0 < self.coef < math.inf:
+            raise UserError(f"critic.coef must be above 0, got {self.coef}")
+        if self.warmup < 0:
+            raise UserError(f"critic.warmup is a number of iterations, got {self.warmup}")
 
 
 _MEASURED = ("policy/loss", "policy/kl_old", "policy/clip_fraction", "value/loss", "objective/entropy")
@@ -103,13 +118,39 @@ class PPO(PolicyAlgorithm):
         self.gamma, self.lam = gamma, lam
         self.entropy_coef = entropy_coef
         self.stop_kl = stop_kl
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        limits = {
+            "clip_range": (0 < self.clip_range < math.inf, "above 0", self.clip_range),
+            "inner_epochs": (self.inner_epochs >= 1, "at least 1", self.inner_epochs),
+            "minibatch_size": (self.minibatch_size >= 1, "at least 1", self.minibatch_size),
+            "gamma": (0 <= self.gamma <= 1, "between 0 and 1", self.gamma),
+            "lam": (0 <= self.lam <= 1, "between 0 and 1", self.lam),
+            "entropy_coef": (0 <= self.entropy_coef < math.inf, "0 or more", self.entropy_coef),
+            "stop_kl": (self.stop_kl is None or self.stop_kl > 0, "above 0 (null for never)", self.stop_kl),
+        }
+        for name, (fits, expected, value) in limits.items():
+            if not fits:
+                raise UserError(f"model.init_args.{name} must be {expected}, got {value}")
+        if self.kl.needs_full_vocabulary:
+            raise UserError(
+                "model.init_args.kl.estimator exact is the same for every action in a state, so in a reward it cannot "
+                "hold the policy back; expected k1 (unbiased), k2 or k3"
+            )
+
+    def setup(self, stage: str) -> None:
+        """See that the devices can share a minibatch."""
+        super().setup(stage)
+        self.check_minibatch_size(self.minibatch_size)
 
     def configure_model(self) -> None:
         """Build policy, reference and critic, once."""
         super().configure_model()
         if not hasattr(self, "critic"):
             options = self.critic_options
-            self.critic = self.backbone.critic(self.policy, init=options.init, shared=options.shared)
+            with on_cpu():
+                self.critic = self.backbone.critic(self.policy, init=options.init, shared=options.shared)
 
     def networks(self) -> dict[str, nn.Module]:
         """Policy and critic."""
@@ -126,7 +167,6 @@ class PPO(PolicyAlgorithm):
 
     def prepare(self, scored: ScoredRollout) -> TrainBatch:
         """Penalize the KL to the reference, then advantages and returns by GAE."""
-        self.check_minibatch_size(self.minibatch_size)
         rollout = scored.rollout
         mask = rollout.action_mask
         (old_values,) = self.over_own_rows(self._values, rollout)
@@ -146,7 +186,8 @@ class PPO(PolicyAlgorithm):
             "value/explained_variance": explained_variance(old_values, returns, mask).item(),
             "kl_control/coef": self.kl.coef,
         }
-        self.kl.update(kl_sequence)
+        if not self._only_critic_learns:
+            self.kl.update(kl_sequence)
         return TrainBatch(
             context=rollout.context,
             actions=rollout.actions,
@@ -159,31 +200,40 @@ class PPO(PolicyAlgorithm):
 
     def update(self, batch: TrainBatch) -> dict[str, float]:
         """Several epochs of shuffled minibatches, ended early when the policy has moved far enough."""
-        totals: dict[str, float] = dict.fromkeys(_MEASURED, 0.0)
-        steps, ratio_max, gap = 0, 0.0, 0.0
+        measured: list[dict[str, float]] = []
         for minibatch in self.minibatches(batch, size=self.minibatch_size, epochs=self.inner_epochs):
-            sums = {name: torch.zeros((), device=self.device) for name in _MEASURED}
-            largest = torch.zeros((), device=self.device)
-            for part in minibatch.parts:
-                loss, measured, log_ratio = self._loss(part, minibatch.tokens)
-                self.manual_backward(loss)
-                sums = {name: sums[name] + measured[name].detach() for name in _MEASURED}
-                largest = torch.maximum(largest, log_ratio.detach().abs().max())
-            means = {name: value / minibatch.tokens for name, value in self.reduced(sums).items()}
-            self.check_finite("the PPO loss", means["policy/loss"] + means["value/loss"])
-            if self.stop_kl is not None and means["policy/kl_old"] > self.stop_kl:
+            measured.append(self._backward(minibatch))
+            if self.stop_kl is not None and measured[-1]["policy/kl_old"] > self.stop_kl:
                 self.forget_gradients()
-                break
-            largest_log_ratio = self.reduced_max(largest)
-            ratio_max = max(ratio_max, largest_log_ratio)
-            gap = gap if steps else largest_log_ratio
-            self.apply_gradients()
-            steps += 1
-            totals = {name: totals[name] + means[name] for name in _MEASURED}
-        return {name: total / max(steps, 1) for name, total in totals.items()} | {
-            "policy/ratio_max": math.exp(min(ratio_max, 50.0)),
+                return self._summary(measured, steps=len(measured) - 1)
+            self.apply_gradients(frozen={"policy"} if self._only_critic_learns else ())
+        return self._summary(measured, steps=len(measured))
+
+    def _backward(self, minibatch: Minibatch) -> dict[str, float]:
+        """Gradients of a minibatch on this rank, and means over the whole minibatch."""
+        names = [*_MEASURED, *(["value/clip_fraction"] if self.critic_options.clip_range is not None else [])]
+        sums = {name: torch.zeros((), device=self.device) for name in names}
+        largest = {name: torch.zeros((), device=self.device) for name in ("ratio", "gap")}
+        for part in minibatch.parts:
+            loss, measured, log_ratio = self._loss(part, minibatch.tokens)
+            self.manual_backward(loss)
+            sums = {name: sums[name] + measured[name].detach() for name in names}
+            log_ratio = log_ratio.detach()
+            largest["ratio"] = torch.maximum(largest["ratio"], log_ratio.exp().max())
+            largest["gap"] = torch.maximum(largest["gap"], log_ratio.abs().max())
+        reduced = self.reduced(sums, largest=largest)
+        means = {name: reduced[name] / minibatch.tokens for name in names}
+        self.check_finite("the PPO loss", means["policy/loss"] + means["value/loss"])
+        return means | {name: reduced[name] for name in largest}
+
+    def _summary(self, measured: list[dict[str, float]], *, steps: int) -> dict[str, float]:
+        """Means over all minibatches, the one that ended the update included."""
+        names = [name for name in measured[0] if name not in ("ratio", "gap")]
+        return {name: sum(means[name] for means in measured) / len(measured) for name in names} | {
+            "policy/ratio_max": max(means["ratio"] for means in measured),
             "policy/steps": steps,
-            "rollout/logprob_gap": gap,
+            # before the first step: logprobs captured while decoding against those of the training forward
+            "rollout/logprob_gap": measured[0]["gap"],
         }
 
     def _loss(self, part: TrainBatch, tokens: int) -> tuple[Tensor, dict[str, Tensor], Float[Tensor, " N"]]:
@@ -191,24 +241,18 @@ class PPO(PolicyAlgorithm):
 
         Only the N actions that count are looked at, so that nothing in the padding can matter.
         """
-        mask = part.action_mask
+        mask, value_clip_range = part.action_mask, self.critic_options.clip_range
         outputs = self.policy.evaluate(part.context, part.actions, mask)
         values = self.critic.values(part.context, part.actions, mask, trunk=outputs.hidden)[mask]
-        advantages, old_logprobs, entropy = part.advantages[mask], part.old_logprobs[mask], outputs.entropy[mask]
+        advantages, returns, entropy = part.advantages[mask], part.returns[mask], outputs.entropy[mask]
+        old_logprobs, old_values = part.old_logprobs[mask], part.old_values[mask]
         log_ratio = outputs.logprobs[mask] - old_logprobs
 
         surrogate = clipped_surrogate_loss(log_ratio, advantages, clip_range=self.clip_range)
-        regression = value_loss(
-            values,
-            part.old_values[mask],
-            part.returns[mask],
-            value_clip_range=self.critic_options.clip_range,
-        )
+        regression = value_loss(values, old_values, returns, value_clip_range=value_clip_range)
         policy_loss = (surrogate - self.entropy_coef * entropy).sum() / tokens
-        critic_loss = regression.sum() / tokens
-        if self.current_epoch < self.critic_options.warmup:
-            policy_loss = 0.0 * policy_loss
-        weight = self.critic_options.coef if self.critic_options.shared else 1.0
+        critic_loss = (self.critic_options.coef if self.critic_options.shared else 1.0) * regression.sum() / tokens
+        loss = critic_loss if self._only_critic_learns else policy_loss + critic_loss
 
         sums = {
             "policy/loss": surrogate.sum(),
@@ -217,7 +261,13 @@ class PPO(PolicyAlgorithm):
             "value/loss": regression.sum(),
             "objective/entropy": entropy.sum(),
         }
-        return policy_loss + weight * critic_loss, sums, log_ratio
+        if value_clip_range is not None:
+            sums["value/clip_fraction"] = ((values - old_values).abs() > value_clip_range).sum()
+        return loss, sums, log_ratio
+
+    @property
+    def _only_critic_learns(self) -> bool:
+        return self.current_epoch < self.critic_options.warmup
 
     def _values(self, part: Rollout) -> tuple[Float[Tensor, "B T"]]:
         trunk = None

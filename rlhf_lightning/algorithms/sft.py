@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.distributed import own_rows
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import perplexity
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.text import EncodedResponses, encode_responses
 from rlhf_lightning.models.trunk import row_slices
 from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.pass_algorithm import PassAlgorithm
+from rlhf_lightning.synced import on_cpu
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Demonstration
 
@@ -47,12 +49,15 @@ class SFT(PassAlgorithm[Demonstration]):
         log_every: int = 10,
     ) -> None:
         super().__init__(task, backbone, optimization, log_every)
+        if max_response_tokens is not None and max_response_tokens < 1:
+            raise UserError(f"model.init_args.max_response_tokens must be at least 1, got {max_response_tokens}")
         self.max_response_tokens = max_response_tokens
 
     def configure_model(self) -> None:
         """Build the model, once."""
         if not hasattr(self, "policy"):
-            self.policy = self.backbone.policy(self.task.tokenizer, temperature=1.0)
+            with on_cpu():
+                self.policy = self.backbone.policy(self.task.tokenizer, temperature=1.0)
 
     def networks(self) -> dict[str, nn.Module]:
         """The model."""
@@ -91,10 +96,12 @@ class SFT(PassAlgorithm[Demonstration]):
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
         self._heldout = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self._examined: list[Demonstration] = []
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Nats and tokens of a batch of held-out demonstrations."""
         examples = self.data.heldout_batch(int(batch))
+        self._examined += examples
         mine = [examples[row] for row in own_rows(len(examples)).tolist()]
         for rows in row_slices(len(mine), self.optimization.microbatch_size):
             part = [mine[row] for row in rows.tolist()]
@@ -104,11 +111,13 @@ class SFT(PassAlgorithm[Demonstration]):
                 self._heldout[1] += encoded.action_mask.sum()
 
     def on_validation_epoch_end(self) -> None:
-        """Loss and perplexity over all held-out demonstrations, beside their exact entropy where it is known."""
+        """Loss and perplexity over the held-out demonstrations, beside their exact entropy where it is known."""
+        if self.trainer.sanity_checking:
+            return
         sums = self.reduced({"nats": self._heldout[0], "tokens": self._heldout[1]})
         loss = sums["nats"] / sums["tokens"]
-        row = {"step": self.global_step, "eval/loss": loss, "eval/perplexity": perplexity(loss, 1)}
-        entropy = self.task.demonstration_entropy(self.data.heldout)
+        row = {"step": self.steps, "eval/loss": loss, "eval/perplexity": perplexity(loss, 1)}
+        entropy = self.task.demonstration_entropy(self._examined)
         if entropy is not None:
             row |= {
                 "eval/entropy": entropy / sums["tokens"],

@@ -1,0 +1,58 @@
+"""Cutting a batch into minibatches and microbatches, the same on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lightning.distributed import Stream, gather_padded, own_rows, run_seed
+from rlhf_lightning.models.trunk import row_slices
+from rlhf_lightning.ops.noise import permutation
+from rlhf_lightning.types import TrainBatch, Trajectories
+
+Batch = TypeVar("Batch", bound=Trajectories)
+
+
+@dataclass
+class Minibatch:
+    """This rank's part of a global minibatch, in microbatches.
+
+    Args:
+        parts: this rank's rows; together with the other ranks' they are the minibatch.
+        tokens: actions in the whole minibatch, on all ranks.
+        sequences: trajectories in the whole minibatch, on all ranks.
+    """
+
+    parts: list[TrainBatch]
+    tokens: int
+    sequences: int
+
+
+def shuffled_minibatches(batch: TrainBatch, *, size: int, key: int, microbatch_size: int | None) -> Iterator[Minibatch]:
+    """Global minibatches in an order that is a function of (seed, key); this rank gets rows r, r + W, … of each."""
+    order = permutation(seed=run_seed(), stream=Stream.MINIBATCH, iteration=key, size=len(batch))
+    for rows in order.to(batch.actions.device).split(size):
+        mine = rows[own_rows(len(rows)).to(rows.device)]
+        parts = [mine[part.to(mine.device)] for part in row_slices(len(mine), microbatch_size)]
+        yield Minibatch(
+            parts=[batch.select(part) for part in parts if len(part)],
+            tokens=int(batch.action_mask[rows].sum()),
+            sequences=len(rows),
+        )
+
+
+def over_own_rows(
+    evaluate: Callable[[Batch], tuple[Tensor, ...]], batch: Batch, *, microbatch_size: int | None
+) -> tuple[Float[Tensor, "B T"], ...]:
+    """Evaluate a batch in microbatches, each rank its own rows, and give every rank the whole result."""
+    width, outputs = batch.actions.shape[1], []
+    mine = own_rows(len(batch)).to(batch.actions.device)
+    for part in row_slices(len(mine), microbatch_size):
+        results = evaluate(batch.select(mine[part.to(mine.device)]))
+        outputs.append([torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in results])
+    return tuple(gather_padded(torch.cat(column), len(batch)) for column in zip(*outputs, strict=True))

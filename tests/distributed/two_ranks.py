@@ -1,0 +1,97 @@
+"""The same three runs on any number of devices; as a script, on two.
+
+python two_ranks.py FOLDER starts one more process and writes what each rank ends with to FOLDER/RANK.pt.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from training_helpers import Letters, fit, ppo, rollouts, snapshot, tiny
+
+from rlhf_lightning.algorithms.ppo import CriticOptions
+from rlhf_lightning.algorithms.sft import SFT
+from rlhf_lightning.data.demonstrations import DemonstrationDataModule
+from rlhf_lightning.data.preferences import PreferenceDataModule
+from rlhf_lightning.distributed import rank
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.kl_control import AdaptiveKLControl
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.reward_modeling import RewardModeling
+
+
+def optimization(microbatch_size: int | None) -> Optimization:
+    """Everything that could differ: a schedule, clipping, weight decay."""
+    return Optimization(3e-3, "linear", max_grad_norm=0.1, weight_decay=0.1, microbatch_size=microbatch_size)
+
+
+def run_sft(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    """Five steps; the fourth batch holds one demonstration only, so that a second rank has none."""
+    task = Letters()
+    module = SFT(task, tiny(), optimization(microbatch_size), log_every=1)
+    rows = fit(module, DemonstrationDataModule(task, 4), max_steps=5, **settings)
+    return rows, module
+
+
+def run_reward_modeling(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    """Five steps; the fourth batch holds one pair only."""
+    task = Letters()
+    module = RewardModeling(task, tiny(), optimization(microbatch_size), log_every=1)
+    rows = fit(module, PreferenceDataModule(task, batch_size=4), max_steps=5, **settings)
+    return rows, module
+
+
+def run_ppo(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    """Three iterations with an odd number of held-out prompts; the limit on the KL ends updates early."""
+    task = Letters()
+    module = ppo(
+        task,
+        minibatch_size=4,
+        inner_epochs=3,
+        eval_every=2,
+        entropy_coef=0.01,
+        stop_kl=0.001,
+        temperature=0.9,
+        kl=AdaptiveKLControl(0.1, target=0.05),
+        critic=CriticOptions(lr=1e-2, clip_range=0.2, warmup=1),
+        optimization=optimization(microbatch_size),
+    )
+    data = rollouts(task, size=10, eval_prompts=7, decode_batch_size=3)
+    return fit(module, data, max_epochs=3, **settings), module
+
+
+RUNS = {"sft": run_sft, "reward_modeling": run_reward_modeling, "ppo": run_ppo}
+
+
+def refusal(**settings: Any) -> dict[str, Any]:
+    """What a minibatch of three on two devices ends in, and how many rollouts were collected before."""
+    task = Letters()
+    data = rollouts(task, size=10)
+    collected, collect = [], data.collect
+    data.collect = lambda *args: collected.append(1) or collect(*args)
+    try:
+        fit(ppo(task, minibatch_size=3), data, max_epochs=1, **settings)
+    except UserError as error:
+        return {"message": str(error), "collected": len(collected)}
+    return {"message": "", "collected": len(collected)}
+
+
+def main(folder: Path) -> None:
+    """All runs on two ranks."""
+    torch.set_num_threads(1)
+    settings = {"devices": 2, "strategy": "ddp", "precision": "64-true", "default_root_dir": folder / "runs"}
+    results: dict[str, Any] = {}
+    for name, run in RUNS.items():
+        rows, module = run(**settings)
+        results[name] = {"rows": rows.untimed(), "parameters": snapshot(module)}
+    results["refusal"] = refusal(**settings)
+    torch.save(results, folder / f"{rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
