@@ -29,6 +29,8 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
     """
 
     data_class: ClassVar[type[PassDataModule]]
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Further sums that `loss_sum` reports: also a rank without a row of a batch has to know them."""
 
     def __init__(self, task: Task, backbone: Backbone, optimization: Optimization, log_every: int) -> None:
         super().__init__(task, backbone, optimization)
@@ -89,13 +91,13 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
         encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
         total = self.reduced({"weight": self._number(sum(self.weight(*part) for part in encoded))})["weight"]
 
-        sums = {"loss": self._number(0)}
+        sums = {name: self._number(0) for name in ("loss", *self.measured)}
         with self.local_backward():
             for part in encoded:
                 loss, measured = self.loss_sum(*part)
                 self.manual_backward(loss / total)
                 for name, value in {"loss": loss, **measured}.items():
-                    sums[name] = sums.get(name, self._number(0)) + value.detach()
+                    sums[name] = sums[name] + value.detach()
         means = {name: value / total for name, value in self.reduced(sums).items()}
         self.check_finite("the loss", means["loss"])
         self._count_shortened([one for _, one in encoded])

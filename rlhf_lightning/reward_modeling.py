@@ -46,6 +46,7 @@ class RewardModeling(PassAlgorithm[PreferencePair]):
 
     requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
     data_class = PreferenceDataModule
+    measured = ("right", "margin")
 
     def __init__(
         self,

@@ -1,10 +1,12 @@
 import math
 
 import pytest
+import tiny_models
 import torch
 from scipy.stats import binomtest
 
 from rlhf_lightning.evaluation import (
+    demonstration_nats,
     distinct,
     perplexity,
     sample_records,
@@ -13,7 +15,7 @@ from rlhf_lightning.evaluation import (
     text_statistics,
     win_rate,
 )
-from rlhf_lightning.types import Rollout, ScoredRollout, TokenContext
+from rlhf_lightning.types import Demonstration, Rollout, ScoredRollout, TokenContext
 
 
 def scored(scores, *, lengths=None, truncated=None, responses=None, **measures):
@@ -119,3 +121,23 @@ def test_standard_error_by_hand():
 def test_perplexity_is_the_exponential_of_nats_per_token():
     assert perplexity(math.log(8) * 5, 5) == pytest.approx(8.0)
     assert perplexity(0.0, 0) == 1.0
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 1, 2])
+def test_demonstration_nats_are_those_of_each_response_read_alone(microbatch_size):
+    policy = tiny_models.policy("llama").double().eval()
+    pairs = [("the cat sees", "a dog"), ("a", ""), ("the red dog likes", "a green cow")]
+    nats, tokens = demonstration_nats(policy, [Demonstration(*pair) for pair in pairs], microbatch_size=microbatch_size)
+    expected, count = 0.0, 0
+    for prompt, response in pairs:
+        asked, said = policy.tokenizer(prompt)["input_ids"], [*policy.tokenizer(response)["input_ids"], 1]
+        logprobs = policy.model(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
+        expected -= logprobs[torch.arange(len(said)), said].sum().item()
+        count += len(said)
+    assert nats.item() == pytest.approx(expected, abs=1e-9)
+    assert tokens.item() == count == 8
+
+
+def test_demonstration_nats_of_none_are_zero():
+    nats, tokens = demonstration_nats(tiny_models.policy(), [], microbatch_size=None)
+    assert (nats.item(), tokens.item()) == (0.0, 0)

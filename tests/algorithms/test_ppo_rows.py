@@ -40,6 +40,7 @@ TRAINING = {
     "policy/ratio_max",
     "policy/grad_norm",
     "policy/steps",
+    "rollout/logprob_gap",
     "value/loss",
     "value/explained_variance",
     "value/clip_fraction",
