@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rlhf_lightning
+TEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: install quickstart test test-unit check format figures clean
 .DEFAULT_GOAL := help
@@ -22,10 +23,10 @@ quickstart: install  ## train the whole pipeline on the assistant task and write
 	$(RUN) report runs/quickstart
 
 test: install  ## all tests
-	$(BIN)/python -m pytest
+	$(TEST)
 
 test-unit: install  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(TEST) -m "not slow"
 
 check: install  ## formatting, lint, types, import directions, shipped configurations
 	$(BIN)/ruff format --check

@@ -22,7 +22,7 @@ _UNKNOWN = re.compile(
 )
 _UNKNOWN_OPTION = re.compile(r"(?:Subcommand .* does not accept option|Key) '([^']+)'|unrecognized arguments: (\S+)")
 _CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)':")
-_BASES = ("SyncedModule", "PolicyAlgorithm", "PassDataModule", "Listener", "Task", "RewardSource")
+_BASES = ("SyncedModule", "PolicyAlgorithm", "PassAlgorithm", "PassDataModule", "Listener", "Task", "RewardSource")
 """Classes that others derive from and nobody names."""
 
 _LINKED = {"task": "task", "backbone": "backbone"}

@@ -124,6 +124,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(2)]
 
 
+@pytest.mark.slow
 def test_rows_are_dealt_out_in_turn(ranks):
     for found in ranks:
         assert found["size"] == 2
@@ -131,6 +132,7 @@ def test_rows_are_dealt_out_in_turn(ranks):
             assert found["own"][count].tolist() == list(range(found["rank"], count, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 def test_gathered_rows_are_whole_and_in_order_on_every_rank(ranks, count):
     expected = whole(count)
@@ -143,6 +145,7 @@ def test_gathered_rows_are_whole_and_in_order_on_every_rank(ranks, count):
         assert gathered["padded"].tolist() == [[1.0, 1.0, float(row % 2)] for row in range(count)]
 
 
+@pytest.mark.slow
 def test_sums_maxima_and_gradients_are_the_same_on_every_rank(ranks):
     for found in ranks:
         assert found["sum"].tolist() == [3.0, 10.0]
@@ -151,6 +154,7 @@ def test_sums_maxima_and_gradients_are_the_same_on_every_rank(ranks):
         assert (first.tolist(), frozen, second.tolist()) == ([3.0, 6.0], None, [3.0, 4.0])
 
 
+@pytest.mark.slow
 def test_rollouts_of_two_ranks_are_those_of_one(ranks):
     alone = look()["scored"]
     for found in ranks:

@@ -46,6 +46,7 @@ def test_microbatches_change_nothing(whole, microbatch_size, tmp_path):
     assert distance(snapshot(module), parameters) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_two_ranks_change_nothing(whole, on_two_ranks):
     name, rows, parameters = whole
     for result in on_two_ranks:
@@ -60,6 +61,7 @@ def test_the_compared_update_did_end_early(whole):
         assert min(row["policy/steps"] for row in rows[1:]) < 9
 
 
+@pytest.mark.slow
 def test_minibatch_that_the_devices_cannot_share_is_refused_before_anything_is_collected(on_two_ranks):
     for result in on_two_ranks:
         refusal = result["refusal"]

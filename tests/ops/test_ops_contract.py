@@ -87,7 +87,7 @@ def test_ops_draw_from_no_generator(call):
         lambda: logprobs.token_statistics(VALUES, TARGETS[:1], head=torch.clone, temperature=1.0, chunk_tokens=1),
         lambda: preference.bradley_terry_loss(VALUES[0], VALUES[0], margin=VALUES[:, 0]),
         lambda: rewards.kl_shaped_rewards(VALUES[0], VALUES, MASK, kl_coef=0.1),
-        lambda: noise.fold(KEYS, KEYS[:1]),
+        lambda: noise.fold(KEYS, KEYS.repeat(2)),
     ],
 )
 def test_shapes_and_types_are_checked_in_tests(call):
