@@ -11,6 +11,11 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+
+from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.tasks.task import Task
+
 Configs: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 _KEY = re.compile(r'Parser key "([^"]+)"([^:\n]*):')
@@ -22,9 +27,6 @@ _UNKNOWN = re.compile(
 )
 _UNKNOWN_OPTION = re.compile(r"(?:Subcommand .* does not accept option|Key) '([^']+)'|unrecognized arguments: (\S+)")
 _CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)':")
-_BASES = ("SyncedModule", "PolicyAlgorithm", "PassAlgorithm", "PassDataModule", "Listener", "Task", "RewardSource")
-"""Classes that others derive from and nobody names."""
-
 _LINKED = {"task": "task", "backbone": "backbone"}
 _REQUIRED = {
     "task": "a task (--config configs/tasks/….yaml)",
@@ -214,9 +216,15 @@ def _subclasses(bases: list[type]) -> dict[str, str]:
     while pending:
         cls = pending.pop()
         pending += type.__subclasses__(cls)
-        if not inspect.isabstract(cls) and not cls.__name__.startswith("_") and cls.__name__ not in _BASES:
+        if not inspect.isabstract(cls) and not cls.__name__.startswith("_") and not _is_base(cls):
             found[cls.__name__] = cls.__module__
     return dict(sorted(found.items()))
+
+
+def _is_base(cls: type) -> bool:
+    """Whether others derive from the class and nobody names it."""
+    derived = any(child.__module__.startswith("rlhf_lightning.") for child in type.__subclasses__(cls))
+    return derived and issubclass(cls, LightningModule | LightningDataModule | Callback | Task | RewardSource)
 
 
 def _classes_in(module: str) -> list[str]:

@@ -32,6 +32,9 @@ LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _KEPT = frozenset({STAGE, LOCK})
 """Not part of a run: the pipeline's note about the stage, and the mark of the process that trains."""
 
+_OF_LOGGERS = frozenset({"wandb", "lightning_logs"})
+"""What loggers may leave of a run that never started; W&B writes it as its process ends."""
+
 _NOT_COMPARED = (
     "name",
     "runs_dir",
@@ -72,7 +75,7 @@ def plan_run(directory: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
         raise UserError(f"{directory} is a file; expected a directory for the run (choose another --name)")
     if (directory / LOCK).exists() and (lock := _locked(directory)) is not None:
         lock.close()
-    entries = {entry.name for entry in directory.iterdir()} - _KEPT if directory.is_dir() else set()
+    entries = {entry.name for entry in directory.iterdir()} - _KEPT - _OF_LOGGERS if directory.is_dir() else set()
     if not entries:
         return Plan(directory)
     if CONFIG not in entries:

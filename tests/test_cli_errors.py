@@ -22,6 +22,7 @@ FILES = {
 @pytest.fixture(autouse=True)
 def _with_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.fsync", lambda _: None)  # a slow disk would take most of the time
     for name, text in FILES.items():
         Path(name).write_text(text)
 

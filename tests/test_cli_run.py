@@ -16,6 +16,7 @@ RUN = Path("runs/toyiterations-toytask-1")
 @pytest.fixture(autouse=True)
 def _in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.fsync", lambda _: None)  # a slow disk would take most of the time
     monkeypatch.delenv("TOY_FAIL", raising=False)
 
 
@@ -89,6 +90,11 @@ def test_fit_that_never_trains_leaves_nothing(how, monkeypatch):
     else:
         assert failing(monkeypatch, "configure:0", *toy()) == 2
     assert not RUN.exists()
+
+
+def test_fit_starts_where_only_a_logger_left_something():
+    (RUN / "wandb").mkdir(parents=True)
+    assert fit(*toy(epochs=1)) == 0
 
 
 def test_fit_refuses_a_folder_that_is_no_run(capsys):
