@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rlhf_lightning
 TEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install quickstart test test-unit check format figures clean
+.PHONY: install quickstart test test-unit check format clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
