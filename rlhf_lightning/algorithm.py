@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.distributed import own_rows, world_size
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, located
 from rlhf_lightning.evaluation import (
     demonstration_nats,
     perplexity,
@@ -107,6 +106,7 @@ class PolicyAlgorithm(SyncedModule):
                 f"trainer.max_steps counts optimizer steps, of which {type(self).__name__} takes several in an "
                 "iteration; give the number of iterations: trainer.max_epochs"
             )
+        self._reference_heldout = None  # of the prompts of the data module before
 
     def schedule_length(self) -> float:
         """One step per iteration."""
@@ -131,7 +131,7 @@ class PolicyAlgorithm(SyncedModule):
     def on_train_epoch_start(self) -> None:
         """Collect a rollout with the current policy and prepare it for the update."""
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            with self._located():
+            with located(self.position()):
                 scored = self.rollouts.collect(self.policy, self.current_epoch)
             scored = replace(scored, rollout=self.rescored(scored.rollout))
             self.row = {"iteration": self.current_epoch + 1}
@@ -225,20 +225,12 @@ class PolicyAlgorithm(SyncedModule):
                 f"{plain_text(scored.prompts[int(bad[0])])!r}; the checkpoint before it is kept"
             )
 
-    @contextmanager
-    def _located(self) -> Iterator[None]:
-        """Add to an error where in the run it happened."""
-        try:
-            yield
-        except UserError as error:
-            raise UserError(f"{error} (at {self.position()}; the checkpoint before it is kept)") from error
-
     # -- evaluation --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(self, *, iteration: int) -> dict[str, float]:
         """Scores, KL, win rate and perplexity on held-out prompts and demonstrations."""
-        with self.trainer.precision_plugin.forward_context(), self._located():
+        with self.trainer.precision_plugin.forward_context(), located(self.position()):
             scored = self.rollouts.collect_heldout(self.policy)
             if self._reference_heldout is None:
                 self._reference_heldout = self.rollouts.collect_heldout(self.reference)

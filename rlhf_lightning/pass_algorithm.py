@@ -81,6 +81,21 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
         """The data module."""
         return self.trainer.datamodule
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what has been counted."""
+        checkpoint["shortened"] = self.shortened
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting.
+
+        Raises:
+            UserError: the checkpoint is one of a policy optimizer.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if "shortened" not in checkpoint:
+            raise UserError(f"the checkpoint is not one of {type(self).__name__}")
+        self.shortened = checkpoint["shortened"]
+
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step on the global batch of this step, in microbatches, each rank its own rows."""
         examples = self.data.train_batch(self.global_step)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -79,8 +80,16 @@ class SyncedModule(LightningModule):
         """Refuse what would train wrongly, and have every rank count the same batches.
 
         Raises:
-            UserError: the weights would be kept in half precision.
+            UserError: the weights would be kept in half precision, or the strategy divides gradients or weights itself.
         """
+        strategy = self.trainer.strategy
+        if stage == TrainerFn.FITTING and not (
+            isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+        ):
+            raise UserError(
+                f"trainer.strategy is {type(strategy).__name__}, which shares out gradients or weights itself; "
+                "expected ddp, or auto on one device"
+            )
         precision = self.trainer.precision_plugin.precision
         if stage == TrainerFn.FITTING and precision in ("bf16-true", "16-true", "transformer-engine-float16"):
             raise UserError(

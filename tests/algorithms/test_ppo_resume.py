@@ -5,9 +5,21 @@ import math
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from training_helpers import AtHook, CountsB, Letters, fit, ppo, quiet_trainer, rollouts, same, snapshot, tiny
+from training_helpers import (
+    AtHook,
+    CountsB,
+    Letters,
+    fit,
+    ppo,
+    quiet_trainer,
+    rollouts,
+    run_seed_is,
+    same,
+    snapshot,
+    tiny,
+)
 
-from rlhf_lightning.algorithms.ppo import CriticOptions
+from rlhf_lightning.algorithms.ppo import PPO, CriticOptions
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.kl_control import AdaptiveKLControl
 from rlhf_lightning.optimization import Optimization
@@ -110,6 +122,16 @@ def test_checkpoint_is_evaluated_as_it_was_in_training(tmp_path):
     assert row["iteration"] == 2
     evaluation = {name: value for name, value in rows[-1].items() if name.startswith("eval/")}
     assert {name: row[name] for name in evaluation} == pytest.approx(evaluation, rel=1e-6)
+
+
+def test_module_is_loaded_without_a_trainer(tmp_path):
+    task = Letters()
+    module = adaptive(task)
+    fit(module, rollouts(task), every_iteration(tmp_path), max_epochs=2)
+    with run_seed_is(0):
+        loaded = PPO.load_from_checkpoint(tmp_path / "epoch=1.ckpt", task=task, backbone=tiny(), kl=AdaptiveKLControl())
+    assert same(snapshot(loaded), snapshot(module))
+    assert loaded.kl.coef == module.kl.coef
 
 
 class Fails(CountsB):

@@ -154,6 +154,21 @@ def test_reference_against_itself_wins_half():
     assert row["eval/kl_ref_sequence"] == pytest.approx(0, abs=1e-6)
 
 
+def test_win_rate_is_that_of_the_prompts_at_hand():
+    task = Letters()
+    module = ppo(task)
+    fit(module, rollouts(task, eval_prompts=7), max_epochs=2)
+    trainer = quiet_trainer()
+    [few], [many] = (trainer.validate(module, rollouts(task, eval_prompts=n), verbose=False) for n in (3, 7))
+    fresh = ppo(task)
+    fresh.configure_model()
+    fresh.policy.load_state_dict(module.policy.state_dict())
+    fresh.reference.load_state_dict(module.reference.state_dict())
+    [alone] = trainer.validate(fresh, rollouts(task, eval_prompts=3), verbose=False)
+    assert few["eval/win_rate"] == alone["eval/win_rate"]
+    assert few["eval/win_rate_low"] < many["eval/win_rate_low"]
+
+
 def test_win_rate_is_judged_against_the_reference():
     task = Bandit()
     module = ppo(task, inner_epochs=4, minibatch_size=64, optimization=Optimization(1e-2, "linear"), kl=KLControl(0.0))

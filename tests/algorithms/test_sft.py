@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import FSDPStrategy
 from training_helpers import AtHook, Bandit, Letters, fit, quiet_trainer, same, snapshot, tiny
 
 from rlhf_lightning.algorithms.sft import SFT
@@ -149,6 +151,19 @@ def test_resumed_sft_is_bit_identical_in_the_middle_of_a_pass(tmp_path, budget):
     assert all(same(moments[0][number], moments[1][number]) for number in moments[0])
 
 
+def test_counts_of_what_was_shortened_go_on_after_a_resume(tmp_path):
+    task = Letters()
+
+    def run(**settings):
+        module = sft(task, max_response_tokens=2)  # longer answers lose their last letters
+        keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=2)
+        return fit(module, demonstrations(task), keep, max_steps=4, limit_val_batches=0, **settings).rows
+
+    whole = run()
+    assert whole[-1]["data/responses_shortened"] > whole[1]["data/responses_shortened"] > 0
+    assert run(ckpt_path=tmp_path / "step=2.ckpt") == whole[2:]
+
+
 def test_loss_that_is_not_finite_stops_at_the_step():
     task = Letters()
     module = sft(task)
@@ -171,6 +186,17 @@ def test_wrong_data_is_refused_before_training():
 def test_task_without_demonstrations_is_refused():
     with pytest.raises(UserError, match="SFT needs demonstrations, which task Bandit does not provide"):
         sft(Bandit())
+
+
+def test_strategy_that_shares_out_weights_itself_is_refused(monkeypatch):
+    task = Letters()
+    trainer = quiet_trainer(max_steps=1)
+    monkeypatch.setattr(Trainer, "strategy", FSDPStrategy())
+    module = sft(task)
+    module.trainer = trainer
+    trainer.state.fn = "fit"
+    with pytest.raises(UserError, match=r"trainer\.strategy is FSDPStrategy.*expected ddp"):
+        module.setup("fit")
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

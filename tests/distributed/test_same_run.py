@@ -1,6 +1,7 @@
 """The same run whatever the microbatch size and the number of devices, in float64."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,20 @@ def on_two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two_ranks")
     ours = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(SCRIPT), str(folder)]
-    result = subprocess.run(command, env=os.environ | ours, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
+    with subprocess.Popen(
+        command,
+        env=os.environ | ours,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:  # ranks that wait for each other
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, output
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
