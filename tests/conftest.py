@@ -1,5 +1,6 @@
 """Checks the shapes that `rlhf_lightning.ops` declares, at run time and in every test."""
 
+import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -10,3 +11,9 @@ torch.set_num_threads(1)
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_left_over(monkeypatch):
+    """Commands set the run's seed in the environment: no test sees that of another."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
