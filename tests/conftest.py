@@ -1,5 +1,7 @@
 """Checks the shapes that `rlhf_lightning.ops` declares, at run time and in every test."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -14,6 +16,8 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
-def _no_seed_left_over(monkeypatch):
-    """Commands set the run's seed in the environment: no test sees that of another."""
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+def _no_seed_left_over():
+    """Commands set the run's seed in the environment: no test and no fixture sees that of another."""
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    yield
+    os.environ.pop("PL_GLOBAL_SEED", None)
