@@ -114,7 +114,7 @@ def test_prompts_from_files(generate, tmp_path):
     expected = generate("the cat", "a dog")
     (tmp_path / "p.txt").write_text("the cat\na dog\n")
     (tmp_path / "p.jsonl").write_text('{"prompt": "the cat"}\n{"prompt": [{"role": "user", "content": "a dog"}]}\n')
-    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "the cat"}\n{"prompt": "a dog"}\n'))
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "the cat"}\n{"prompt": "a dog"}\n', mtime=0))
     for name in ("p.txt", "p.jsonl", "p.jsonl.gz"):
         assert generate("--file", tmp_path / name) == expected
 

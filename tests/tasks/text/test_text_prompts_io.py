@@ -28,7 +28,7 @@ def test_read_prompts_of_plain_text(tmp_path):
     path.write_bytes(b'\xef\xbb\xbffirst\r\n second \n{"prompt": 3}\n\n')
     assert read_prompts(path) == ["first", " second ", '{"prompt": 3}']
     packed = tmp_path / "a.txt.gz"
-    packed.write_bytes(gzip.compress(b"one\ntwo"))
+    packed.write_bytes(gzip.compress(b"one\ntwo", mtime=0))
     assert read_prompts(packed) == ["one", "two"]
 
 
@@ -50,7 +50,7 @@ def test_read_prompts_of_a_stream():
         ("a.txt", b"one\n\ntwo\n", "{path}:2: an empty line; expected one prompt per line"),
         ("a.txt", b"one\n\xff\n", "{path}:2: not UTF-8 text (byte 1); expected one prompt per line"),
         ("a.txt", b"\n", "{path}: the file is empty; expected at least one prompt"),
-        ("a.txt.gz", gzip.compress(b"one\n")[:-4], "{path}:2: the gzip data ends early"),
+        ("a.txt.gz", gzip.compress(b"one\n", mtime=0)[:-4], "{path}:2: the gzip data ends early"),
         ("a.jsonl", b"", "{path}: the file is empty; expected at least one record"),
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt": ""}\n', "{path}:2: empty prompt; expected text"),
         ("a.jsonl", b'{"q": "a"}\n', "{path}:1: no key 'prompt' (its keys: q); expected "),
