@@ -142,7 +142,9 @@ def test_short_and_odd_runs_are_drawn(tmp_path):
     write_csv(tmp_path / "a" / "metrics.csv", {name: np.array(values) for name, values in columns.items()})
     run = load_run(tmp_path / "a")
     for draw in (plots.overoptimization, plots.dashboard, plots.frontier):
-        FigureCanvasAgg(draw(run)).draw()
+        figure = draw(run)
+        FigureCanvasAgg(figure).draw()
+        assert any(axes.lines for axes in figure.axes)
 
 
 def test_save_writes_both_formats_and_keeps_dots_of_a_name(pipeline, tmp_path):
