@@ -15,27 +15,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.data.rollouts import RolloutDataModule
-from rlhf_lightning.distributed import own_rows, world_size
+from rlhf_lightning.data.collection import CollectionDataModule
+from rlhf_lightning.distributed import world_size
 from rlhf_lightning.errors import UserError, located
-from rlhf_lightning.evaluation import (
-    demonstration_nats,
-    perplexity,
-    sample_records,
-    score_statistics,
-    standard_error,
-    text_statistics,
-    win_rate,
-)
+from rlhf_lightning.heldout import HeldoutEvaluation
 from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.minibatches import Batch, Minibatch, over_own_rows, shuffled_minibatches
+from rlhf_lightning.minibatches import Batch, Loss, Minibatch, over_own_rows, shuffled_minibatches, whole_batch
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.policy import LanguagePolicy
-from rlhf_lightning.models.state import fingerprint
+from rlhf_lightning.models.policy import Policy
+from rlhf_lightning.models.state import fingerprint, frozen_copy
 from rlhf_lightning.models.text import plain_text
 from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.ops.rewards import kl_shaped_rewards
 from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.reference import leave_out_reference, put_reference_back
 from rlhf_lightning.synced import SyncedModule, on_cpu
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch, Trajectories
@@ -44,10 +37,13 @@ from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch, Trajectorie
 class PolicyAlgorithm(SyncedModule):
     """A policy, its frozen reference and the price of leaving it.
 
+    The convention of all optimizers: a loss is summed over a trajectory's actions and averaged over trajectories, so
+    that its expected gradient is the policy gradient itself, not one that depends on lengths.
+
     Args:
-        kl: penalty on the KL to the reference.
+        kl: penalty on the KL to the reference; tasks without a reference (environments) take a coefficient of 0.
         temperature: of the policy, 0.7 to 1.
-        eval_every: iterations between evaluations on held-out prompts.
+        eval_every: iterations between evaluations on held-out prompts or in fresh episodes.
     """
 
     def __init__(
@@ -63,12 +59,20 @@ class PolicyAlgorithm(SyncedModule):
         if eval_every < 1:
             raise UserError(f"model.init_args.eval_every must be at least 1, got {eval_every}")
         self.kl = copy.deepcopy(kl)
+        self.has_reference = "prompts" in task.provides
+        if self.kl.coef and not self.has_reference:
+            raise UserError(
+                f"model.init_args.kl.coef is {self.kl.coef}, and task {type(task).__name__} has no reference policy "
+                "to stay close to; expected 0"
+            )
         self.temperature = temperature
         self.eval_every = eval_every
-        self.policy: LanguagePolicy
+        self.policy: Policy
+        self.reference: Policy | None = None
+        self.reference_hash: str | None = None
         self.row: dict[str, float] = {}
         self.iterations_loaded = 0
-        self._reference_heldout: ScoredRollout | None = None
+        self._heldout: HeldoutEvaluation | None = None
 
     # -- to be said by the subclass ----------------------------------------------------------------------------
 
@@ -76,9 +80,18 @@ class PolicyAlgorithm(SyncedModule):
         """Add reference logprobs, values, shaped rewards and advantages."""
         raise NotImplementedError
 
+    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+        """What is minimized, of some rows of a minibatch."""
+        raise NotImplementedError
+
     def update(self, batch: TrainBatch) -> dict[str, float]:
         """Improve the policy on the batch; returns metrics."""
         raise NotImplementedError
+
+    @property
+    def policy_learns(self) -> bool:
+        """Whether the policy is moved in this iteration."""
+        return True
 
     # -- networks ----------------------------------------------------------------------------------------------
 
@@ -87,9 +100,10 @@ class PolicyAlgorithm(SyncedModule):
         if hasattr(self, "policy"):
             return
         with on_cpu():
-            self.policy = self.backbone.policy(self.task.tokenizer, temperature=self.temperature)
-        self.reference = copy.deepcopy(self.policy).requires_grad_(False)
-        self.reference_hash = fingerprint(self.reference)  # now: a precision plugin may convert the weights later
+            self.policy = self.backbone.policy(self.task.interface, temperature=self.temperature)
+        self.reference = frozen_copy(self.policy) if self.has_reference else None
+        # now: a precision plugin may convert the weights later
+        self.reference_hash = fingerprint(self.reference) if self.reference is not None else None
 
     def setup(self, stage: str) -> None:
         """See that data and budget fit before anything is collected.
@@ -99,14 +113,14 @@ class PolicyAlgorithm(SyncedModule):
         """
         super().setup(stage)
         data = self.trainer.datamodule
-        if not isinstance(data, RolloutDataModule):
+        if not isinstance(data, CollectionDataModule):
             raise UserError(f"{type(self).__name__} needs data of class RolloutDataModule, got {type(data).__name__}")
         if self.fitting and self.trainer.max_steps >= 0 and not self.trainer.fast_dev_run:
             raise UserError(
                 f"trainer.max_steps counts optimizer steps, of which {type(self).__name__} takes several in an "
                 "iteration; give the number of iterations: trainer.max_epochs"
             )
-        self._reference_heldout = None  # of the prompts of the data module before
+        self._heldout = None  # of the prompts of the data module before
 
     def schedule_length(self) -> float:
         """One step per iteration."""
@@ -117,7 +131,7 @@ class PolicyAlgorithm(SyncedModule):
         return f"iteration {self.current_epoch + 1}"
 
     @property
-    def rollouts(self) -> RolloutDataModule:
+    def rollouts(self) -> CollectionDataModule:
         """The data module."""
         return self.trainer.datamodule
 
@@ -132,24 +146,27 @@ class PolicyAlgorithm(SyncedModule):
         """Collect a rollout with the current policy and prepare it for the update."""
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             with located(self.position()):
-                scored = self.rollouts.collect(self.policy, self.current_epoch)
-            scored = replace(scored, rollout=self.rescored(scored.rollout))
-            self.row = {"iteration": self.current_epoch + 1}
-            self.row |= {f"objective/{name}": value for name, value in score_statistics(scored).items()}
-            self.row |= {f"rollout/{name}": value for name, value in text_statistics(scored).items()}
+                scored = self.collect()
+            self.scored = scored = replace(scored, rollout=self.rescored(scored.rollout))
+            self.row = {"iteration": self.current_epoch + 1, **self.rollouts.statistics(scored)}
             self.row |= {f"timing/{name}": value for name, value in scored.timings.items()}
             tokens, seconds = scored.rollout.action_mask.sum().item(), scored.timings["rollout_seconds"]
             self.row |= {"rollout/tokens_per_second": tokens / seconds}
             if scored.prompts_shortened:
                 self.row |= {"rollout/prompts_shortened": scored.prompts_shortened}
-            self.row |= {"samples": (self.current_epoch + 1) * len(scored)}
-            self.batch = self.prepare(scored)
+            self.row |= self.rollouts.counters(scored, self.current_epoch)
+            self.batch = self.prepare(scored).units()
+
+    def collect(self) -> ScoredRollout:
+        """This iteration's rollout."""
+        return self.rollouts.collect(self.policy, self.current_epoch)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update on the prepared batch."""
         started = time.perf_counter()
         with self.local_backward():
             self.row |= self.update(self.batch)
+        self.rollouts.finish(self.scored)
         self.row |= self.gradient_norms()
         self.row |= {"timing/update_seconds": time.perf_counter() - started}
         self.row |= {"lr": self.optimizers().param_groups[0]["lr"]}
@@ -170,7 +187,20 @@ class PolicyAlgorithm(SyncedModule):
 
     test_step = validation_step
 
-    # -- for prepare and update --------------------------------------------------------------------------------
+    @torch.no_grad()
+    def evaluate(self, *, iteration: int) -> dict[str, float]:
+        """Judge the policy on held-out prompts, or in fresh episodes."""
+        with self.trainer.precision_plugin.forward_context(), located(self.position()):
+            if self.reference is None:
+                statistics = self.rollouts.statistics(self.rollouts.collect_heldout(self.policy))
+                row = {name.partition("/")[2]: value for name, value in statistics.items()}
+            else:
+                if self._heldout is None:
+                    self._heldout = HeldoutEvaluation(self, self.policy, self.reference, self.rollouts.collect_heldout)
+                row = self._heldout.row(iteration)
+        return {f"eval/{name}": value for name, value in row.items()}
+
+    # -- for prepare -------------------------------------------------------------------------------------------
 
     def over_own_rows(
         self, evaluate: Callable[[Batch], tuple[Tensor, ...]], batch: Batch
@@ -187,17 +217,48 @@ class PolicyAlgorithm(SyncedModule):
         )
         return replace(rollout, old_logprobs=logprobs)
 
+    def shaped_rewards(self, scored: ScoredRollout) -> Float[Tensor, "B T"]:
+        """The task's rewards less the price of the KL to the reference; reports both and adapts the coefficient."""
+        rollout = scored.rollout
+        mask = rollout.action_mask
+        if self.reference is None:
+            return torch.where(mask, scored.rewards, torch.zeros_like(scored.rewards))
+        kl = self.reference_kl(rollout)
+        self.check_rows("logprobs", rollout.old_logprobs + kl, scored)
+        rewards = kl_shaped_rewards(scored.rewards, kl, mask, kl_coef=self.kl.coef)
+        kl_sequence = sequence_sum(kl, mask).mean().item()
+        self.row |= {
+            "objective/reward": sequence_sum(rewards, mask).mean().item(),
+            "objective/kl_ref_sequence": kl_sequence,
+            "objective/kl_ref_token": (kl.sum() / mask.sum()).item(),
+            "kl_control/coef": self.kl.coef,
+        }
+        if self.policy_learns:
+            self.kl.update(kl_sequence)
+        return rewards
+
     def reference_kl(self, batch: Trajectories) -> Float[Tensor, "B T"]:
-        """KL to the reference at each action, by the estimator of ``kl``."""
+        """KL to the reference at each action, by the estimator of ``kl``; 0 where the mask is False."""
 
         def estimate(part: Trajectories) -> tuple[Tensor]:
             if self.kl.needs_full_vocabulary:
-                return self._exact_reference_kl(part)
+                return (self.policy.evaluate(part.context, part.actions, part.action_mask, against=self.reference).kl,)
             reference = self.reference.evaluate(part.context, part.actions, part.action_mask)
             return (self.kl.estimate(part.old_logprobs, reference.logprobs, None),)
 
         (kl,) = self.over_own_rows(estimate, batch)
         return torch.where(batch.action_mask, kl, torch.zeros_like(kl))
+
+    def check_rows(self, name: str, values: Float[Tensor, "B T"], scored: ScoredRollout) -> None:
+        """Stop where a number of the rollout is not finite, and name the prompt."""
+        mask = scored.rollout.action_mask
+        bad = (~torch.isfinite(torch.where(mask, values, torch.zeros_like(values)))).any(-1).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            where = f"the prompt {plain_text(scored.prompts[row])!r}" if scored.prompts else f"environment {row}"
+            raise UserError(f"{name} are not finite at {self.position()} for {where}; the checkpoint before it is kept")
+
+    # -- for update --------------------------------------------------------------------------------------------
 
     def minibatches(self, batch: TrainBatch, *, size: int, epochs: int) -> Iterator[Minibatch]:
         """Several epochs of shuffled global minibatches; this rank gets rows r, r + W, … of each."""
@@ -207,6 +268,29 @@ class PolicyAlgorithm(SyncedModule):
                 batch, size=size, key=key, microbatch_size=self.optimization.microbatch_size
             )
 
+    def whole(self, batch: TrainBatch) -> Minibatch:
+        """The whole batch as one minibatch."""
+        return whole_batch(batch, microbatch_size=self.optimization.microbatch_size)
+
+    def accumulate(
+        self, minibatch: Minibatch, loss: Callable[[TrainBatch, Minibatch], Loss] | None = None
+    ) -> dict[str, float]:
+        """Add this rank's gradients of the loss; means per action, and largest values, over the whole minibatch.
+
+        Args:
+            loss: what is minimized; None for `loss`.
+        """
+        parts: list[Loss] = []
+        for part in minibatch.parts:  # each rank has some: it is seen to that devices divide batches and minibatches
+            one = (loss or self.loss)(part, minibatch)
+            self.manual_backward(one.value)
+            parts.append(one.detached())
+        sums = {name: sum(one.sums[name] for one in parts) for name in parts[0].sums}
+        largest = {name: torch.stack([one.largest[name] for one in parts]).max() for name in parts[0].largest}
+        reduced = self.reduced({"loss": sum(one.value for one in parts), **sums}, largest=largest)
+        self.check_finite(f"the {type(self).__name__} loss", reduced.pop("loss"))
+        return {name: value if name in largest else value / minibatch.tokens for name, value in reduced.items()}
+
     def check_minibatch_size(self, size: int) -> None:
         """Refuse a minibatch that the devices cannot share evenly."""
         if size < 1 or size % world_size():
@@ -215,82 +299,18 @@ class PolicyAlgorithm(SyncedModule):
                 "expected a multiple of the number of devices"
             )
 
-    def check_rows(self, name: str, values: Float[Tensor, "B T"], scored: ScoredRollout) -> None:
-        """Stop where a number of the rollout is not finite, and name the prompt."""
-        mask = scored.rollout.action_mask
-        bad = (~torch.isfinite(torch.where(mask, values, torch.zeros_like(values)))).any(-1).nonzero()
-        if len(bad):
-            raise UserError(
-                f"{name} are not finite at {self.position()} for the prompt "
-                f"{plain_text(scored.prompts[int(bad[0])])!r}; the checkpoint before it is kept"
-            )
-
-    # -- evaluation --------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def evaluate(self, *, iteration: int) -> dict[str, float]:
-        """Scores, KL, win rate and perplexity on held-out prompts and demonstrations."""
-        with self.trainer.precision_plugin.forward_context(), located(self.position()):
-            scored = self.rollouts.collect_heldout(self.policy)
-            if self._reference_heldout is None:
-                self._reference_heldout = self.rollouts.collect_heldout(self.reference)
-            (kl,) = self.over_own_rows(self._exact_reference_kl, scored.rollout)
-            per_sequence = sequence_sum(kl, scored.rollout.action_mask)
-            row = {
-                **score_statistics(scored),
-                **text_statistics(scored),
-                "kl_ref_sequence": per_sequence.double().mean().item(),
-                **({"kl_ref_sequence_se": standard_error(per_sequence)} if len(scored) > 1 else {}),
-                **win_rate(scored, self._reference_heldout),
-                **self._forgetting(),
-            }
-        samples = sample_records(scored, per_sequence, iteration=iteration, count=32)
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, Listener):
-                callback.on_samples(self.trainer, self, samples)
-        return {f"eval/{name}": value for name, value in row.items()}
-
-    def _exact_reference_kl(self, part: Trajectories) -> tuple[Tensor]:
-        outputs = self.policy.evaluate(part.context, part.actions, part.action_mask, against=self.reference)
-        return (outputs.kl,)
-
-    def _forgetting(self, limit: int = 256) -> dict[str, float]:
-        """Perplexity on held-out demonstrations, where the task has some."""
-        if "demonstrations" not in self.task.provides:
-            return {}
-        examples = list(self.task.demonstrations("heldout")[:limit])
-        mine = [examples[i] for i in own_rows(len(examples)).tolist()]
-        nats, tokens = demonstration_nats(self.policy, mine, microbatch_size=self.optimization.microbatch_size)
-        sums = self.reduced({"nats": nats, "tokens": tokens})
-        return {"perplexity": perplexity(sums["nats"], sums["tokens"])}
-
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the KL controller; the reference by path and hash only."""
-        state = checkpoint["state_dict"]
-        for name in [name for name in state if name.startswith("reference.")]:
-            del state[name]
         checkpoint["kl_control"] = self.kl.state_dict()
         checkpoint["iteration"] = int(self.row.get("iteration", self.iterations_loaded))
-        checkpoint["reference"] = {"path": getattr(self.backbone, "checkpoint", None), "hash": self.reference_hash}
+        path = getattr(self.backbone, "checkpoint", None)
+        leave_out_reference(checkpoint, path=path, fingerprint=self.reference_hash)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the KL controller and see that the reference is the same.
-
-        Raises:
-            UserError: it is another, or the checkpoint is not one of a policy optimizer.
-        """
+        """Restore the KL controller and see that the reference is the same."""
         super().on_load_checkpoint(checkpoint)
-        if "reference" not in checkpoint:
-            raise UserError(f"the checkpoint is not one of {type(self).__name__}: it names no reference policy")
-        saved = checkpoint["reference"]
-        if self.reference_hash != saved["hash"]:
-            raise UserError(
-                f"the reference policy is not the one of the checkpoint (it was {saved['path']}); "
-                "expected the same backbone.init_args.checkpoint with unchanged files"
-            )
+        put_reference_back(checkpoint, self.reference, fingerprint=self.reference_hash, by=type(self).__name__)
         self.kl.load_state_dict(checkpoint["kl_control"])
         self.iterations_loaded = int(checkpoint["iteration"])
-        reference = {f"reference.{name}": tensor for name, tensor in self.reference.state_dict().items()}
-        checkpoint["state_dict"] = {**checkpoint["state_dict"], **reference}

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -27,7 +28,7 @@ from rlhf_lightning.callbacks.run_files import RunFiles
 from rlhf_lightning.callbacks.samples_file import SamplesFile
 from rlhf_lightning.cli_endings import Endings
 from rlhf_lightning.cli_errors import one_line
-from rlhf_lightning.config_files import find_config, read_config
+from rlhf_lightning.config_files import adapted, find_config, read_config
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.rundir import LAST_CHECKPOINT, Plan, RunDirectory, check_name, plan_run
@@ -66,8 +67,16 @@ class FoundConfig(ActionConfigFile):
     @override
     def __call__(self, parser: ArgumentParser, cfg: Namespace, values: Any, option_string: str | None = None) -> None:
         path = find_config(values)
-        read_config(path)
-        super().__call__(parser, cfg, str(path), option_string)
+        content = read_config(path)
+        resolved = adapted(content, _as_mapping(cfg.get("task")), path)
+        super().__call__(parser, cfg, str(path) if resolved is content else yaml.safe_dump(resolved), option_string)
+
+
+def _as_mapping(task: Any) -> dict[str, Any]:
+    """A task as far as it has been parsed: a class name, or a class with arguments."""
+    if isinstance(task, str):
+        return {"class_path": task}
+    return task.as_dict() if isinstance(task, Namespace) else dict(task or {})
 
 
 class ParseError(UserError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,52 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     return content
+
+
+PER_TASK = "per_task"
+"""Key of a configuration's section with other values for some tasks: {TASK: {...}}."""
+
+
+def adapted(content: dict[str, Any], task: Mapping[str, Any] | None, path: str | Path) -> dict[str, Any]:
+    """A configuration with the values that it has for this task, which replace its own.
+
+    A section applies where its name is the task's class or one of the task's arguments, such as the name of an
+    environment; later sections are on top.
+
+    Args:
+        content: of the file.
+        task: ``class_path`` and ``init_args``, as far as they are known.
+
+    Raises:
+        UserError: there are such values and no task is known yet.
+    """
+    sections = content.get(PER_TASK)
+    if sections is None:
+        return content
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise UserError(f"{path}: {PER_TASK} is a mapping of tasks to the values that are different for them")
+    task = content.get("task") or task
+    if not task or not task.get("class_path"):
+        raise UserError(f"{path} has values that depend on the task: give the task's configuration before it")
+    names = {task["class_path"].rpartition(".")[2], *map(str, dict(task.get("init_args") or {}).values())}
+    result = {key: value for key, value in content.items() if key != PER_TASK}
+    for name, section in sections.items():
+        if name in names:
+            result = _merged(result, section)
+    return result
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merged key by key; one that names another class replaces the old one whole."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        joins = isinstance(value, dict) and isinstance(old, dict)
+        if joins and ("class_path" not in value or value["class_path"] == old.get("class_path")):
+            result[key] = _merged(old, value)
+        else:
+            result[key] = value
+    return result
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

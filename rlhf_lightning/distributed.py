@@ -27,6 +27,8 @@ class Stream(IntEnum):
     PASS = 4
     PAIR = 5
     GENERATE = 6
+    EPISODE = 7
+    FISHER = 8
 
 
 def world_size() -> int:

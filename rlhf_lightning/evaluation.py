@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlhf_lightning.models.policy import LanguagePolicy
+from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.models.text import encode_responses
 from rlhf_lightning.models.trunk import row_slices
 from rlhf_lightning.types import Demonstration, ScoredRollout
@@ -21,7 +21,7 @@ def text_statistics(scored: ScoredRollout) -> dict[str, float]:
     rollout = scored.rollout
     return {
         "length_mean": rollout.lengths().double().mean().item(),
-        "eos_rate": 1 - rollout.truncated.double().mean().item(),
+        "eos_rate": 1 - rollout.truncated.any(-1).double().mean().item(),
         "distinct_2": distinct(scored.responses, 2),
     }
 
@@ -82,10 +82,10 @@ def standard_error(values: Float[Tensor, " B"]) -> float:
 
 
 def demonstration_nats(
-    policy: LanguagePolicy, demonstrations: Sequence[Demonstration], *, microbatch_size: int | None
+    policy: TextPolicy, demonstrations: Sequence[Demonstration], *, microbatch_size: int | None
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """Negative log-probability of the responses, summed, and the number of their tokens."""
-    device = policy.model.device
+    device = policy.device
     nats, tokens = torch.zeros((), device=device), torch.zeros((), dtype=torch.long, device=device)
     for rows in row_slices(len(demonstrations), microbatch_size):
         chosen = [demonstrations[i] for i in rows.tolist()]

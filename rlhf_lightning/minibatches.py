@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -33,17 +33,47 @@ class Minibatch:
     sequences: int
 
 
+@dataclass
+class Loss:
+    """What an algorithm's loss says of some rows of a minibatch.
+
+    Args:
+        value: to be minimized, divided by the counts of the whole minibatch already.
+        sums: to report as means per action: summed over the actions of these rows.
+        largest: to report as the largest over all rows.
+    """
+
+    value: Float[Tensor, ""]
+    sums: dict[str, Tensor]
+    largest: dict[str, Tensor] = field(default_factory=dict)
+
+    def detached(self) -> Loss:
+        """The numbers alone."""
+        numbers = ({name: value.detach() for name, value in group.items()} for group in (self.sums, self.largest))
+        return Loss(self.value.detach(), *numbers)
+
+
+def whole_batch(batch: TrainBatch, *, microbatch_size: int | None) -> Minibatch:
+    """The one minibatch that holds everything, in the order of the rows."""
+    rows = torch.arange(len(batch), device=batch.actions.device)
+    return _minibatch(batch, rows, microbatch_size)
+
+
 def shuffled_minibatches(batch: TrainBatch, *, size: int, key: int, microbatch_size: int | None) -> Iterator[Minibatch]:
     """Global minibatches in an order that is a function of (seed, key); this rank gets rows r, r + W, … of each."""
     order = permutation(seed=run_seed(), stream=Stream.MINIBATCH, iteration=key, size=len(batch))
     for rows in order.to(batch.actions.device).split(size):
-        mine = rows[own_rows(len(rows)).to(rows.device)]
-        parts = [mine[part.to(mine.device)] for part in row_slices(len(mine), microbatch_size)]
-        yield Minibatch(
-            parts=[batch.select(part) for part in parts if len(part)],
-            tokens=int(batch.action_mask[rows].sum()),
-            sequences=len(rows),
-        )
+        yield _minibatch(batch, rows, microbatch_size)
+
+
+def _minibatch(batch: TrainBatch, rows: Tensor, microbatch_size: int | None) -> Minibatch:
+    mine = rows[own_rows(len(rows)).to(rows.device)]
+    parts = [mine[part.to(mine.device)] for part in row_slices(len(mine), microbatch_size)]
+    return Minibatch(
+        parts=[batch.select(part) for part in parts if len(part)],
+        tokens=int(batch.action_mask[rows].sum()),
+        sequences=len(rows),
+    )
 
 
 def over_own_rows(

@@ -66,7 +66,7 @@ class RewardModeling(PassAlgorithm[PreferencePair]):
         """Build the model, once."""
         if not hasattr(self, "reward_model"):
             with on_cpu():
-                self.reward_model = self.backbone.reward_model(self.task.tokenizer, surprise=self.surprise)
+                self.reward_model = self.backbone.reward_model(self.task.interface, surprise=self.surprise)
 
     def networks(self) -> dict[str, nn.Module]:
         """Trunk and heads."""

@@ -87,18 +87,50 @@ class TokenContext:
 
 
 @dataclass
+class ObservationContext:
+    """What an environment showed before and after each action.
+
+    Args:
+        observations: before the action, as the policy reads them.
+        next_observations: after it: an episode's last ones too, which nobody acts on.
+    """
+
+    observations: Float[Tensor, "B T *O"]
+    next_observations: Float[Tensor, "B T *O"]
+
+    def __len__(self) -> int:
+        return self.observations.shape[0]
+
+    def to(self, device: torch.device | str) -> ObservationContext:
+        """The same on another device."""
+        return ObservationContext(self.observations.to(device), self.next_observations.to(device))
+
+    def select(self, rows: Int[Tensor, " N"]) -> ObservationContext:
+        """The chosen rows, in the given order."""
+        return ObservationContext(self.observations[rows], self.next_observations[rows])
+
+    def first(self, steps: int) -> ObservationContext:
+        """The first steps of each row."""
+        return ObservationContext(self.observations[:, :steps], self.next_observations[:, :steps])
+
+    def single(self, mask: Bool[Tensor, "B T"]) -> ObservationContext:
+        """Each step that counts as a row of its own."""
+        return ObservationContext(self.observations[mask][:, None], self.next_observations[mask][:, None])
+
+
+@dataclass
 class Trajectories:
     """B trajectories of at most T actions: what `Rollout` and `TrainBatch` have in common.
 
     Args:
         context: what the actions were conditioned on.
-        actions: token ids (or discrete actions); undefined where ``action_mask`` is False.
+        actions: token ids or discrete actions, or vectors [B, T, D]; undefined where ``action_mask`` is False.
         action_mask: True at the actions that were taken, the end-of-sequence token included; without gaps.
         old_logprobs: log-probability of each action at sampling, under the tempered distribution.
     """
 
-    context: TokenContext
-    actions: Int[Tensor, "B T"]
+    context: Context
+    actions: Int[Tensor, "B T"] | Float[Tensor, "B T D"]
     action_mask: Bool[Tensor, "B T"]
     old_logprobs: Float[Tensor, "B T"]
 
@@ -112,12 +144,23 @@ class Trajectories:
     def select(self, rows: Int[Tensor, " N"]) -> Self:
         """The chosen rows, in the given order, without columns that only pad them."""
         width = max(int(self.action_mask[rows].sum(-1).max()), 1) if len(rows) else 1
-        chosen: dict[str, Any] = {"context": self.context.select(rows)}
+        context = self.context.select(rows)
+        chosen: dict[str, Any] = {
+            "context": context.first(width) if isinstance(context, ObservationContext) else context
+        }
         for f in fields(self):
             if f.name != "context":
                 value = getattr(self, f.name)[rows]
                 chosen[f.name] = value[:, :width] if value.ndim > 1 else value
         return replace(self, **chosen)
+
+    def units(self) -> Self:
+        """What minibatches are made of: whole responses, or an environment's single transitions, [N, 1] each."""
+        if not isinstance(self.context, ObservationContext):
+            return self
+        mask = self.action_mask
+        cut = {f.name: getattr(self, f.name)[mask][:, None] for f in fields(self) if f.name != "context"}
+        return replace(self, context=self.context.single(mask), **cut)
 
 
 @dataclass
@@ -125,12 +168,20 @@ class Rollout(Trajectories):
     """What a policy did.
 
     Args:
-        truncated: True where the response was cut at the length limit instead of ending itself.
+        terminated: True at an action that ended its episode: nothing follows.
+        truncated: True at an action after which the episode was cut: at the length limit of responses, at the time
+            limit of an environment.
         rows: global row number of each trajectory, the key of its noise.
     """
 
-    truncated: Bool[Tensor, " B"]
+    terminated: Bool[Tensor, "B T"]
+    truncated: Bool[Tensor, "B T"]
     rows: Int[Tensor, " B"]
+
+    @property
+    def continues(self) -> Bool[Tensor, "B T"]:
+        """False at an episode's last action, however it ended."""
+        return self.action_mask & ~(self.terminated | self.truncated)
 
     def lengths(self) -> Int[Tensor, " B"]:
         """Number of actions of each trajectory."""
@@ -139,21 +190,25 @@ class Rollout(Trajectories):
 
 @dataclass
 class ScoredRollout:
-    """A rollout with the reward source's scores.
+    """A rollout with what it was worth.
 
     Args:
-        scores: one number per trajectory, from the reward source.
-        prompts: what was asked, as text or conversation.
-        responses: what was answered, as text without special tokens.
+        rewards: of each action, from the task: a response's score stands at its last action.
+        scores: one number per trajectory: a response's score, the return of an environment's episode.
+        group_size: that many rows, one after the other, answer the same prompt.
+        prompts: what was asked, as text or conversation; none in an environment.
+        responses: what was answered, as text without special tokens; none in an environment.
         measures: further numbers per trajectory to log, never trained on (``gold`` among them).
         timings: seconds spent, by stage.
         prompts_shortened: how many prompts lost their first tokens to fit into the context.
     """
 
     rollout: Rollout
+    rewards: Float[Tensor, "B T"]
     scores: Float[Tensor, " B"]
-    prompts: Sequence[Prompt]
-    responses: Sequence[str]
+    group_size: int = 1
+    prompts: Sequence[Prompt] = ()
+    responses: Sequence[str] = ()
     measures: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     prompts_shortened: int = 0

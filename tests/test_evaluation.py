@@ -23,16 +23,20 @@ def scored(scores, *, lengths=None, truncated=None, responses=None, **measures):
     lengths = lengths or [1] * count
     width = max(lengths)
     mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    last = torch.arange(width) == torch.tensor(lengths)[:, None] - 1
+    cut = torch.tensor(truncated or [False] * count)[:, None]
     rollout = Rollout(
         context=TokenContext(torch.zeros(count, 1).long(), torch.ones(count, 1).bool()),
         actions=torch.zeros(count, width).long(),
         action_mask=mask,
         old_logprobs=torch.full((count, width), math.nan),
-        truncated=torch.tensor(truncated or [False] * count),
+        terminated=last & ~cut,
+        truncated=last & cut,
         rows=torch.arange(count),
     )
     return ScoredRollout(
         rollout=rollout,
+        rewards=torch.zeros(count, width),
         scores=torch.tensor(scores, dtype=torch.float32),
         prompts=[f"p{i}" for i in range(count)],
         responses=responses or [f"r{i}" for i in range(count)],

@@ -48,13 +48,14 @@ def make_rollout(sizes: list[tuple[int, int]]) -> Rollout:
         actions=batch.actions,
         action_mask=batch.action_mask,
         old_logprobs=batch.old_logprobs,
-        truncated=torch.arange(len(sizes)) % 2 == 0,
+        terminated=batch.action_mask,
+        truncated=~batch.action_mask,
         rows=10 + torch.arange(len(sizes)),
     )
 
 
 def matrices(batch: TrainBatch | Rollout) -> dict[str, torch.Tensor]:
-    return {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in ("context", "truncated", "rows")}
+    return {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in ("context", "terminated", "truncated", "rows")}
 
 
 # TokenContext.select
@@ -138,7 +139,8 @@ def test_select_of_rows_without_actions_keeps_one_column():
 def test_rollout_select_takes_the_numbers_per_row_along():
     chosen = make_rollout([(1, 1), (2, 2), (3, 3)]).select(torch.tensor([2, 0, 2]))
     assert chosen.rows.tolist() == [12, 10, 12]
-    assert chosen.truncated.tolist() == [True, True, True]
+    assert torch.equal(chosen.terminated, chosen.action_mask)
+    assert torch.equal(chosen.truncated, ~chosen.action_mask)
     assert chosen.lengths().tolist() == [3, 1, 3]
 
 

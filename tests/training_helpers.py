@@ -57,7 +57,7 @@ class CountsB(RewardSource):
         return torch.tensor([row.count("b") / max(len(row), 1) for row in words])
 
 
-class Bandit(Task):
+class OneToken(Task):
     """One prompt, whose answer is one of four tokens: ``</s>``, ``<unk>``, ``a`` and ``b``."""
 
     provides: ClassVar[frozenset[str]] = frozenset({"prompts"})
@@ -80,7 +80,7 @@ class Letters(Task):
         gold: the known true reward; None for none.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"prompts", "demonstrations", "preferences"})
+    provides: ClassVar[frozenset[str]] = frozenset({"prompts", "demonstrations", "preferences", "groups"})
 
     def __init__(
         self, prompts: int = 12, heldout: int = 7, demonstrations: int = 13, pairs: int = 13, gold: bool = True

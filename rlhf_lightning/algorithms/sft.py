@@ -57,7 +57,7 @@ class SFT(PassAlgorithm[Demonstration]):
         """Build the model, once."""
         if not hasattr(self, "policy"):
             with on_cpu():
-                self.policy = self.backbone.policy(self.task.tokenizer, temperature=1.0)
+                self.policy = self.backbone.policy(self.task.interface, temperature=1.0)
 
     def networks(self) -> dict[str, nn.Module]:
         """The model."""

@@ -21,8 +21,9 @@ from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.check import check_language_model, check_scorer
 from rlhf_lightning.models.checkpoints import load_model, load_tokenizer
-from rlhf_lightning.models.policy import LanguagePolicy
-from rlhf_lightning.models.scorers import LanguageCritic, LanguageRewardModel, SharedTrunkCritic
+from rlhf_lightning.models.lora import LoRA, add_adapters, merged_state
+from rlhf_lightning.models.policy import LanguagePolicy, Policy
+from rlhf_lightning.models.scorers import Critic, LanguageCritic, LanguageRewardModel, SharedTrunkCritic
 from rlhf_lightning.models.surprise import surprise_head_of
 from rlhf_lightning.models.trunk import context_length
 
@@ -34,18 +35,21 @@ _STYLES = ("gpt2", "llama")
 
 
 class Backbone(ABC):
-    """Builds the networks of a run: policy, critic and reward model."""
+    """Builds the networks of a run: policy, critic and reward model.
+
+    ``interface`` gives what they read and write: a task's tokenizer, or an environment's spaces.
+    """
 
     @abstractmethod
-    def policy(self, tokenizer: Callable[[], PreTrainedTokenizerBase], *, temperature: float) -> LanguagePolicy:
+    def policy(self, interface: Callable[[], Any], *, temperature: float) -> Policy:
         """A policy at its starting point."""
 
     @abstractmethod
-    def critic(self, policy: LanguagePolicy, *, init: str | None) -> LanguageCritic:
-        """A critic for the policy, started from a reward model where one is given."""
+    def critic(self, policy: Any, *, init: str | None, shared: bool) -> Critic:
+        """A critic for the policy, started from a reward model where one is given, or on the policy's own trunk."""
 
     @abstractmethod
-    def reward_model(self, tokenizer: Callable[[], PreTrainedTokenizerBase], *, surprise: bool) -> LanguageRewardModel:
+    def reward_model(self, interface: Callable[[], Any], *, surprise: bool) -> LanguageRewardModel:
         """A reward model at its starting point, with or without a head that reads its trunk's surprise."""
 
 
@@ -60,6 +64,8 @@ class LanguageBackbone(Backbone):
         context_length: most tokens of prompt and response together.
         checkpoint: folder or hub name of a causal language model; the arguments above are then not used.
         trust_remote_code: run model code that comes with a checkpoint; only for checkpoints that you trust.
+        lora: train low-rank adapters instead of the weights. It holds for every network: a critic and a reward model
+            get adapters of their own on their trunk, and train their heads whole.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class LanguageBackbone(Backbone):
         context_length: int = 128,
         checkpoint: str | None = None,
         trust_remote_code: bool = False,
+        lora: LoRA | None = None,
     ) -> None:
         for name, value in (("width", width), ("layers", layers), ("heads", heads), ("context_length", context_length)):
             if value < 1:
@@ -85,14 +92,16 @@ class LanguageBackbone(Backbone):
         self.context_length = context_length
         self.checkpoint = checkpoint
         self.trust_remote_code = trust_remote_code
+        self.lora = lora
 
     def policy(self, tokenizer: Callable[[], PreTrainedTokenizerBase], *, temperature: float = 1.0) -> LanguagePolicy:
         """The checkpoint as a policy, or a model built from scratch on the task's own tokenizer."""
         words = self.tokenizer(tokenizer)
         if self.checkpoint is None:
             model = _from_config(AutoModelForCausalLM, self._config(words))
-            return LanguagePolicy(model, words, temperature=temperature)
-        policy = LanguagePolicy(self._load(AutoModelForCausalLM, self.checkpoint), words, temperature=temperature)
+            return LanguagePolicy(self._adapted(model), words, temperature=temperature)
+        model = self._load(AutoModelForCausalLM, self.checkpoint)
+        policy = LanguagePolicy(self._adapted(model), words, temperature=temperature)
         check_language_model(policy.model)
         return policy
 
@@ -100,6 +109,8 @@ class LanguageBackbone(Backbone):
         self, policy: LanguagePolicy, *, init: str | None = None, shared: bool = False
     ) -> LanguageCritic | SharedTrunkCritic:
         """A critic that starts from the policy's own trunk, or from the reward model at ``init``.
+
+        With LoRA the policy's adapters are merged into that start, and the critic's own come on top.
 
         Raises:
             UserError: the reward model's vocabulary is not the policy's, or there is no such critic.
@@ -109,14 +120,15 @@ class LanguageBackbone(Backbone):
         if init is not None:
             words = load_tokenizer(init, kind="reward model")
             _check_same_vocabulary(words, policy.tokenizer, init)
-            critic = LanguageCritic(self._load(AutoModelForSequenceClassification, init, kind="reward model"))
+            model = self._load(AutoModelForSequenceClassification, init, kind="reward model")
+            critic = LanguageCritic(self._adapted(model))
             if context_length(critic.model) < policy.context_length:
                 raise UserError(
                     f"the critic cannot start from {init}: it reads {context_length(critic.model)} tokens, fewer than "
                     f"the policy's {policy.context_length}"
                 )
         else:
-            critic = LanguageCritic(_classifier_from(policy.model))
+            critic = LanguageCritic(self._adapted(_classifier_from(policy.model)))
             nn.init.zeros_(critic.model.score.weight)
         check_scorer(critic.model)
         return critic
@@ -129,10 +141,12 @@ class LanguageBackbone(Backbone):
         if self.checkpoint is None:
             model = _from_config(AutoModelForSequenceClassification, self._config(words, num_labels=1))
         else:
-            head = frozenset({"score.weight"})
-            model = self._load(AutoModelForSequenceClassification, self.checkpoint, new=head, num_labels=1)
-        language_model = self.policy(tokenizer).model if surprise else None
-        reward_model = LanguageRewardModel(model, words, language_model and surprise_head_of(language_model))
+            new = frozenset({"score.weight"})
+            model = self._load(AutoModelForSequenceClassification, self.checkpoint, new=new, num_labels=1)
+        head = surprise_head_of(self.policy(tokenizer).model) if surprise else None
+        if self.lora is not None and head is not None and head.projection is not None:
+            head.projection.requires_grad_(False)  # it comes with the trunk
+        reward_model = LanguageRewardModel(self._adapted(model), words, head)
         check_scorer(reward_model.model)
         nn.init.zeros_(reward_model.model.score.weight)
         return reward_model
@@ -140,7 +154,10 @@ class LanguageBackbone(Backbone):
     def tokenizer(self, of_task: Callable[[], PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or the task's own; with a chat template in any case."""
         if self.checkpoint is None:
-            return of_task()
+            words = of_task()
+            if not isinstance(words, PreTrainedTokenizerBase):
+                raise UserError("backbone LanguageBackbone answers text, and the task is none; expected ControlBackbone")
+            return words
         return load_tokenizer(self.checkpoint, trust_remote_code=self.trust_remote_code)
 
     def _config(self, words: PreTrainedTokenizerBase, **more: Any) -> PretrainedConfig:
@@ -171,8 +188,19 @@ class LanguageBackbone(Backbone):
             **more,
         )
 
-    def _load(self, auto: Any, path: str, **options: Any) -> PreTrainedModel:
-        return load_model(auto, path, trust_remote_code=self.trust_remote_code, **options)
+    def _load(self, auto: Any, path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedModel:
+        model = load_model(auto, path, kind=kind, trust_remote_code=self.trust_remote_code, **options)
+        if hasattr(model, "peft_config"):  # transformers puts an adapter and its base together, for inference only
+            raise UserError(
+                f"{kind} {path} is an adapter; expected a whole model: peft's merge_and_unload makes one of it, "
+                "and the export of a run has it merged already"
+            )
+        return model
+
+    def _adapted(self, model: PreTrainedModel) -> PreTrainedModel:
+        if self.lora is not None:
+            add_adapters(model, self.lora)
+        return model
 
 
 def _from_config(auto: Any, config: PretrainedConfig) -> PreTrainedModel:
@@ -192,7 +220,7 @@ def _classifier_from(model: PreTrainedModel) -> PreTrainedModel:
             f"transformers has no sequence-classification model for {config.model_type}, so there is no critic of its "
             "own; share the policy's trunk: model.init_args.critic.shared true"
         ) from error
-    classifier.base_model.load_state_dict(model.base_model.state_dict())
+    classifier.base_model.load_state_dict(merged_state(model.base_model))
     return classifier
 
 

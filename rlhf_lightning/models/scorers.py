@@ -4,20 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_lightning.models.lora import save_merged
 from rlhf_lightning.models.surprise import SurpriseHead
 from rlhf_lightning.models.text import EncodedResponses, check_vocabulary, encode_responses, stop_ids
 from rlhf_lightning.models.trunk import context_length, hidden_states, trainable
+from rlhf_lightning.ops.advantages import following_values
 from rlhf_lightning.ops.masking import last_valid
-from rlhf_lightning.types import Prompt, TokenContext
+from rlhf_lightning.types import Prompt, Rollout, TokenContext
 
 
-class LanguageCritic(nn.Module):
+class Critic(nn.Module):
+    """Expected return before each action of a trajectory."""
+
+    def values(
+        self,
+        context: Any,
+        actions: Tensor,
+        action_mask: Bool[Tensor, "B T"],
+        trunk: Float[Tensor, "B T H"] | None = None,
+    ) -> Float[Tensor, "B T"]:
+        """Value before each action; ``trunk`` holds the policy's hidden states, for critics that share its trunk."""
+        raise NotImplementedError
+
+    def next_values(self, part: Rollout, values: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """Value after each action, 0 where nothing follows."""
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        """Write the network."""
+        raise NotImplementedError
+
+
+class TextCritic(Critic):
+    """A critic of responses: the value after a token is the value before the next one."""
+
+    def next_values(self, part: Rollout, values: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """The values shifted by one token; a response that was cut has ended too."""
+        return following_values(values, part.action_mask)
+
+
+class LanguageCritic(TextCritic):
     """A network of its own with a value head, read before each action.
 
     Args:
@@ -44,10 +77,10 @@ class LanguageCritic(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write the model in the Hugging Face format."""
-        self.model.save_pretrained(path)
+        save_merged(self.model, path)
 
 
-class SharedTrunkCritic(nn.Module):
+class SharedTrunkCritic(TextCritic):
     """A value head on the policy's own hidden states: half the memory, and the two losses share the trunk.
 
     Args:
@@ -158,7 +191,7 @@ class LanguageRewardModel(nn.Module):
         """Write model, tokenizer and centering constant in the Hugging Face format."""
         self.model.config.score_center = float(self.center)
         self.model.config.score_surprise = self.surprise is not None
-        self.model.save_pretrained(path)
+        save_merged(self.model, path)
         if self.surprise is not None:
             self.surprise.save(path)
         self.tokenizer.save_pretrained(path)

@@ -47,13 +47,24 @@ def gae(
     return advantages, advantages + values
 
 
-def response_transitions(
-    values: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
-) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """``next_values`` and ``continues`` of responses, whose last token ends the episode.
+def following_values(values: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Value after each token of a response: that before the next one, and 0 after the last.
 
     A response that was cut at the length limit ends there too: nothing is bootstrapped.
     """
     continues = torch.nn.functional.pad(action_mask[:, 1:], (0, 1), value=False)
     following = torch.nn.functional.pad(values[:, 1:], (0, 1), value=0.0)
-    return torch.where(continues, following, torch.zeros_like(values)), continues
+    return torch.where(continues, following, torch.zeros_like(values))
+
+
+def episode_totals(returns: Float[Tensor, "B T"], continues: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """The return from the start of the episode that each action belongs to.
+
+    Args:
+        returns: rewards to go.
+        continues: c, False at an episode's last action.
+    """
+    totals = [returns[:, 0]]
+    for t in range(1, returns.shape[1]):
+        totals.append(torch.where(continues[:, t - 1], totals[-1], returns[:, t]))
+    return torch.stack(totals, dim=1)

@@ -1,15 +1,12 @@
-"""Sampling responses: a key-value cache, finished rows dropped, noise keyed by row and step."""
+"""Sampling responses: finished rows dropped, noise keyed by row and step."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache
 
-from rlhf_lightning.models.policy import LanguagePolicy
-from rlhf_lightning.models.trunk import feed, language_head
-from rlhf_lightning.ops.logprobs import tempered_log_softmax
+from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.noise import fold, gumbel
 from rlhf_lightning.types import Rollout, TokenContext
 
@@ -19,7 +16,7 @@ DROP_SHARE = 0.25
 
 @torch.no_grad()
 def decode(
-    policy: LanguagePolicy,
+    policy: TextPolicy,
     context: TokenContext,
     *,
     keys: Int[Tensor, " B"],
@@ -43,46 +40,42 @@ def decode(
         raise ValueError(f"{total} keys and {len(rows)} rows for {len(context)} prompts; expected a multiple of them")
     actions = torch.zeros(total, max_new_tokens, dtype=torch.long, device=device)
     action_mask = torch.zeros(total, max_new_tokens, dtype=torch.bool, device=device)
-    precision = torch.float64 if policy.model.dtype == torch.float64 else torch.float32
-    logprobs = torch.zeros(total, max_new_tokens, dtype=precision, device=device)
+    logprobs = torch.zeros(total, max_new_tokens, dtype=policy.precision, device=device)
+    terminated = torch.zeros_like(action_mask)
     stops = torch.tensor(policy.stop_ids, device=device)
-    head = language_head(policy.model)
 
-    cache = DynamicCache(config=policy.model.config)
-    mask = context.attention_mask
-    hidden = feed(policy.model, context.input_ids, mask, cache)
-    if samples > 1:
-        cache.batch_repeat_interleave(samples)
-        hidden, mask = hidden.repeat_interleave(samples, 0), mask.repeat_interleave(samples, 0)
+    state = policy.decoding(context, samples=samples)
     carried = torch.arange(total, device=device)
     alive = torch.ones(total, dtype=torch.bool, device=device)
 
     for step in range(max_new_tokens):
-        distribution = tempered_log_softmax(head(hidden), temperature=policy.temperature)
+        distribution = state.distribution()
         token = _choose(distribution, None if greedy else fold(keys[carried], step))
         drawn = distribution.gather(-1, token[:, None]).squeeze(-1)
         live = carried[alive]
-        actions[live, step], logprobs[live, step] = token[alive], drawn[alive].to(precision)
+        actions[live, step], logprobs[live, step] = token[alive], drawn[alive].to(policy.precision)
         action_mask[live, step] = True
-        alive = alive & ~torch.isin(token, stops)
+        stopped = torch.isin(token, stops)
+        terminated[live, step] = stopped[alive]
+        alive = alive & ~stopped
         if not alive.any() or step == max_new_tokens - 1:
             break
         if (~alive).sum() >= DROP_SHARE * len(alive):
             kept = alive.nonzero().squeeze(-1)
-            cache.batch_select_indices(kept)
-            token, mask, carried, alive = token[kept], mask[kept], carried[kept], alive[kept]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        hidden = feed(policy.model, token[:, None], mask, cache)
+            state.keep(kept)
+            token, carried, alive = token[kept], carried[kept], alive[kept]
+        state.append(token)
 
     width = int(action_mask.any(0).sum())
-    truncated = torch.zeros(total, dtype=torch.bool, device=device)
-    truncated[carried[alive]] = True
+    truncated = torch.zeros_like(action_mask)
+    truncated[carried[alive], width - 1] = True
     return Rollout(
         context=context if samples == 1 else context.select(torch.arange(total, device=device) // samples),
         actions=actions[:, :width],
         action_mask=action_mask[:, :width],
         old_logprobs=logprobs[:, :width],
-        truncated=truncated,
+        terminated=terminated[:, :width],
+        truncated=truncated[:, :width],
         rows=rows,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.types import Demonstration, PreferencePair, Prompt
@@ -52,6 +52,10 @@ class Task:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of a model that is built from scratch for this task."""
         raise NotImplementedError
+
+    def interface(self) -> Any:
+        """What a network built for this task reads and writes: the tokenizer, or an environment's spaces."""
+        return self.tokenizer()
 
     def gold(self) -> RewardSource | None:
         """The known true reward, where there is one."""

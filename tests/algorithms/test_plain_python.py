@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from training_helpers import Letters, Rows, fit, ppo, rollouts, tiny
 
+from rlhf_lightning.surrogates import SequenceRatio
 from rlhf_lightning import (
     SFT,
     DemonstrationDataModule,
@@ -105,7 +106,7 @@ def test_budget_in_steps_is_refused_for_policy_optimizers():
 @pytest.mark.parametrize(
     "bad",
     [
-        {"clip_range": 0.0},
+        {"ratio": SequenceRatio()},  # with λ = 0.95
         {"inner_epochs": 0},
         {"minibatch_size": 0},
         {"gamma": 1.1},

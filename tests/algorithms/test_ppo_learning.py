@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from training_helpers import Bandit, PaysFor, fit, tiny
+from training_helpers import OneToken, PaysFor, fit, tiny
 
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.data.rollouts import RolloutDataModule
@@ -31,7 +31,7 @@ def test_ppo_reaches_the_optimum_of_a_bandit(tokens):
     # with two tokens the answer that pays is "b" and then the end: nothing else may follow
     optimization = Optimization(lr=1e-2, schedule="linear")
     module, rows = trained(
-        Bandit(), iterations=20, size=64, tokens=tokens, optimization=optimization, kl=KLControl(0.0)
+        OneToken(), iterations=20, size=64, tokens=tokens, optimization=optimization, kl=KLControl(0.0)
     )
     assert rows.rows[0]["eval/score"] < 0.5
     assert rows.rows[-1]["eval/score"] > 0.95
@@ -43,7 +43,7 @@ def test_ppo_reaches_the_optimum_of_a_bandit(tokens):
 def test_ppo_with_kl_penalty_approaches_the_regularized_optimum():
     beta = 0.5
     module, rows = trained(
-        Bandit(),
+        OneToken(),
         iterations=40,
         size=256,
         tokens=1,
@@ -62,4 +62,4 @@ def test_ppo_with_kl_penalty_approaches_the_regularized_optimum():
 def test_ppo_refuses_a_penalty_that_no_action_can_change():
     # the exact KL of a state is the same whatever is drawn there: in a reward it is a constant
     with pytest.raises(UserError, match=r"kl\.estimator"):
-        PPO(Bandit(), tiny(), kl=KLControl(0.5, "exact"))
+        PPO(OneToken(), tiny(), kl=KLControl(0.5, "exact"))

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from training_helpers import AtHook, Bandit, Letters, PaysFor, fit, ppo, quiet_trainer, rollouts, snapshot, tiny
+from training_helpers import AtHook, OneToken, Letters, PaysFor, fit, ppo, quiet_trainer, rollouts, snapshot, tiny
 
-from rlhf_lightning.algorithms.ppo import CriticOptions
+from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
 from rlhf_lightning.optimization import Optimization
 
@@ -170,7 +170,7 @@ def test_win_rate_is_that_of_the_prompts_at_hand():
 
 
 def test_win_rate_is_judged_against_the_reference():
-    task = Bandit()
+    task = OneToken()
     module = ppo(task, inner_epochs=4, minibatch_size=64, optimization=Optimization(1e-2, "linear"), kl=KLControl(0.0))
     data = rollouts(task, PaysFor("b"), size=64, max_new_tokens=1, eval_prompts=32)
     rows = fit(module, data, max_epochs=20).rows

@@ -4,7 +4,7 @@ import pytest
 import torch
 from training_helpers import AtHook, Letters, distance, fit, ppo, rollouts, same, snapshot, tiny
 
-from rlhf_lightning.algorithms.ppo import CriticOptions
+from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.optimization import Optimization
 
@@ -64,7 +64,7 @@ def by_hand(module, batch):
             policy_loss = policy_loss - module.entropy_coef * entropy
             value_loss = value_loss + (values[t] - returns[t]) ** 2 / 2
     weight = module.critic_options.coef if module.critic_options.shared else 1.0
-    return (policy_loss + weight * value_loss) / len(flat)
+    return (policy_loss + weight * value_loss) / len(batch)
 
 
 def trained_parameters(module):

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy
-from training_helpers import AtHook, Bandit, Letters, fit, quiet_trainer, same, snapshot, tiny
+from training_helpers import AtHook, OneToken, Letters, fit, quiet_trainer, same, snapshot, tiny
 
 from rlhf_lightning.algorithms.sft import SFT
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
@@ -184,8 +184,8 @@ def test_wrong_data_is_refused_before_training():
 
 
 def test_task_without_demonstrations_is_refused():
-    with pytest.raises(UserError, match="SFT needs demonstrations, which task Bandit does not provide"):
-        sft(Bandit())
+    with pytest.raises(UserError, match="SFT needs demonstrations, which task OneToken does not provide"):
+        sft(OneToken())
 
 
 def test_strategy_that_shares_out_weights_itself_is_refused(monkeypatch):

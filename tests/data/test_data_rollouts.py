@@ -142,7 +142,7 @@ def test_responses_belong_to_their_prompts_and_rows(policy):
         said = rollout.actions[row][rollout.action_mask[row]].tolist()
         assert policy.tokenizer.decode(said, skip_special_tokens=True) == scored.responses[row]
         assert scored.scores[row].item() == scored.responses[row].split().count("red")
-        assert rollout.truncated[row].item() == (said[-1] != 1)
+        assert rollout.truncated[row].any().item() == (said[-1] != 1)
 
 
 def test_heldout_rollouts_are_the_same_each_time_and_unlike_training(policy):
@@ -157,7 +157,7 @@ def test_heldout_rollouts_are_the_same_each_time_and_unlike_training(policy):
 def test_missing_eos_penalty_is_taken_from_cut_responses_alone(policy):
     plain = module(rollout_batch_size=12, max_new_tokens=4).collect(policy, 0)
     fined = module(rollout_batch_size=12, max_new_tokens=4, missing_eos_penalty=0.75).collect(policy, 0)
-    cut = plain.rollout.truncated
+    cut = plain.rollout.truncated.any(-1)
     assert 0 < cut.sum() < 12
     assert (plain.scores - fined.scores).tolist() == [0.75 if c else 0.0 for c in cut.tolist()]
     torch.testing.assert_close(fined.measures["gold"], plain.scores)
@@ -206,7 +206,7 @@ def test_prompts_that_are_too_long_keep_their_last_tokens_are_counted_and_said_o
     with caplog.at_level(logging.WARNING):
         scored = data.collect(short, 0)
         data.collect(short, 1)
-    assert data.prompts_shortened == 2
+    assert data.responses.prompts_shortened == 2
     assert [r.message for r in caplog.records] == [
         "1 of 2 prompts are longer than 8 tokens and keep their last ones (counted from now on, as "
         "rollout/prompts_shortened); a longer context or a smaller data.init_args.max_new_tokens leaves more room"

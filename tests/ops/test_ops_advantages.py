@@ -3,9 +3,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.ops.advantages import discounted_returns, gae, response_transitions
+from rlhf_lightning.ops.advantages import discounted_returns, episode_totals, following_values, gae
 
 NAN = float("nan")
+
+
+def continuing(mask):
+    """False at the last action of each row."""
+    return torch.nn.functional.pad(mask[:, 1:], (0, 1), value=False)
 
 seeds = st.integers(0, 2**32 - 1)
 unit = st.floats(0, 1)
@@ -159,11 +164,12 @@ def test_gae_of_responses_ignores_nan_in_the_padding(seed, lengths, columns):
     mask = torch.arange(6 + columns) < torch.tensor(lengths)[:, None]
     poisoned_rewards, poisoned_values = (torch.where(mask, x, NAN).requires_grad_() for x in (rewards, values))
     advantages, returns = gae(
-        poisoned_rewards, poisoned_values, *response_transitions(poisoned_values, mask), gamma=1.0, lam=0.95
+        poisoned_rewards, poisoned_values, following_values(poisoned_values, mask), continuing(mask), gamma=1.0, lam=0.95
     )
     for b, n in enumerate(lengths):
         r, v = rewards[b : b + 1, :n], values[b : b + 1, :n]
-        alone, _ = gae(r, v, *response_transitions(v, torch.ones_like(r, dtype=torch.bool)), gamma=1.0, lam=0.95)
+        every = torch.ones_like(r, dtype=torch.bool)
+        alone, _ = gae(r, v, following_values(v, every), continuing(every), gamma=1.0, lam=0.95)
         torch.testing.assert_close(advantages[b, :n].detach(), alone[0])
     torch.where(mask, advantages + returns, 0.0).sum().backward()
     for gradient in (poisoned_rewards.grad, poisoned_values.grad):
@@ -185,30 +191,38 @@ def test_gae_of_a_response_without_discount_is_reward_to_go_minus_value():
     values = torch.tensor([[1.0, 2.0, 3.0, NAN]])
     mask = torch.tensor([[True, True, True, False]])
     rewards = torch.tensor([[0.0, 0.0, 5.0, 0.0]])
-    advantages, returns = gae(rewards, values, *response_transitions(values, mask), gamma=1.0, lam=1.0)
+    advantages, returns = gae(rewards, values, following_values(values, mask), continuing(mask), gamma=1.0, lam=1.0)
     assert advantages[0, :3].tolist() == [4, 3, 2]
     assert returns[0, :3].tolist() == [5, 5, 5]
 
 
-# response_transitions
+# following_values
 
 
-def test_response_transitions_by_hand():
+def test_following_values_by_hand():
     values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, NAN], [6.0, NAN, NAN], [NAN, NAN, NAN]])
     mask = torch.tensor([[True] * 3, [True, True, False], [True, False, False], [False] * 3])
-    next_values, continues = response_transitions(values, mask)
-    assert next_values.tolist() == [[2, 3, 0], [5, 0, 0], [0, 0, 0], [0, 0, 0]]
-    assert continues.tolist() == [[True, True, False], [True, False, False], [False] * 3, [False] * 3]
+    assert following_values(values, mask).tolist() == [[2, 3, 0], [5, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
-def test_response_transitions_of_single_tokens():
-    next_values, continues = response_transitions(torch.tensor([[7.0], [NAN]]), torch.tensor([[True], [False]]))
-    assert next_values.tolist() == [[0], [0]]
-    assert continues.tolist() == [[False], [False]]
+def test_following_values_of_single_tokens():
+    assert following_values(torch.tensor([[7.0], [NAN]]), torch.tensor([[True], [False]])).tolist() == [[0], [0]]
 
 
-def test_response_transitions_gradient_is_the_shift():
+def test_following_values_gradient_is_the_shift():
     values = torch.tensor([[1.0, 2.0, NAN]], requires_grad=True)
-    next_values, _ = response_transitions(values, torch.tensor([[True, True, False]]))
-    (next_values * torch.tensor([[10.0, 100.0, 1000.0]])).sum().backward()
+    following = following_values(values, torch.tensor([[True, True, False]]))
+    (following * torch.tensor([[10.0, 100.0, 1000.0]])).sum().backward()
     assert values.grad.tolist() == [[0, 10, 0]]
+
+
+# episode_totals
+
+
+def test_episode_totals_by_hand():
+    # first row: an episode of two steps (rewards 1, 2), one of one step (3), the beginning of a third (4, 5)
+    # second row: one episode (1, 1, 1, 1, 1)
+    rewards = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5])
+    continues = torch.tensor([[True, False, False, True, True], [True] * 5])
+    totals = episode_totals(discounted_returns(rewards, continues, gamma=1.0), continues)
+    assert totals.tolist() == [[3, 3, 3, 9, 9], [5] * 5]

@@ -114,7 +114,7 @@ def test_a_response_ends_at_any_stop_id_and_nowhere_else():
     policy.stop_ids = [1, 7, 12]
     done = rollout(policy, PROMPTS * 16, list(range(64)), length=12)
     ends = set()
-    for response, cut in zip(responses(done), done.truncated.tolist(), strict=True):
+    for response, cut in zip(responses(done), done.truncated.any(-1).tolist(), strict=True):
         assert not set(response[:-1]) & {1, 7, 12}
         assert cut == (response[-1] not in (1, 7, 12))
         assert not cut or len(response) == 12
@@ -135,14 +135,24 @@ def test_one_token_is_enough():
     done = rollout(tiny_models.policy(), PROMPTS * 16, list(range(64)), length=1)
     assert done.actions.shape == (64, 1)
     assert done.action_mask.all()
-    assert done.truncated.tolist() == [token != 1 for token in done.actions[:, 0].tolist()]
+    assert done.truncated[:, 0].tolist() == [token != 1 for token in done.actions[:, 0].tolist()]
     assert 0 < done.truncated.sum() < 64
+
+
+def test_an_episode_ends_at_its_last_token_by_a_stop_or_by_the_limit():
+    done = rollout(tiny_models.policy(), PROMPTS * 4, list(range(16)), length=5)
+    ends = torch.arange(done.actions.shape[1]) == done.lengths()[:, None] - 1
+    assert torch.equal(done.terminated | done.truncated, ends)
+    assert torch.equal(done.terminated, ends & (done.actions == 1))
+    assert done.terminated.any()
+    assert done.truncated.any()
+    assert torch.equal(done.continues, done.action_mask & ~ends)
 
 
 def test_a_limit_changes_only_what_comes_after_it():
     policy = tiny_models.policy()
     short, long = (rollout(policy, PROMPTS * 4, list(range(16)), length=length) for length in (5, 16))
-    for cut, whole, truncated in zip(responses(short), responses(long), short.truncated, strict=True):
+    for cut, whole, truncated in zip(responses(short), responses(long), short.truncated.any(-1), strict=True):
         assert cut == whole[:5]
         assert truncated == (len(whole) > 5)
 

@@ -60,10 +60,10 @@ class Layout(Enum):
     def provides(self) -> frozenset[str]:
         """What a task can offer from such records."""
         if self in (Layout.PROMPT, Layout.CHAT_PROMPT):
-            return frozenset({"prompts"})
+            return frozenset({"prompts", "groups"})
         if self in (Layout.DEMONSTRATION, Layout.CHAT_DEMONSTRATION):
-            return frozenset({"prompts", "demonstrations"})
-        return frozenset({"prompts", "demonstrations", "preferences"})
+            return frozenset({"prompts", "groups", "demonstrations"})
+        return frozenset({"prompts", "groups", "demonstrations", "preferences"})
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,9 @@ def test_parse_annotator_and_margin():
 @pytest.mark.parametrize(
     ("prompt", "provided"),
     [
-        ({}, {"prompts"}),
-        ({"response": "yes"}, {"prompts", "demonstrations"}),
-        ({"chosen": "yes", "rejected": "no"}, {"prompts", "demonstrations", "preferences"}),
+        ({}, {"prompts", "groups"}),
+        ({"response": "yes"}, {"prompts", "groups", "demonstrations"}),
+        ({"chosen": "yes", "rejected": "no"}, {"prompts", "groups", "demonstrations", "preferences"}),
     ],
 )
 def test_layout_provides(prompt, provided):

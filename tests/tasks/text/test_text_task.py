@@ -31,7 +31,7 @@ def pairs(tmp_path):
 
 def test_preferences_provide_everything(pairs):
     task = TextTask(pairs)
-    assert task.provides == {"prompts", "demonstrations", "preferences"}
+    assert task.provides == {"prompts", "groups", "demonstrations", "preferences"}
     kept = task.preferences("train") + task.preferences("heldout")
     assert sorted(pair.prompt for pair in kept) == sorted(row["prompt"] for row in PAIRS)
     number = task.prompts("train")[0].split()[1]
@@ -43,12 +43,12 @@ def test_preferences_provide_everything(pairs):
 
 def test_demonstrations_and_prompts_refuse_what_they_lack(tmp_path):
     shown = TextTask(write(tmp_path / "a.jsonl", [{"prompt": f"q {i}", "response": "a"} for i in range(9)]))
-    assert shown.provides == {"prompts", "demonstrations"}
+    assert shown.provides == {"prompts", "groups", "demonstrations"}
     assert {item.response for item in shown.demonstrations("train")} == {"a"}
     with pytest.raises(UserError, match="needs preferences, which task TextTask does not provide"):
         shown.preferences("train")
     asked = TextTask(write(tmp_path / "b.jsonl", [{"prompt": f"q {i}"} for i in range(9)]))
-    assert asked.provides == {"prompts"}
+    assert asked.provides == {"prompts", "groups"}
     with pytest.raises(UserError, match="needs demonstrations"):
         asked.demonstrations("heldout")
     with pytest.raises(UserError, match="DPO needs preferences"):
@@ -65,7 +65,7 @@ def test_construction_reads_nothing_and_provides_reads_one_record(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"prompt": "Hi"}\nbroken\n')
     task = TextTask(str(path))
-    assert task.provides == {"prompts"}
+    assert task.provides == {"prompts", "groups"}
     with pytest.raises(UserError, match=r"a\.jsonl:2: malformed JSON"):
         task.prompts("train")
     with pytest.raises(UserError, match=r"a\.jsonk: no such file; did you mean a\.jsonl"):

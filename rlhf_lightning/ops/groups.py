@@ -1,0 +1,74 @@
+"""Scores [B] in groups of G consecutive rows, which answer the same prompt."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def _deviations(scores: Float[Tensor, " B"], group_size: int) -> Float[Tensor, "N G"]:
+    """Score minus the mean of its group; exactly 0 where all scores of a group are equal."""
+    groups = scores.reshape(-1, group_size)
+    # The mean of equal numbers can miss them by a rounding error, which dividing by their spread would blow up.
+    groups = groups - groups[:, :1]
+    return groups - groups.mean(-1, keepdim=True)
+
+
+def leave_one_out_advantages(scores: Float[Tensor, " B"], *, group_size: int) -> Float[Tensor, " B"]:
+    """Score minus the mean of the other G − 1 of its group, which is G / (G − 1) · (score − mean of the group).
+
+    Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!"; for language models Ahmadian et al. 2024,
+    "Back to Basics".
+
+    Args:
+        group_size: G ≥ 2.
+    """
+    return (_deviations(scores, group_size) * group_size / (group_size - 1)).reshape(-1)
+
+
+def group_advantages(
+    scores: Float[Tensor, " B"], *, group_size: int, normalize_std: bool, eps: float
+) -> Float[Tensor, " B"]:
+    """Score minus the mean of its group, over the group's standard deviation plus ε where that is asked for.
+
+    With it: Shao et al. 2024, "DeepSeekMath", § 4.1.2, which does not say which deviation is meant; here it is that
+    of a sample (G − 1 in the denominator), as in TRL. Without: Liu et al. 2025, "Understanding R1-Zero-Like Training".
+
+    Args:
+        group_size: G ≥ 2.
+        eps: ε, such as 1e-4; equal scores become 0.
+    """
+    deviations = _deviations(scores, group_size)
+    if normalize_std:
+        std = (deviations.square().sum(-1, keepdim=True) / (group_size - 1)).sqrt()
+        deviations = deviations / (std + eps)
+    return deviations.reshape(-1)
+
+
+def best_of_group(scores: Float[Tensor, " B"], *, group_size: int) -> Int[Tensor, " N"]:
+    """Row number of the best score of each group, the first of several.
+
+    Dong et al. 2023, "RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment", algorithm 1.
+    """
+    first_rows = torch.arange(0, len(scores), group_size, device=scores.device)
+    return first_rows + scores.reshape(-1, group_size).argmax(-1)
+
+
+def groups_that_differ(scores: Float[Tensor, " B"], *, group_size: int) -> Bool[Tensor, " B"]:
+    """True at every row of a group whose scores are not all equal: the others have no group advantage.
+
+    What dynamic sampling keeps: Yu et al. 2025, "DAPO", eq. 11.
+    """
+    groups = scores.reshape(-1, group_size)
+    return (groups != groups[:, :1]).any(-1).repeat_interleave(group_size)
+
+
+def overlong_penalty(lengths: Int[Tensor, " B"], *, max_length: int, cache_length: int) -> Float[Tensor, " B"]:
+    """0 up to max − cache tokens, then linearly down to −1 at max, −1 above.
+
+    Soft overlong punishment: Yu et al. 2025, "DAPO", eq. 13.
+
+    Args:
+        lengths: tokens of each response.
+        cache_length: ≥ 1, the tokens before ``max_length`` over which the penalty grows.
+    """
+    return ((max_length - cache_length - lengths) / cache_length).clamp(-1, 0)
