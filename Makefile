@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rlhf_lightning
 TEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install quickstart test test-unit check format clean help
+.PHONY: install quickstart prove test test-unit test-slow check format clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,11 +22,17 @@ quickstart: install  ## train the whole pipeline on the assistant task and write
 	$(RUN) pipeline --config configs/quickstart.yaml --name quickstart
 	$(RUN) report runs/quickstart
 
+prove: install  ## compare every policy optimizer's expected gradient with the exact one
+	@$(RUN) prove
+
 test: install  ## all tests
 	$(TEST)
 
 test-unit: install  ## the fast tests
 	$(TEST) -m "not slow"
+
+test-slow: install  ## known results of control over five seeds
+	$(BIN)/python -m pytest -s -m long
 
 check: install  ## formatting, lint, types, import directions, shipped configurations
 	$(BIN)/ruff format --check

@@ -2,7 +2,7 @@
 
 ```python
 run = load_run("runs/quickstart")
-run.find("policy").series("eval/gold")
+run.policy.series("eval/gold")
 ```
 """
 
@@ -23,6 +23,9 @@ from rlhf_lightning.errors import UserError
 
 STAGES = ("sft", "pairs", "reward", "policy")
 """The stages of a pipeline, in the order in which they run; each is a run directory of its own."""
+
+POLICIES = ("policy", "control", "preference")
+"""The kinds of run that train a policy further: on text by a reward, in an environment, on text from pairs."""
 
 _MARKS = ("metrics.csv", "config.yaml", "samples.jsonl", "environment.json", "pairs.jsonl", "DONE")
 _SAMPLE_KEYS = ("iteration", "row", "prompt", "response", "score")
@@ -58,19 +61,40 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What was trained: ``policy``, ``reward``, ``sft``, ``pairs``, ``pipeline`` or ``unknown``."""
-        groups = {str(column).partition("/")[0] for column in self.metrics.columns}
+        """What was trained: one of `POLICIES`, ``reward``, ``sft``, ``pairs``, ``pipeline`` or ``unknown``."""
+        columns = {str(column) for column in self.metrics.columns}
+        groups = {column.partition("/")[0] for column in columns}
+        if columns & {"env_steps", "rollout/episodes", "eval/episodes"}:
+            return "control"
         if "objective" in groups:
             return "policy"
         if "reward_model" in groups:
             return "reward"
         if "sft" in groups:
             return "sft"
-        if "policy" in groups or {"eval/score", "eval/gold"} & set(self.metrics.columns):
-            return "policy"
+        if "policy" in groups or columns & {"eval/score", "eval/gold", "eval/kl_ref_sequence"}:
+            return "preference" if self.axis == "step" else "policy"
         if self.stages:
             return "pipeline"
         return self.path.name if self.path.name in STAGES else "unknown"
+
+    @property
+    def policy(self) -> Run | None:
+        """This run if it trained a policy, otherwise the stage that did."""
+        return self.find(*POLICIES)
+
+    @property
+    def task(self) -> str:
+        """Name of the environment, or of the task's class; empty where the configuration does not say."""
+        environment = self.setting("task.init_args.environment")
+        return str(environment or str(self.setting("task.class_path") or "").rpartition(".")[2])
+
+    def setting(self, key: str) -> Any:
+        """A value of the configuration by its dotted key; None where it is not there."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
 
     def series(self, metric: str) -> pd.Series:
         """The finite values of one metric, indexed by the run's counter; empty if it was never logged."""
@@ -79,11 +103,11 @@ class Run:
         values = self.metrics.set_index(self.axis)[metric]
         return values[np.isfinite(values)]
 
-    def find(self, kind: str) -> Run | None:
-        """This run if it is of that kind, otherwise the stage that is."""
-        if self.kind == kind:
+    def find(self, *kinds: str) -> Run | None:
+        """This run if it is of one of these kinds, otherwise the stage that is."""
+        if self.kind in kinds:
             return self
-        return next((stage for stage in self.stages.values() if stage.kind == kind), None)
+        return next((stage for stage in self.stages.values() if stage.kind in kinds), None)
 
 
 def load_run(path: str | Path) -> Run:

@@ -1,4 +1,4 @@
-"""Every shipped configuration is parsed, and runs for two iterations."""
+"""Shipped configurations are parsed, run for two iterations where task and algorithm fit, and are refused elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlhf_lightning import Arithmetic, Assistant
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.runs import load_run
 
@@ -18,7 +19,35 @@ ALGORITHMS = sorted(path.name for path in (CONFIGS / "algorithms").glob("*.yaml"
 PIPELINES = sorted(
     str(path.relative_to(ROOT)) for path in CONFIGS.rglob("*.yaml") if "pipeline" in yaml.safe_load(path.read_text())
 )
-STAGE_OF = {"sft.yaml": "sft", "reward.yaml": "reward", "ppo.yaml": "policy"}
+POLICY_DATA = ("RolloutDataModule", "EnvironmentDataModule")
+
+
+def read(kind: str, name: str) -> dict:
+    return yaml.safe_load((CONFIGS / kind / name).read_text())
+
+
+def is_control(task: str) -> bool:
+    return read("tasks", task)["task"]["class_path"] == "Control"
+
+
+def refusal(task: str, algorithm: str) -> str:
+    """What the two do not have in common; nothing where they fit."""
+    kind = read("algorithms", algorithm)["data"]["class_path"]
+    if is_control(task):
+        return "" if "Control" in read("algorithms", algorithm).get("per_task", {}) else "does not provide"
+    if kind == "DemonstrationDataModule":
+        return "does not provide" if task == "bandit.yaml" else ""
+    if algorithm == "reward.yaml" and task == "bandit.yaml":
+        return "reward model"
+    return ""
+
+
+WHOLE = ("assistant.yaml", "bandit.yaml", "cartpole.yaml")
+"""A task of each kind meets every algorithm; the others meet those of the pipeline."""
+PIPELINE = ("sft.yaml", "reward.yaml", "ppo.yaml")
+MET = [(task, algorithm) for task in TASKS for algorithm in (ALGORITHMS if task in WHOLE else PIPELINE)]
+FITTING = [pair for pair in MET if not refusal(*pair)]
+OTHERS = [pair for pair in MET if refusal(*pair)]
 
 
 @pytest.fixture(scope="module")
@@ -33,32 +62,29 @@ def preferences(tmp_path_factory):
     return path
 
 
-def task_arguments(task: str, preferences: Path) -> list[str]:
-    arguments = ["--config", str(CONFIGS / "tasks" / task)]
+def arguments(task: str, algorithm: str, preferences: Path) -> list[str]:
+    """The two files, and what they do not say by themselves."""
+    given = ["--config", str(CONFIGS / "tasks" / task), "--config", str(CONFIGS / "algorithms" / algorithm)]
     if task == "hh.yaml":
-        arguments += ["--task.init_args.path", str(preferences), "--task.init_args.vocabulary", "300"]
-    return arguments
+        given += ["--task.init_args.path", str(preferences), "--task.init_args.vocabulary", "300"]
+    return given
 
 
-def test_every_algorithm_is_known_here():
-    assert set(ALGORITHMS) == set(STAGE_OF)
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("task", "algorithm"), FITTING)
 def test_config_is_parsed(task, algorithm, preferences, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = [*task_arguments(task, preferences), "--config", str(CONFIGS / "algorithms" / algorithm)]
-    assert main(["fit", *arguments, "--print_config"]) == 0
+    assert main(["fit", *arguments(task, algorithm, preferences), "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["task"]["class_path"].split(".")[-1] == {"hh.yaml": "TextTask"}.get(task, "Assistant")
+    for name, config in (("task", read("tasks", task)), ("model", read("algorithms", algorithm))):
+        assert printed[name]["class_path"].split(".")[-1] == config[name]["class_path"]
+    assert "per_task" not in printed
 
 
 @pytest.mark.parametrize("config", PIPELINES)
 def test_pipeline_is_parsed(config, preferences, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    arguments = ["--task.init_args.path", str(preferences)] if config.endswith("hh.yaml") else []
-    assert main(["pipeline", "--config", config, "--runs_dir", str(tmp_path), "--print-commands", *arguments]) == 0
+    given = ["--task.init_args.path", str(preferences)] if config.endswith("hh.yaml") else []
+    assert main(["pipeline", "--config", config, "--runs_dir", str(tmp_path), "--print-commands", *given]) == 0
     commands = capsys.readouterr().out.strip().splitlines()
     stages = yaml.safe_load((ROOT / config).read_text())["pipeline"]
     assert len(commands) == len(stages)
@@ -66,32 +92,58 @@ def test_pipeline_is_parsed(config, preferences, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-def test_configs_run_for_two_iterations(task, preferences, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("task", "algorithm"), OTHERS)
+def test_what_does_not_fit_is_refused_in_one_line(task, algorithm, preferences, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    tiny = [*task_arguments(task, preferences), "--runs_dir", str(tmp_path / "runs")]
-    tiny += ["--backbone.init_args.width", "16", "--backbone.init_args.layers", "1"]
-    pairs: list[str] = []
+    assert main(["fit", *arguments(task, algorithm, preferences), "--runs_dir", "runs"]) == 2
+    message = capsys.readouterr().err.strip()
+    assert refusal(task, algorithm) in message
+    assert "\n" not in message
+    assert not list(tmp_path.glob("runs/*/config.yaml"))
 
-    def fit(algorithm: str, *more: str) -> Path:
-        stage = STAGE_OF[algorithm]
-        budget = ["--trainer.max_epochs", "2"] if stage == "policy" else ["--trainer.max_steps", "2"]
-        budget += [] if stage == "policy" else ["--trainer.val_check_interval", "1"]
-        config = ["--config", str(CONFIGS / "algorithms" / algorithm)]
-        assert main(["fit", *tiny, *config, "--name", stage, *budget, *more]) == 0
-        assert (tmp_path / "runs" / stage / "DONE").exists()
-        return tmp_path / "runs" / stage / "export"
 
-    sft = fit("sft.yaml")
-    if task == "assistant.yaml":
-        out = str(tmp_path / "pairs.jsonl")
-        config = str(CONFIGS / "tasks" / task)
-        assert main(["pairs", "--config", config, "--policy", str(sft), "--count", "40", "--out", out]) == 0
-        pairs = ["--data.init_args.pairs", out]
-    checkpoint = ["--backbone.init_args.checkpoint", str(sft)]
-    reward = fit("reward.yaml", *checkpoint, *pairs)
-    rewarded = ["--data.init_args.reward", "LearnedReward", "--data.init_args.reward.init_args.path", str(reward)]
-    fit("ppo.yaml", *checkpoint, *rewarded, "--data.init_args.rollout_batch_size", "8")
-    metrics = load_run(tmp_path / "runs" / "policy").metrics
-    assert list(metrics["iteration"]) == [0, 1, 2]
-    assert metrics["eval/score"].notna().tolist() == [True, False, True]
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "algorithm"), FITTING)
+def test_configs_run_for_two_iterations(task, algorithm, preferences, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kind = read("algorithms", algorithm)["data"]["class_path"]
+    given = [*arguments(task, algorithm, preferences), "--name", "run", "--runs_dir", str(tmp_path)]
+    if read("tasks", task)["backbone"]["class_path"] == "LanguageBackbone":
+        given += ["--backbone.init_args.width", "16", "--backbone.init_args.layers", "1"]
+    if kind == "PreferenceDataModule" and task not in ("hh.yaml", "bandit.yaml"):
+        pairs = tmp_path / "pairs.jsonl"
+        asked = {"assistant.yaml": Assistant, "arithmetic.yaml": Arithmetic}[task]().prompts("train")
+        lines = [{"prompt": prompt, "chosen": "3 coins", "rejected": "the lamp"} for prompt in asked[:40]]
+        pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        given += ["--data.init_args.pairs", str(pairs)]
+    if kind not in POLICY_DATA:
+        given += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1"]
+    else:
+        given += ["--trainer.max_epochs", "2"]
+        if is_control(task):
+            given += ["--data.init_args.eval_episodes", "2"]
+        else:
+            given += ["--data.init_args.rollout_batch_size", "16", "--data.init_args.eval_prompts", "8"]
+        if task == "hh.yaml":
+            given += ["--data.init_args.reward", "tests_configs_reward.Length"]
+            (tmp_path / "tests_configs_reward.py").write_text(LENGTH_REWARD)
+            monkeypatch.syspath_prepend(tmp_path)
+    assert main(["fit", *given]) == 0
+    assert (tmp_path / "run" / "DONE").exists()
+    metrics = load_run(tmp_path / "run").metrics
+    if kind in POLICY_DATA:
+        assert list(metrics["iteration"]) == [0, 1, 2]
+        assert metrics["eval/score"].notna().tolist() == [True, False, True]
+
+
+LENGTH_REWARD = '''
+import torch
+from rlhf_lightning import RewardSource
+
+
+class Length(RewardSource):
+    """Number of characters."""
+
+    def score(self, prompts, responses):
+        return torch.tensor([float(len(response)) for response in responses])
+'''

@@ -55,7 +55,11 @@ def make_rollout(sizes: list[tuple[int, int]]) -> Rollout:
 
 
 def matrices(batch: TrainBatch | Rollout) -> dict[str, torch.Tensor]:
-    return {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in ("context", "terminated", "truncated", "rows")}
+    return {
+        f.name: getattr(batch, f.name)
+        for f in fields(batch)
+        if f.name not in ("context", "terminated", "truncated", "rows")
+    }
 
 
 # TokenContext.select

@@ -156,7 +156,9 @@ class PPO(ActorCritic):
         sums = {
             "policy/loss": surrogate.sum(),
             "policy/kl_old": kl_old.sum(),
-            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * mask.sum() / len(log_ratio),
+            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum()
+            * mask.sum()
+            / len(log_ratio),
             "objective/entropy": entropy.sum(),
         }
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()

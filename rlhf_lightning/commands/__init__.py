@@ -9,5 +9,6 @@ COMMANDS = {
     "report": "figures and a summary of finished or running runs",
     "generate": "responses of a trained policy to prompts",
     "score": "scores of a trained reward model for prompts and responses",
+    "prove": "what each policy optimizer estimates, compared with the exact gradient of a tiny task",
 }
 """Every command, with the line that the program help shows."""

@@ -68,24 +68,31 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
 def _figures(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, Callable[[], Figure]]]:
     """Section, file name, description and drawing function of every figure that a report may have."""
     from rlhf_lightning import plots
+    from rlhf_lightning.plots.measures import families, has_proxy
     from rlhf_lightning.runs import names
 
     one_run = (
-        ("overview", "overoptimization", "Proxy and gold reward", plots.overoptimization),
+        ("proxy", "overoptimization", "Proxy and gold reward", plots.overoptimization),
         ("policy", "components", "Components of the gold reward", plots.components),
         ("reward", "reward_model", "Training of the reward model", plots.reward_curve),
         ("reward", "reliability", "Calibration of the reward model", plots.reliability),
         ("sft", "sft", "Supervised fine-tuning", plots.sft_curve),
     )
     several = len(runs) > 1
-    if several:
-        yield "overview", "frontier", "Reward against KL, by run", partial(plots.frontier, runs)
+    policies = [run.policy for run in runs if run.policy is not None]
+    if several or not all(has_proxy(policy) for policy in policies):  # otherwise the proxy's figure shows both
+        yield "learning", "learning_curves", "Reward against experience", partial(plots.learning_curves, runs)
+        yield "learning", "frontier", "Reward against KL to the reference", partial(plots.frontier, runs)
     for run, label in zip(runs, names(runs), strict=True):
         for section, name, title, draw in one_run:
             if several:
                 name, title = f"{_slug(label)}-{name}", f"{title}: {label}"
             yield section, name, title, partial(draw, run)
-    yield "policy", "dashboard", "Dashboard of the policy's training", partial(plots.dashboard, runs)
+    kinds = families(runs)
+    for family in kinds:
+        name = "dashboard" if len(kinds) == 1 else f"dashboard-{_slug(family)}"
+        draw_family = partial(plots.dashboard, runs, family=family)
+        yield "policy", name, f"Dashboard of the policy's training: {family}", draw_family
 
 
 def _slug(name: str) -> str:

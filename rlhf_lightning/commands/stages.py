@@ -107,9 +107,7 @@ def _pairs(settings: Settings) -> Stage:
 
 def _reward(settings: Settings) -> Stage:
     options, inputs = _start(settings)
-    if "pairs" in settings.pipeline:
-        options["data.init_args.pairs"] = str(_pairs_file(settings))
-        inputs["pairs"] = _pairs_file(settings)
+    _add_pairs(settings, options, inputs)
     return _fit(settings, "reward", options, inputs)
 
 
@@ -120,11 +118,29 @@ def _policy(settings: Settings) -> Stage:
         raise UserError(f"pipeline.policy.reward is {source!r}; expected learned or gold")
     if source == "learned" and "reward" not in settings.pipeline:
         raise UserError("pipeline.policy.reward is learned, but there is no pipeline.reward that makes a reward model")
+    judged_by = "data.init_args.reward"
+    if _learns_from_pairs(settings):
+        judged_by = "model.init_args.reward"
+        _add_pairs(settings, options, inputs)
     if source != "gold" and "reward" in settings.pipeline:
-        options["data.init_args.reward"] = "LearnedReward"
-        options["data.init_args.reward.init_args.path"] = str(_export(settings, "reward"))
+        options[judged_by] = "LearnedReward"
+        options[f"{judged_by}.init_args.path"] = str(_export(settings, "reward"))
         inputs["reward"] = _export(settings, "reward")
     return _fit(settings, "policy", options, inputs)
+
+
+def _learns_from_pairs(settings: Settings) -> bool:
+    """Whether the policy is trained on preference pairs, by its configuration, instead of its own responses."""
+    data = [read_config(find_config(path)).get("data") or {} for path in _configs(settings, "policy")]
+    classes = [one["class_path"] for one in data if isinstance(one, dict) and "class_path" in one]
+    return bool(classes) and classes[-1].rpartition(".")[2] == "PreferenceDataModule"
+
+
+def _add_pairs(settings: Settings, options: dict[str, str], inputs: dict[str, Path]) -> None:
+    """The pairs that the pipeline makes; otherwise the task has its own."""
+    if "pairs" in settings.pipeline:
+        options["data.init_args.pairs"] = str(_pairs_file(settings))
+        inputs["pairs"] = _pairs_file(settings)
 
 
 def _start(settings: Settings) -> tuple[dict[str, str], dict[str, Path]]:
@@ -137,15 +153,20 @@ def _start(settings: Settings) -> tuple[dict[str, str], dict[str, Path]]:
 
 def _fit(settings: Settings, name: str, options: dict[str, str], inputs: dict[str, Path]) -> Stage:
     section = {key: value for key, value in settings.pipeline[name].items() if key not in ("config", "reward")}
-    configs = settings.pipeline[name].get("config") or []
     section, own = dict(_flat(section)), settings.own.get(name, {})
     if CHECKPOINT in section | own:  # this stage starts from another model
         inputs = {made_by: path for made_by, path in inputs.items() if made_by != "sft"}
     given = settings.common | options | {k: v for k, v in section.items() if k not in settings.common} | own
-    words = _config_words([*settings.configs, *([configs] if isinstance(configs, str) else configs)])
+    words = _config_words([*settings.configs, *_configs(settings, name)])
     where = ["--runs_dir", str(settings.directory), "--name", name]
     command = ["fit", *words, "--seed_everything", str(settings.seed), *where, *_words(given)]
     return Stage(name, command, settings.directory / name, inputs, _export(settings, name))
+
+
+def _configs(settings: Settings, stage: str) -> list[str]:
+    """The stage's own configurations."""
+    configs = settings.pipeline[stage].get("config") or []
+    return [configs] if isinstance(configs, str) else list(configs)
 
 
 def _export(settings: Settings, stage: str) -> Path:

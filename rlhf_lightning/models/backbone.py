@@ -156,7 +156,9 @@ class LanguageBackbone(Backbone):
         if self.checkpoint is None:
             words = of_task()
             if not isinstance(words, PreTrainedTokenizerBase):
-                raise UserError("backbone LanguageBackbone answers text, and the task is none; expected ControlBackbone")
+                raise UserError(
+                    "backbone LanguageBackbone answers text, and the task is none; expected ControlBackbone"
+                )
             return words
         return load_tokenizer(self.checkpoint, trust_remote_code=self.trust_remote_code)
 

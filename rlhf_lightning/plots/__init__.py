@@ -11,6 +11,7 @@ save(overoptimization(load_run("runs/quickstart")), "overoptimization")  # .png 
 from rlhf_lightning.plots.components import components
 from rlhf_lightning.plots.dashboard import dashboard
 from rlhf_lightning.plots.frontier import frontier
+from rlhf_lightning.plots.learning import learning_curves
 from rlhf_lightning.plots.overoptimization import overoptimization
 from rlhf_lightning.plots.reliability import reliability
 from rlhf_lightning.plots.reward_curve import reward_curve
@@ -21,6 +22,7 @@ __all__ = [
     "components",
     "dashboard",
     "frontier",
+    "learning_curves",
     "overoptimization",
     "reliability",
     "reward_curve",

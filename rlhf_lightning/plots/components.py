@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
+from rlhf_lightning.plots.labels import Label, end_labels, heading
 from rlhf_lightning.plots.style import MUTED, RUNS, span, styled
 from rlhf_lightning.runs import Run
 
@@ -22,15 +23,14 @@ def components(run: Run) -> Figure:
     Raises:
         UserError: the run has no components of gold.
     """
-    found = run.find("policy")
+    found = run.find("policy", "preference")
     series = gold_components(found) if found else {}
     if found is None or not series:
         raise UserError(f"{run.path}: no policy run with components of the gold reward in it")
     figure, (axes,) = panels.sheet(1, columns=1, size=(6.6, 3.0), top=0.95, right=1.6)
     since = "before training" if min(values.index[0] for values in series.values()) == 0 else "the first evaluation"
-    panels.heading(
-        figure, "What gold is made of", f"Change of each component on held-out prompts since {since} · {run.name}"
-    )
+    note = f"Change of each component on held-out prompts since {since} · {run.name}"
+    heading(figure, "What gold is made of", note)
     panels.dress(axes, xlabel=found.axis)
     panels.counter_axis(axes, max(values.index[-1] for values in series.values()))
     gains = {name: values - values.iloc[0] for name, values in series.items()}
@@ -41,8 +41,8 @@ def components(run: Run) -> Figure:
         color = RUNS[index % len(RUNS)]
         panels.points(axes, gain, color)
         values = series[name]
-        labels.append(panels.Label(float(gain.iloc[-1]), name, color, span(values.iloc[0], values.iloc[-1])))
-    panels.end_labels(axes, labels)
+        labels.append(Label(float(gain.iloc[-1]), name, color, span(values.iloc[0], values.iloc[-1])))
+    end_labels(axes, labels)
     return figure
 
 

@@ -1,82 +1,25 @@
-"""Everything that moves during policy training, in small multiples, for one run or several."""
+"""Everything that moves during policy training, in small multiples, for one run or several of a kind."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
-from rlhf_lightning.plots.style import GOLD, HELD_OUT, KL, PLAIN, PROXY, RUNS, styled
-from rlhf_lightning.runs import Run, names
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One small multiple.
-
-    Args:
-        batch: metric of the training batches.
-        held_out: the same on held-out prompts.
-        floor: lowest possible value, at which the axis starts.
-        lowest: where the view is cut, for a quantity without lower bound.
-        mark: a value that means something, and its name.
-    """
-
-    title: str
-    unit: str
-    batch: str = ""
-    held_out: str = ""
-    color: str = PLAIN
-    floor: float | None = None
-    lowest: float | None = None
-    mark: tuple[float, str] | None = None
-
-
-PANELS = (
-    Panel("Proxy reward", "the score that is trained on", "objective/score", "eval/score", PROXY),
-    Panel("Gold reward", "the true reward, for measuring only", "objective/gold", "eval/gold", GOLD),
-    Panel(
-        "Win rate",
-        "against the reference, 95 % interval",
-        held_out="eval/win_rate",
-        color=HELD_OUT,
-        floor=0,
-        mark=(0.5, "even"),
-    ),
-    Panel(
-        "KL to the reference",
-        "nats per sequence",
-        "objective/kl_ref_sequence",
-        "eval/kl_ref_sequence",
-        KL,
-        floor=0,
-    ),
-    Panel("KL coefficient", "weight of the KL penalty", "kl_control/coef", color=KL, floor=0),
-    Panel("KL to the old policy", "nats per action, within one update", "policy/kl_old", color=KL, floor=0),
-    Panel("Entropy", "nats per action", "objective/entropy", floor=0),
-    Panel("Reply length", "tokens", "rollout/length_mean", "eval/length_mean", floor=0),
-    Panel("Distinct bigrams", "share among all; falls with repetition", "rollout/distinct_2", floor=0),
-    Panel("Clip fraction", "share of actions at the clip", "policy/clip_fraction", floor=0),
-    Panel("Gradient norm", "before clipping", "policy/grad_norm", floor=0),
-    Panel("Replies that end themselves", "share with an end-of-sequence token", "rollout/eos_rate"),
-    Panel("Value loss", "squared error of the critic", "value/loss", floor=0),
-    Panel(
-        "Explained variance",
-        "of the returns, by the critic",
-        "value/explained_variance",
-        lowest=-1.0,
-        mark=(1.0, "perfect critic"),
-    ),
-    Panel("Perplexity", "on demonstrations; rises with forgetting", held_out="eval/perplexity", color=HELD_OUT),
-)
+from rlhf_lightning.plots.labels import NAME, heading, shortened, text_width
+from rlhf_lightning.plots.measures import Entry, Experience, by_iteration, experience, of_one_family
+from rlhf_lightning.plots.quantities import Panel, quantities
+from rlhf_lightning.plots.style import styled
+from rlhf_lightning.runs import Run
 
 
 @styled
-def dashboard(runs: Run | Sequence[Run]) -> Figure:
+def dashboard(runs: Run | Sequence[Run], *, family: str | None = None) -> Figure:
     """Small multiples of one policy run, or of several overlaid.
 
     A quantity that no run logged has no panel. With one run the colours mean quantities (proxy, gold, KL); with
@@ -84,115 +27,133 @@ def dashboard(runs: Run | Sequence[Run]) -> Figure:
 
     Args:
         runs: policy runs, or pipelines with one each.
+        family: what the runs to draw are trained on, one of `measures.families`; needed where there are several.
 
     Raises:
-        UserError: none of them has policy metrics.
+        UserError: none of them has policy metrics, or they are of several families.
     """
-    found = [runs] if isinstance(runs, Run) else list(runs)
-    trained = [(run, policy) for run in found if (policy := run.find("policy")) is not None]
-    policies = [policy for _, policy in trained]
-    labels = names([run for run, _ in trained])
-    shown = [panel for panel in PANELS if any(_has(policy, panel) for policy in policies)]
+    found = of_one_family(runs, family)
+    policies = [entry.run for entry in found]
+    shown = [panel for panel in quantities(policies) if any(_has(policy, panel) for policy in policies)]
     if not shown:
-        raise UserError(f"{', '.join(str(run.path) for run in found)}: no policy run with metrics")
+        raise UserError(f"{', '.join(str(policy.path) for policy in policies)}: no policy metrics")
     columns = min(3, len(shown))
     gap = (0.62, 0.82)
-    key = _key(labels, width=columns * 3.05 + (columns - 1) * gap[0] + 0.6) if len(policies) > 1 else []
-    top = 1.25 + (0.1 + 0.24 * len({entry.line for entry in key}) if key else 0)
+    key = _key(found, width=columns * 3.05 + (columns - 1) * gap[0] + 0.6) if len(found) > 1 else []
+    top = 1.25 + (0.1 + 0.24 * len({line.line for line in key}) if key else 0)
     figure, axes = panels.sheet(len(shown), columns=columns, size=(3.05, 1.6), top=top, gap=gap)
-    title = labels[0] if len(policies) == 1 else f"{len(policies)} policy runs"
-    panels.heading(figure, title, _note(policies, shown))
-    last = max(float(policy.metrics[policy.axis].max()) for policy in policies if len(policy.metrics))
+    extra = heading(figure, _title(found), _note(policies, shown))
+    for name in key:
+        _draw_name(figure, name, extra)
+    course = _course(policies)
+    last = max(float(along.count.max()) for along in course)
     for index, (panel, place) in enumerate(zip(shown, axes, strict=True)):
         lowest_row = index + columns >= len(shown)
-        panels.dress(place, panel.title, panel.unit, xlabel=policies[0].axis if lowest_row else "")
+        panels.dress(place, panel.title, panel.unit, xlabel=course[0].unit if lowest_row else "")
         panels.counter_axis(place, last)
-        for policy, color in zip(policies, _colors(policies, panel), strict=True):
-            _draw(place, policy, panel, color, alone=len(policies) == 1)
-        _limit(place, policies, panel)
-    for entry in key:
-        _draw_entry(figure, entry)
+        for entry, along in zip(found, course, strict=True):
+            color = panel.color if len(found) == 1 else entry.color
+            _draw(place, entry.run, along, panel, color, alone=len(found) == 1)
+        _limit(place, found, panel)
     return figure
 
 
 def _has(run: Run, panel: Panel) -> bool:
-    return any(len(run.series(metric)) for metric in (panel.batch, panel.held_out) if metric)
+    return len(panel.training(run)) > 0 or len(panel.evaluated(run)) > 0
 
 
-def _colors(policies: Sequence[Run], panel: Panel) -> list[str]:
-    if len(policies) == 1:
-        return [panel.color]
-    return [RUNS[index % len(RUNS)] for index in range(len(policies))]
+def _course(policies: Sequence[Run]) -> list[Experience]:
+    """The x-axis: iterations or steps, which the samples and headlines name, unless they differ in size."""
+    by_experience = [experience(policy) for policy in policies]
+    if policies[0].kind == "control":
+        return by_experience
+    sizes = {round(float(along.count.iloc[-1] / max(along.count.index[-1], 1))) for along in by_experience}
+    units = {along.unit for along in by_experience}
+    return by_experience if len(sizes) > 1 and len(units) == 1 else [by_iteration(policy) for policy in policies]
+
+
+def _title(found: Sequence[Entry]) -> str:
+    if len(found) == 1:
+        return found[0].name
+    kind, task = found[0].run.kind, found[0].run.task
+    on = {"control": f" on {task}", "preference": " on preference pairs"}.get(kind, "")
+    return f"{len(found)} policy runs{on}"
+
+
+def _note(policies: Sequence[Run], shown: Sequence[Panel]) -> str:
+    evaluated = any(len(panel.evaluated(policy)) for policy in policies for panel in shown)
+    judged = {"control": "evaluation episodes", "preference": "held-out prompts and pairs"}
+    dots = f"Dots: {judged.get(policies[0].kind, 'held-out prompts')}. " if evaluated else ""
+    batches = "iterations of training" if policies[0].kind == "control" else "training batches"
+    if len(policies) > 1:
+        return f"{dots}Lines without dots: {batches}, moving average."
+    return f"{dots}Lines: {batches}, each of them (thin) and their moving average (thick)."
+
+
+def _draw(axes: Axes, run: Run, along: Experience, panel: Panel, color: str, *, alone: bool) -> None:
+    batch, held_out = along.of(panel.training(run)), along.of(panel.evaluated(run))
+    if len(held_out):
+        interval = panel.interval(run)
+        if interval:
+            low, high = (along.of(end) for end in interval)
+            axes.fill_between(low.index, low, high, color=color, alpha=0.14 if alone else 0.08, linewidth=0)
+        if alone and len(batch):
+            axes.plot(batch.index, batch, color=color, linewidth=0.8, alpha=0.35, zorder=2)
+        panels.points(axes, held_out, color)
+    elif panel.smooth:
+        panels.trace(axes, batch, color, faint=alone)
+    else:
+        axes.plot(batch.index, batch, color=color, linewidth=1.8, zorder=3)
+
+
+def _limit(axes: Axes, found: Sequence[Entry], panel: Panel) -> None:
+    """Limits, and the lines that mean something."""
+    shown: list[pd.Series] = []
+    for entry in found:
+        evaluated = panel.evaluated(entry.run)
+        if len(evaluated):
+            shown += [evaluated, *(panel.interval(entry.run) or ())]
+        if len(found) == 1:
+            shown.append(panel.training(entry.run))
+        elif not len(evaluated):  # what is drawn of it
+            training = panel.training(entry.run)
+            shown.append(panels.averaged(training) if panel.smooth and len(training) else training)
+    bounds = {entry.name: panel.bound(entry.run) for entry in found if panel.bound and _has(entry.run, panel)}
+    marks = list(dict.fromkeys(mark for mark in (panel.mark, *bounds.values()) if mark))
+    include = [value for value, _ in marks]
+    panels.limits(axes, shown, floor=panel.floor, lowest=panel.lowest, include=include)
+    for value, name in marks:
+        panels.reference(axes, value, name)
+    panels.zero_line(axes)
 
 
 @dataclass(frozen=True)
-class KeyEntry:
+class _Name:
     """A run's name in its colour; ``x`` in inches from the left, lines counted from the top."""
 
-    name: str
+    text: str
     color: str
     x: float
     line: int
 
 
-def _key(labels: Sequence[str], *, width: float) -> list[KeyEntry]:
+def _key(found: Sequence[Entry], *, width: float) -> list[_Name]:
     """The names set one after the other, on as many lines as they need."""
-    entries: list[KeyEntry] = []
+    key: list[_Name] = []
     x, line = 0.0, 0
-    for index, name in enumerate(labels):
-        shown = name if len(name) <= 48 else f"{name[:47]}…"
-        needed = 0.17 + panels.text_width(shown, size=9.5, weight="bold")
+    for entry in found:
+        shown = shortened(entry.name, width=width - 0.5, size=NAME, weight="bold")
+        needed = 0.17 + text_width(shown, size=NAME, weight="bold")
         if x > 0 and x + needed > width:
             x, line = 0.0, line + 1
-        entries.append(KeyEntry(shown, RUNS[index % len(RUNS)], x, line))
+        key.append(_Name(shown, entry.color, x, line))
         x += needed + 0.3
-    return entries
+    return key
 
 
-def _draw_entry(figure: Figure, entry: KeyEntry) -> None:
+def _draw_name(figure: Figure, name: _Name, extra: float) -> None:
     width, height = figure.get_size_inches()
-    x, y = 0.1 + entry.x, height - 0.9 - 0.24 * entry.line
-    figure.text(x / width, y / height, "●", color=entry.color, size=9, va="center_baseline")
-    figure.text(
-        (x + 0.17) / width,
-        y / height,
-        entry.name,
-        color=entry.color,
-        size=9.5,
-        weight="bold",
-        va="center_baseline",
-    )
-
-
-def _draw(axes: Axes, run: Run, panel: Panel, color: str, *, alone: bool) -> None:
-    batch, held_out = run.series(panel.batch), run.series(panel.held_out)
-    if len(held_out):
-        low, high = run.series(f"{panel.held_out}_low"), run.series(f"{panel.held_out}_high")
-        if len(low) and len(low) == len(high):
-            axes.fill_between(low.index, low, high, color=color, alpha=0.14 if alone else 0.08, linewidth=0)
-        if alone and len(batch):
-            axes.plot(batch.index, batch, color=color, linewidth=0.8, alpha=0.35, zorder=2)
-        panels.points(axes, held_out, color)
-    else:
-        panels.trace(axes, batch, color, faint=alone)
-
-
-def _limit(axes: Axes, policies: Sequence[Run], panel: Panel) -> None:
-    shown = []
-    for policy in policies:
-        metrics = [panel.held_out, f"{panel.held_out}_low", f"{panel.held_out}_high"] if panel.held_out else []
-        alone = len(policies) == 1 or not len(policy.series(panel.held_out))
-        shown += [policy.series(metric) for metric in [*metrics, *([panel.batch] if alone else [])]]
-    include = (panel.mark[0],) if panel.mark else ()
-    panels.limits(axes, shown, floor=panel.floor, lowest=panel.lowest, include=include)
-    if panel.mark:
-        panels.reference(axes, *panel.mark)
-    panels.zero_line(axes)
-
-
-def _note(policies: Sequence[Run], shown: Sequence[Panel]) -> str:
-    held_out = any(len(policy.series(panel.held_out)) for policy in policies for panel in shown if panel.held_out)
-    dots = "Dots: held-out prompts. " if held_out else ""
-    if len(policies) > 1:
-        return f"{dots}Lines without dots: training batches, moving average."
-    return f"{dots}Lines: training batches, each of them (thin) and their moving average (thick)."
+    x, y = 0.1 + name.x, height - extra - 0.9 - 0.24 * name.line
+    place = {"color": name.color, "va": "center_baseline"}
+    figure.text(x / width, y / height, "●", size=9, **place)
+    figure.text((x + 0.17) / width, y / height, name.text, size=NAME, weight="bold", **place)

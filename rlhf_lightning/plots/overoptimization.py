@@ -8,8 +8,10 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
+from rlhf_lightning.plots.labels import Label, end_labels, heading
+from rlhf_lightning.plots.measures import has_proxy, measured
 from rlhf_lightning.plots.style import GOLD, MUTED, PROXY, WARN, number, span, styled
-from rlhf_lightning.plots.verdict import judge, measured, on_held_out
+from rlhf_lightning.plots.verdict import judge
 from rlhf_lightning.runs import Run
 
 
@@ -25,20 +27,20 @@ def overoptimization(run: Run) -> Figure:
         run: a policy run, or a pipeline with one.
 
     Raises:
-        UserError: the run has fewer than two scores.
+        UserError: the run has not both, twice each, or it is trained on gold: there is nothing to over-optimize.
     """
     policy = run.find("policy")
-    score = measured(policy, "score") if policy else pd.Series(dtype=float)
-    gold = measured(policy, "gold") if policy else pd.Series(dtype=float)
-    if policy is None or max(len(score), len(gold)) < 2:
+    if policy is None or not has_proxy(policy):
+        raise UserError(f"{run.path}: no policy run with a gold reward and another that it is trained on")
+    score, gold, kl = (measured(policy, name) for name in ("score", "gold", "kl_ref_sequence"))
+    if min(len(score), len(gold)) < 2:
         raise UserError(f"{run.path}: no policy run with two evaluations or more in it")
-    kl = measured(policy, "kl_ref_sequence")
     verdict = judge(policy)
     count = 2 if len(kl) > 1 else 1
     figure, axes = panels.sheet(count, columns=2, size=(4.1, 3.0), top=1.05, right=1.3, gap=(0.45, 0.8))
     curves = [(score, "proxy", PROXY), (gold, "gold", GOLD)]
-    curves = [(series - series.iloc[0], series, *rest) for series, *rest in curves if len(series)]
-    panels.heading(figure, verdict.headline, _note(policy, run.name))
+    curves = [(series - series.iloc[0], series, *rest) for series, *rest in curves]
+    heading(figure, verdict.headline, _note(policy, run.name))
     for panel, xlabel in zip(axes, (policy.axis, panels.KL_LABEL), strict=False):
         panels.dress(panel, xlabel=xlabel)
     panels.counter_axis(axes[0], max(series.index[-1] for _, series, *_ in curves))
@@ -52,12 +54,12 @@ def overoptimization(run: Run) -> Figure:
         panels.points(axes[0], gain, color)
         if count == 2:
             panels.points(axes[1], panels.against(gain, kl), color)
-    if verdict.peak is not None and len(gold):
+    if verdict.peak is not None:
         _mark_peak(axes, gold, kl, verdict.peak)
-    panels.end_labels(
+    end_labels(
         axes[-1],
         [
-            panels.Label(gain.iloc[-1], name, color, span(series.iloc[0], series.iloc[-1]))
+            Label(gain.iloc[-1], name, color, span(series.iloc[0], series.iloc[-1]))
             for gain, series, name, color in curves
         ],
     )
@@ -65,7 +67,7 @@ def overoptimization(run: Run) -> Figure:
 
 
 def _note(policy: Run, name: str) -> str:
-    where = "held-out prompts" if on_held_out(policy) else "training prompts"
+    where = "held-out prompts" if len(policy.series("eval/score")) else "training prompts"
     scores = measured(policy, "score")
     since = "before training" if len(scores) and scores.index[0] == 0 else f"the first logged {policy.axis}"
     return f"Change of mean reward on {where} since {since}, each reward in its own unit · {name}"

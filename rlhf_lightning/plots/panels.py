@@ -1,43 +1,20 @@
-"""What the figures are built from: panels on a sheet, lines with their labels, honest limits."""
+"""What the figures are built from: panels on a sheet, lines, honest limits."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.patheffects import withStroke
-from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
+from rlhf_lightning.plots.labels import HALO
 from rlhf_lightning.plots.style import AXIS, GRID, INK, MUTED, PAPER, TEXT_SIZE, TITLE_SIZE
 
 KL_LABEL = "KL to the reference, nats per sequence (√ scale)"
-
-HALO = withStroke(linewidth=2.5, foreground=PAPER)
-
-
-@dataclass(frozen=True)
-class Label:
-    """A direct label beside the end of a line.
-
-    Args:
-        y: height of the line's end, in data units.
-        note: a second, quieter line.
-        x: where the line ends, in data units; None for the panel's right edge.
-    """
-
-    y: float
-    text: str
-    color: str
-    note: str = ""
-    x: float | None = None
 
 
 def sheet(
@@ -71,14 +48,6 @@ def sheet(
     return figure, axes
 
 
-def heading(figure: Figure, title: str, note: str = "", *, left: float = 0.1) -> None:
-    """Title and explanation at the top left; ``left`` in inches."""
-    width, height = figure.get_size_inches()
-    x = left / width
-    figure.text(x, 1 - 0.2 / height, title, size=13, weight="bold", va="top", color=INK)
-    figure.text(x, 1 - 0.46 / height, note, size=9, va="top", color=MUTED, linespacing=1.35)
-
-
 def dress(axes: Axes, title: str = "", unit: str = "", *, xlabel: str = "") -> None:
     """Light horizontal grid, no box, title and unit above, counter below."""
     for side, spine in axes.spines.items():
@@ -90,6 +59,7 @@ def dress(axes: Axes, title: str = "", unit: str = "", *, xlabel: str = "") -> N
     axes.tick_params(length=0, colors=MUTED, labelcolor=MUTED, labelsize=TEXT_SIZE, pad=4)
     axes.tick_params(axis="x", length=3, color=AXIS)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(PlainTicks())
     if xlabel:
         axes.set_xlabel(xlabel, size=TEXT_SIZE, color=MUTED, labelpad=3)
     above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
@@ -97,22 +67,44 @@ def dress(axes: Axes, title: str = "", unit: str = "", *, xlabel: str = "") -> N
     axes.annotate(unit, (0, 1), (0, 8), size=TEXT_SIZE, color=MUTED, **above)
 
 
+class PlainTicks(ScalarFormatter):
+    """Numbers that carry their own factor, ``20k`` and ``5e−6``: one beside the axis would hide its unit."""
+
+    def get_offset(self) -> str:
+        """Nothing beside the axis."""
+        return ""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """A tick's label."""
+        largest = max((abs(place) for place in self.locs), default=0.0)
+        if largest >= 10_000:
+            return f"{x / 1000:g}k".replace("-", "−") if x else "0"
+        if 0 < largest < 1e-3:
+            return f"{x:.2g}".replace("e-0", "e-").replace("-", "−") if x else "0"
+        return super().__call__(x, pos)
+
+
 def counter_axis(axes: Axes, last: float) -> None:
     """An x-axis from 0 to the last iteration or step, with whole numbers on it."""
     axes.set_xlim(0, max(last, 1))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    thousands = last >= 10_000
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if thousands and value else f"{value:,.0f}")
 
 
 def trace(axes: Axes, series: pd.Series, color: str, *, faint: bool = True) -> None:
     """A noisy series: its moving average as a thick line, and with ``faint`` every value as a thin one."""
     if series.empty:
         return
-    window = smoothing_window(len(series))
-    if faint and window > 1:
+    if faint and smoothing_window(len(series)) > 1:
         axes.plot(series.index, series, color=color, linewidth=0.7, alpha=0.35, zorder=2)
-    mean = series.rolling(window, center=True, min_periods=1).mean()
-    axes.plot(series.index, mean, color=color, linewidth=1.8, zorder=3)
+    mean = averaged(series)
+    axes.plot(mean.index, mean, color=color, linewidth=1.8, zorder=3)
+
+
+def averaged(series: pd.Series) -> pd.Series:
+    """The moving average of a noisy series."""
+    return series.rolling(smoothing_window(len(series)), center=True, min_periods=1).mean()
 
 
 def smoothing_window(count: int) -> int:
@@ -178,69 +170,11 @@ def reference(axes: Axes, y: float, text: str = "", *, color: str = MUTED, dashe
         )
 
 
-def text_width(text: str, *, size: float, weight: str = "normal") -> float:
-    """Width of a text in inches, in the font that the figure will be drawn with."""
-    if not text.strip():
-        return 0.0
-    return TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight)).get_extents().width / 72
-
-
 def zero_line(axes: Axes) -> None:
     """A solid line at zero, where zero lies strictly within view."""
     low, high = axes.get_ylim()
     if low < 0 < high:
         axes.axhline(0, color=AXIS, linewidth=1.0, zorder=1.5)
-
-
-def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> None:
-    """Labels right of the lines' ends, moved apart where they would overlap."""
-    width, height = axes.get_position().size * axes.figure.get_size_inches() * 72
-    fraction = (axes.transData + axes.transAxes.inverted()).transform
-    right = axes.get_xlim()[1]
-    ends = [fraction((right if label.x is None else label.x, label.y)) for label in labels]
-    columns: dict[int, list[int]] = {}  # Labels that end within one label's width of each other.
-    for index in sorted(range(len(labels)), key=lambda index: -ends[index][0]):
-        near = next((first for first in columns if (ends[first][0] - ends[index][0]) * width < 90), index)
-        columns.setdefault(near, []).append(index)
-    for column in columns.values():
-        sizes = [27.0 if labels[index].note else 13.0 for index in column]
-        heights = [float(ends[index][1]) * height for index in column]
-        for index, placed in zip(column, spread(heights, sizes, height), strict=True):
-            _end_label(axes, labels[index], float(ends[index][0]), placed, offset)
-
-
-def _end_label(axes: Axes, label: Label, x: float, y: float, offset: float) -> None:
-    """One label; ``x`` as a fraction of the panel, ``y`` in points above its lower edge."""
-    place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False, "zorder": 6}
-    halo = [HALO] if x < 0.999 else None
-    shift = 1.0 if label.note else -3.5 if halo is None else 2.0
-    text, note = (offset, y + shift), (offset, y - 10.5)
-    axes.annotate(label.text, (x, 0), text, color=label.color, weight="bold", size=9.5, path_effects=halo, **place)
-    if label.note:
-        axes.annotate(label.note, (x, 0), note, color=MUTED, size=8.0, path_effects=halo, **place)
-
-
-def spread(centres: Sequence[float], sizes: Sequence[float], extent: float) -> list[float]:
-    """Move intervals apart, in their order and within 0 … extent, by the least sum of squares.
-
-    With the stacked offsets taken off, "no overlap" means "non-decreasing": isotonic regression, by pooling
-    adjacent violators, then a clip at both ends.
-    """
-    order = sorted(range(len(centres)), key=lambda index: centres[index])
-    gaps = [(sizes[below] + sizes[above]) / 2 for below, above in itertools.pairwise(order)]
-    offsets = list(itertools.accumulate(gaps, initial=0.0))
-    pools: list[list[float]] = []
-    for index, offset in zip(order, offsets, strict=False):
-        pools.append([centres[index] - offset])
-        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    levels = [float(np.mean(pool)) for pool in pools for _ in pool]
-    placed = list(centres)
-    for index, level, offset in zip(order, levels, offsets, strict=False):
-        lowest = sizes[order[0]] / 2
-        highest = extent - sizes[order[-1]] / 2 - offsets[len(order) - 1]
-        placed[index] = max(min(level, highest), lowest) + offset
-    return placed
 
 
 def log_limits(axes: Axes, values: Iterable[pd.Series]) -> None:

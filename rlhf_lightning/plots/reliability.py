@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
+from rlhf_lightning.plots.labels import Label, end_labels, heading
 from rlhf_lightning.plots.style import AXIS, GOLD, HELD_OUT, INK, MUTED, PAPER, TRAIN, WARN, number, styled
 from rlhf_lightning.runs import Run
 
@@ -32,18 +33,18 @@ def reliability(run: Run) -> Figure:
     if found is None or not measured or not bins:
         raise UserError(f"{run.path}: no reward model's run with a reliability.json in it")
     figure = Figure(figsize=(6.4, 6.0))
-    panels.heading(
-        figure,
-        f"Stated probabilities are off by {100 * measured['calibration_error']:.1f} points on average",
-        f"{run.name} · {sum(entry['count'] for entry in bins):,} held-out pairs · "
-        f"expected calibration error {number(measured['calibration_error'])}",
-    )
     main = figure.add_axes((0.095, 0.27, 0.65, 0.545))
     below = figure.add_axes((0.095, 0.09, 0.65, 0.13))
     for axes, unit in ((main, "how often the model was right, with 95 % intervals"), (below, "number of pairs")):
         panels.dress(axes, unit=unit)
         axes.set_xlim(0.5, 1)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    heading(
+        figure,
+        f"Stated probabilities are off by {100 * measured['calibration_error']:.1f} points on average",
+        f"{run.name} · {sum(entry['count'] for entry in bins):,} held-out pairs · "
+        f"expected calibration error {number(measured['calibration_error'])}",
+    )
     _diagram(main, bins)
     _levels(main, measured)
     _counts(below, bins)
@@ -90,8 +91,8 @@ def _levels(axes: Axes, measured: dict) -> None:
     known = [(name, value, color, note) for name, value, color, note in levels if value is not None]
     for _, value, color, _ in known:
         panels.reference(axes, value, color=color)
-    labels = [panels.Label(value, f"{name} {100 * value:.1f} %", color, note) for name, value, color, note in known]
-    panels.end_labels(axes, [*labels, panels.Label(1.0, "as stated", MUTED, "perfectly calibrated")])
+    labels = [Label(value, f"{name} {100 * value:.1f} %", color, note) for name, value, color, note in known]
+    end_labels(axes, [*labels, Label(1.0, "as stated", MUTED, "perfectly calibrated")])
 
 
 def _counts(axes: Axes, bins: list[dict]) -> None:

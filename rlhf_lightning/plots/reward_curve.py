@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
+from rlhf_lightning.plots.labels import Label, end_labels, heading
 from rlhf_lightning.plots.style import GOLD, HELD_OUT, MUTED, TRAIN, number, styled
 from rlhf_lightning.runs import Run
 
@@ -60,7 +61,7 @@ def reward_curve(run: Run) -> Figure:
     if found is None or not shown:
         raise UserError(f"{run.path}: no reward model's run with metrics in it")
     figure, axes = panels.sheet(len(shown), columns=3, size=(2.75, 2.0), gap=(1.15, 0.95), right=0.95)
-    panels.heading(figure, _headline(found), run.name)
+    heading(figure, _headline(found), run.name)
     ceiling = (found.reliability or {}).get("ceiling")
     last = float(found.metrics[found.axis].max())
     for index, (place, panel) in enumerate(zip(axes, shown, strict=True)):
@@ -77,13 +78,9 @@ def reward_curve(run: Run) -> Figure:
         panels.trace(place, train, TRAIN)
         panels.points(place, held_out, HELD_OUT)
         ends = [("train", train, TRAIN), ("held out", held_out, HELD_OUT)]
-        panels.end_labels(
+        end_labels(
             place,
-            [
-                panels.Label(_end(series), name, color, number(_end(series)))
-                for name, series, color in ends
-                if len(series)
-            ],
+            [Label(_end(series), name, color, number(_end(series))) for name, series, color in ends if len(series)],
         )
     return figure
 

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
+from rlhf_lightning.plots.labels import Label, end_labels, heading
 from rlhf_lightning.plots.style import HELD_OUT, TRAIN, number, span, styled
 from rlhf_lightning.runs import Run
 
@@ -31,7 +32,7 @@ def sft_curve(run: Run) -> Figure:
     if found is None or not shown:
         raise UserError(f"{run.path}: no supervised run with metrics in it")
     figure, axes = panels.sheet(len(shown), columns=3, size=(2.75, 2.1), gap=(1.15, 0.8), right=0.95)
-    panels.heading(figure, _headline(found), run.name)
+    heading(figure, _headline(found), run.name)
     last = float(found.metrics[found.axis].max())
     for place, (title, unit, train, held_out) in zip(axes, shown, strict=True):
         panels.dress(place, title, unit, xlabel=found.axis)
@@ -48,10 +49,10 @@ def sft_curve(run: Run) -> Figure:
         if "held out" in pair:
             panels.points(place, *pair["held out"])
         panels.zero_line(place)
-        panels.end_labels(
+        end_labels(
             place,
             [
-                panels.Label(float(series.iloc[-1]), name, color, number(series.iloc[-1]))
+                Label(float(series.iloc[-1]), name, color, number(series.iloc[-1]))
                 for name, (series, color) in pair.items()
             ],
         )

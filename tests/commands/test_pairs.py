@@ -1,4 +1,5 @@
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from rlhf_lightning.commands.pairs import write_pairs
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import LanguageBackbone
+from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.assistant import Assistant
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import PreferencePair
@@ -17,8 +19,16 @@ from rlhf_lightning.types import PreferencePair
 TASK = ("--config", "configs/tasks/assistant.yaml", "--task.init_args.demonstrations=10")
 
 
+class LettersOfPrompt(RewardSource):
+    """How many of a response's letters its prompt has: whole numbers, so that there are ties."""
+
+    def score(self, prompts, responses):
+        pairs = zip(prompts, responses, strict=True)
+        return torch.tensor([sum(letter in prompt for letter in set(text)) // 2 for prompt, text in pairs]).float()
+
+
 class Ranked(Task):
-    """Five prompts; the annotators prefer what comes first in the alphabet."""
+    """Five prompts; the annotators prefer what comes first in the alphabet, gold does not."""
 
     provides = frozenset({"prompts", "annotators"})
 
@@ -27,6 +37,9 @@ class Ranked(Task):
 
     def annotate(self, prompt, first, second, index):
         return PreferencePair(prompt, *sorted((first, second)), annotator=f"number {index}")
+
+    def gold(self):
+        return LettersOfPrompt()
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +70,16 @@ def records(path):
 
 def write(root, path, **changes):
     settings = {"count": 12, "max_new_tokens": 6, "batch_size": 8, "seed": 0, **changes}
-    write_pairs(Ranked(), policy_path=str(root / "animals"), out=str(path), **settings)
+    policy = settings.pop("policy", root / "animals")
+    write_pairs(Ranked(), policy_path=str(policy), out=str(path), **settings)
     return records(path)
 
 
 def test_pairs_of_the_task_are_annotated_and_can_be_trained_on(pairs, tmp_path):
     target = tmp_path / "new" / "pairs.jsonl"
     status, out, err = pairs(*TASK, "--count", "24", "--out", target)
-    assert (status, out, err) == (0, f"wrote 24 pairs to {target}\n", "")
+    assert (status, err) == (0, "")
+    assert re.fullmatch(rf"wrote 24 pairs to {target} \(\d+ responses sampled\)\n", out)
     assert [file.name for file in target.parent.iterdir()] == ["pairs.jsonl"]
     prompts = [p[0]["content"] for p in Assistant().prompts("train")]
     for number, record in enumerate(records(target)):
@@ -110,13 +125,77 @@ def test_equal_responses_are_drawn_again(root, tmp_path):
     assert all(record["chosen"] != record["rejected"] and record["chosen"] for record in found)
 
 
-def test_policy_that_always_says_the_same_is_refused(root, tmp_path):
+@pytest.mark.parametrize(
+    ("labels", "complaint"),
+    [("annotators", "an empty response or twice the same"), ("gold", "responses of equal gold reward")],
+)
+def test_policy_that_always_says_the_same_is_refused(root, tmp_path, labels, complaint):
+    policy = tiny_models.policy("llama", scale=4000.0)
+    policy.save(tmp_path / "stubborn")
+    changes = {"count": 5, "max_new_tokens": 1, "labels": labels}
+    with pytest.raises(UserError, match=f"20 times {complaint} to the prompt 'the ") as refused:
+        write(root, tmp_path / "p.jsonl", policy=tmp_path / "stubborn", **changes)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "p.jsonl").exists()
+
+
+def test_prompt_that_always_gets_the_same_is_left_out_and_counted(root, tmp_path, capsys):
     policy = tiny_models.policy("llama", scale=400.0)
     policy.save(tmp_path / "stubborn")
-    with pytest.raises(UserError, match="20 times an empty response or twice the same to the prompt 'the "):
-        write_pairs(
-            Ranked(), policy_path=str(tmp_path / "stubborn"), out="x", count=5, max_new_tokens=1, batch_size=8, seed=0
-        )
+    found = write(root, tmp_path / "p.jsonl", policy=tmp_path / "stubborn", max_new_tokens=1, count=5)
+    said = capsys.readouterr().out
+    assert 0 < len(found) < 5
+    sampled = re.fullmatch(
+        rf"wrote {len(found)} pairs to .* \((\d+) responses sampled; left out {5 - len(found)} prompts without one\)\n",
+        said,
+    )
+    assert sampled is not None
+    # the first draw of all five, and 19 more of those that are left out
+    assert int(sampled[1]) >= 2 * (5 + 19 * (5 - len(found)))
+
+
+def test_gold_prefers_the_higher_reward_and_draws_ties_again(root, tmp_path):
+    found = write(root, tmp_path / "p.jsonl", labels="gold", count=40)
+    annotated = write(root, tmp_path / "q.jsonl", count=40)
+    assert len(found) == 40
+    gold, ties = LettersOfPrompt(), 0
+    for own, other in zip(found, annotated, strict=True):
+        assert own["prompt"] == other["prompt"]
+        assert own["annotator"] == "gold"
+        assert "margin" not in own
+        better, worse = gold.score([own["prompt"]] * 2, [own["chosen"], own["rejected"]])
+        assert better > worse
+        first = gold.score([other["prompt"]] * 2, [other["chosen"], other["rejected"]])
+        ties += int(first[0] == first[1])
+        if first[0] != first[1]:  # what annotators see is judged as it is
+            assert {own["chosen"], own["rejected"]} == {other["chosen"], other["rejected"]}
+    assert 0 < ties < 40
+    assert any(own["chosen"] > own["rejected"] for own in found)
+
+
+def test_gold_pairs_do_not_depend_on_the_batch_size(root, tmp_path):
+    expected = write(root, tmp_path / "p.jsonl", labels="gold")
+    for size in (1, 6, 100):
+        assert write(root, tmp_path / "q.jsonl", labels="gold", batch_size=size) == expected
+
+
+def test_gold_pairs_of_a_task_without_gold_are_refused(tmp_path, pairs):
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "the {i}"}}\n' for i in range(4)))
+    task = ("--task", "TextTask", f"--task.init_args.path={tmp_path / 'prompts.jsonl'}")
+    status, out, err = pairs(*task, "--labels", "gold", "--out", tmp_path / "p.jsonl")
+    assert (status, out) == (2, "")
+    assert err == "error: --labels gold needs a task with a gold reward, which TextTask has not got\n"
+
+
+def test_gold_pairs_are_asked_for_on_the_command_line(pairs, tmp_path):
+    target = tmp_path / "pairs.jsonl"
+    status, _, err = pairs(*TASK, "--labels", "gold", "--count", "8", "--out", target)
+    assert (status, err) == (0, "")
+    found = records(target)
+    assert found
+    for record in found:
+        better, worse = Assistant().gold().score([record["prompt"]] * 2, [record["chosen"], record["rejected"]])
+        assert better > worse
 
 
 def test_task_without_annotators_is_refused(tmp_path, pairs):
@@ -134,6 +213,7 @@ def test_task_without_annotators_is_refused(tmp_path, pairs):
         (TASK, "the following arguments are required: --out"),
         ((*TASK, "--out", "p.jsonl", "--count", "0"), "argument --count: invalid positive value: '0'"),
         ((*TASK, "--out", "p.jsonl", "--cout", "3"), "unrecognized arguments: --cout"),
+        ((*TASK, "--out", "p.jsonl", "--labels", "silver"), "argument --labels: invalid choice: 'silver'"),
         ((*TASK, "--out", "p.jsonl", "stray"), "unrecognized arguments: stray"),
         ((*TASK, "--out", "animals"), "argument --out: animals is a directory"),
         (("--config", "nothing.yaml", "--out", "p.jsonl"), "--config nothing.yaml: no such file"),

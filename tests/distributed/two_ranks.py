@@ -1,11 +1,13 @@
-"""The same three runs on any number of devices; as a script, on two.
+"""The same runs on any number of devices; as a script, on two.
 
 python two_ranks.py FOLDER starts one more process and writes what each rank ends with to FOLDER/RANK.pt.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,30 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from training_helpers import Letters, fit, ppo, rollouts, snapshot, tiny
 
-from rlhf_lightning.algorithms.ppo import CriticOptions
+from rlhf_lightning.actor_critic import CriticOptions
+from rlhf_lightning.algorithms.a2c import A2C
+from rlhf_lightning.algorithms.cpi import CPI
+from rlhf_lightning.algorithms.dpo import DPO
+from rlhf_lightning.algorithms.grpo import GRPO
+from rlhf_lightning.algorithms.npg import NPG
+from rlhf_lightning.algorithms.ppo import PPO
+from rlhf_lightning.algorithms.raft import RAFT
+from rlhf_lightning.algorithms.reinforce import REINFORCE
+from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.sft import SFT
+from rlhf_lightning.algorithms.trpo import TRPO
+from rlhf_lightning.baselines import ValueBaseline
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
+from rlhf_lightning.data.environments import EnvironmentDataModule
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.distributed import rank
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import AdaptiveKLControl
+from rlhf_lightning.fisher import FisherOptions
+from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
+from rlhf_lightning.models.control_backbone import ControlBackbone
 from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.reward_modeling import RewardModeling
+from rlhf_lightning.tasks.control import Control
 
 
 def optimization(microbatch_size: int | None) -> Optimization:
@@ -65,7 +82,52 @@ def run_ppo(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, t
     return fit(module, data, max_epochs=3, **settings), module
 
 
-RUNS = {"sft": run_sft, "reward_modeling": run_reward_modeling, "ppo": run_ppo}
+def policy_run(algorithm: type, **arguments: Any) -> Callable[..., tuple[Any, torch.nn.Module]]:
+    """Two iterations of a policy optimizer on ten responses, an odd number of them to held-out prompts."""
+
+    def run(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+        task = Letters()
+        module = algorithm(task, tiny(), optimization(microbatch_size), eval_every=2, **copy.deepcopy(arguments))
+        data = rollouts(task, size=12, eval_prompts=7, samples_per_prompt=3)
+        return fit(module, data, max_epochs=2, **settings), module
+
+    return run
+
+
+def run_dpo(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    """Five steps; the fourth batch holds one pair only."""
+    task = Letters()
+    module = DPO(task, tiny(), optimization(microbatch_size), max_new_tokens=4, eval_prompts=3, log_every=1)
+    return fit(module, PreferenceDataModule(task, batch_size=4), max_steps=5, **settings), module
+
+
+def run_control(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    """Three iterations in four environments, everything normalized; episodes go on from one to the next."""
+    task = Control("CartPole-v1")
+    backbone = ControlBackbone(hidden=[8], normalize_observations=True)
+    steps = optimization(None if microbatch_size is None else 16 * microbatch_size)
+    module = PPO(task, backbone, steps, kl=KLControl(0.0), minibatch_size=16, gamma=0.99, eval_every=2)
+    data = EnvironmentDataModule(task, 4, 64, normalize_rewards=True, eval_episodes=3)
+    return fit(module, data, max_epochs=3, **settings), module
+
+
+MINIBATCHES = {"minibatch_size": 4, "kl": KLControl(0.1)}
+RUNS = {
+    "sft": run_sft,
+    "reward_modeling": run_reward_modeling,
+    "ppo": run_ppo,
+    "dpo": run_dpo,
+    "control": run_control,
+    "reinforce": policy_run(REINFORCE),
+    "reinforce_value": policy_run(REINFORCE, baseline=ValueBaseline()),
+    "a2c": policy_run(A2C, entropy_coef=0.01),
+    "trpo": policy_run(TRPO, fisher=FisherOptions(iterations=3), **MINIBATCHES),
+    "npg": policy_run(NPG, fisher=FisherOptions(iterations=3, fraction=0.5), **MINIBATCHES),
+    "cpi": policy_run(CPI, **MINIBATCHES),
+    "rloo": policy_run(RLOO),
+    "grpo": policy_run(GRPO, minibatch_size=6, inner_epochs=2, dynamic_sampling=2),
+    "raft": policy_run(RAFT),
+}
 
 
 def refusal(**settings: Any) -> dict[str, Any]:

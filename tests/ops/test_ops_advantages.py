@@ -12,6 +12,7 @@ def continuing(mask):
     """False at the last action of each row."""
     return torch.nn.functional.pad(mask[:, 1:], (0, 1), value=False)
 
+
 seeds = st.integers(0, 2**32 - 1)
 unit = st.floats(0, 1)
 
@@ -164,7 +165,12 @@ def test_gae_of_responses_ignores_nan_in_the_padding(seed, lengths, columns):
     mask = torch.arange(6 + columns) < torch.tensor(lengths)[:, None]
     poisoned_rewards, poisoned_values = (torch.where(mask, x, NAN).requires_grad_() for x in (rewards, values))
     advantages, returns = gae(
-        poisoned_rewards, poisoned_values, following_values(poisoned_values, mask), continuing(mask), gamma=1.0, lam=0.95
+        poisoned_rewards,
+        poisoned_values,
+        following_values(poisoned_values, mask),
+        continuing(mask),
+        gamma=1.0,
+        lam=0.95,
     )
     for b, n in enumerate(lengths):
         r, v = rewards[b : b + 1, :n], values[b : b + 1, :n]

@@ -59,9 +59,7 @@ def test_kl_shaped_rewards_pay_the_score_in_the_last_column_of_a_full_row():
 
 
 def test_kl_shaped_rewards_of_a_row_without_actions_are_zero():
-    rewards = shaped(
-        torch.tensor([NAN]), torch.full((1, 3), NAN), torch.zeros(1, 3, dtype=torch.bool), kl_coef=0.1
-    )
+    rewards = shaped(torch.tensor([NAN]), torch.full((1, 3), NAN), torch.zeros(1, 3, dtype=torch.bool), kl_coef=0.1)
     assert rewards.tolist() == [[0, 0, 0]]
 
 

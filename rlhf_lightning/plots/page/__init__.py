@@ -12,9 +12,12 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from rlhf_lightning.plots.measures import trained_on_gold
 from rlhf_lightning.plots.page import replies, summary, svg
 from rlhf_lightning.plots.verdict import Verdict, judge
 from rlhf_lightning.runs import Run, names
+
+SECTIONS = ("learning", "proxy", "policy", "reward", "sft")
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Picture:
     """A figure that was saved, to be put into the page.
 
     Args:
-        section: where it belongs: ``overview``, ``policy``, ``reward`` or ``sft``.
+        section: where it belongs, one of `SECTIONS`.
         path: the SVG file.
         title: what it shows, for those who cannot see it.
     """
@@ -44,10 +47,10 @@ def render(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
     )
     figures = {
         section: [_inline(index, picture) for index, picture in enumerate(pictures) if picture.section == section]
-        for section in ("overview", "policy", "reward", "sft")
+        for section in SECTIONS
     }
     labels = names(runs)
-    verdicts = [(name, judge(policy)) for name, run in zip(labels, runs, strict=True) if (policy := run.find("policy"))]
+    verdicts = [(name, judge(policy)) for name, run in zip(labels, runs, strict=True) if (policy := run.policy)]
     return environment.get_template("page.html").render(
         css=Markup(_stylesheet(folder)),
         title=" · ".join(labels),
@@ -83,7 +86,7 @@ def _inline(index: int, picture: Picture) -> dict[str, Any]:
 def _state(run: Run) -> str:
     if run.done:
         return "finished"
-    metrics = run.find("policy") or run
+    metrics = run.policy or run
     last = metrics.metrics[metrics.axis].max() if len(metrics.metrics) else None
     return "not finished" if last is None else f"not finished, {metrics.axis} {last:,}"
 
@@ -108,13 +111,21 @@ def _supervised(run: Run) -> list[str]:
 
 
 def _conversations(name: str, run: Run, verdicts: Sequence[tuple[str, Verdict]], most: int) -> dict[str, Any]:
-    policy = run.find("policy")
+    policy = run.policy
     samples = policy.samples if policy else []
     peak = next((verdict.peak for of, verdict in verdicts if of == name), None)
+    gold = any(sample.get("gold") is not None for sample in samples)
+    scored = bool(policy and len(policy.series("eval/score")) and not (gold and trained_on_gold(policy)))
+    # Where nobody judges replies, every score in the samples is 0.
+    measure = "score" if scored else "gold" if gold else "kl"
+    moved = {"score": "score changed most", "gold": "gold reward changed most", "kl": "reply moved furthest"}
     return {
         "name": name,
-        "gold": any(sample.get("gold") is not None for sample in samples),
-        "course": replies.through_training(samples, peak),
+        "axis": policy.axis if policy else "",
+        "gold": gold,
+        "score": scored,
+        "chosen": moved[measure],
+        "course": replies.through_training(samples, peak, measure),
         "exchanges": replies.before_and_after(samples, peak, most=most),
     }
 

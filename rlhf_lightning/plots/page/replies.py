@@ -38,9 +38,9 @@ class Exchange:
     replies: list[Reply]
 
 
-def through_training(samples: Sequence[dict[str, Any]], peak: int | None) -> Exchange | None:
-    """Replies to the prompt whose score changed most, each compared with the reply shown before it."""
-    row = telling_row(samples)
+def through_training(samples: Sequence[dict[str, Any]], peak: int | None, measure: str) -> Exchange | None:
+    """Replies to the prompt whose measure changed most, each compared with the reply shown before it."""
+    row = telling_row(samples, measure)
     if row is None:
         return None
     of_row = {sample["iteration"]: sample for sample in samples if sample["row"] == row}
@@ -77,14 +77,18 @@ def before_and_after(samples: Sequence[dict[str, Any]], peak: int | None, most: 
     return exchanges[:most]
 
 
-def telling_row(samples: Sequence[dict[str, Any]]) -> int | None:
-    """The row whose score differs most between its first and last iteration; None without two iterations."""
+def telling_row(samples: Sequence[dict[str, Any]], measure: str) -> int | None:
+    """The row whose measure differs most between its first and last iteration; None without two iterations.
+
+    Args:
+        measure: ``score``, ``gold`` or ``kl``.
+    """
     iterations = sorted({sample["iteration"] for sample in samples})
     if len(iterations) < 2:
         return None
-    scored = [sample for sample in samples if sample["score"] is not None]
-    first = {sample["row"]: sample["score"] for sample in scored if sample["iteration"] == iterations[0]}
-    last = {sample["row"]: sample["score"] for sample in scored if sample["iteration"] == iterations[-1]}
+    known = [sample for sample in samples if sample.get(measure) is not None]
+    first = {sample["row"]: sample[measure] for sample in known if sample["iteration"] == iterations[0]}
+    last = {sample["row"]: sample[measure] for sample in known if sample["iteration"] == iterations[-1]}
     changes = {row: abs(last[row] - first[row]) for row in sorted(first.keys() & last.keys())}
     return max(changes, key=lambda row: changes[row]) if changes else None
 

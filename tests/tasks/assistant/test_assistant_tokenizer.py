@@ -7,8 +7,9 @@ from transformers import AutoTokenizer
 
 from rlhf_lightning.tasks.assistant import Assistant
 from rlhf_lightning.tasks.assistant.demonstrations import response_grammar
-from rlhf_lightning.tasks.assistant.tokenizer import SPECIAL_TOKENS, build_tokenizer, vocabulary
+from rlhf_lightning.tasks.assistant.tokenizer import build_tokenizer, vocabulary
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, Request, World
+from rlhf_lightning.tasks.word_tokenizer import SPECIAL_TOKENS
 
 TASK = Assistant(demonstrations=3000)
 TOKENIZER = TASK.tokenizer()

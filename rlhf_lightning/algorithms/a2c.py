@@ -1,0 +1,97 @@
+"""Advantage actor-critic.
+
+Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning", algorithm S3, with its actors in step: all of
+them act, then one gradient step is taken on everything, with Âₜ = rₜ + γ V(sₜ₊₁) − V(sₜ) and the critic's regression on
+rₜ + γ V(sₜ₊₁).
+
+Deviations from the paper: there each return runs to the end of the rollout, here that is ``lam`` 1, one-step
+temporal differences (``lam`` 0) are the default, and λ between them mixes all lengths (Schulman et al. 2016, "High-
+Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 16). Policy and critic are separate networks
+by default; AdamW instead of RMSProp; the KL to the reference is part of the reward, token by token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from rlhf_lightning.actor_critic import ActorCritic, CriticOptions
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Loss, Minibatch
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.ops.losses import policy_gradient_loss
+from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import ScoredRollout, TrainBatch
+
+
+class A2C(ActorCritic):
+    """The policy gradient with a critic that bootstraps.
+
+    Args:
+        task: what is to be done.
+        backbone: builds policy and critic.
+        optimization: learning rate 1e-5 for pretrained models, 1e-4 or more for small ones from scratch.
+        critic: the value network; a wrong one biases the gradient at ``lam`` below 1.
+        kl: penalty on the KL to the reference, β 0.01 to 0.1.
+        gamma: discount; 1 for language, 0.99 for control.
+        lam: λ; 0 is one-step temporal differences, 1 the return up to the end of the rollout.
+        whiten_advantages: shift and scale them to mean 0 and variance 1 over the rollout.
+        entropy_coef: weight of the entropy bonus; 0.01 in the paper.
+        temperature: of the policy, 0.7 to 1.
+        eval_every: iterations between evaluations.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        critic: CriticOptions = CriticOptions(),
+        kl: KLControl = KLControl(),
+        gamma: float = 1.0,
+        lam: float = 0.0,
+        whiten_advantages: bool = False,
+        entropy_coef: float = 0.0,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+    ) -> None:
+        super().__init__(
+            *(task, backbone, optimization, critic, kl),
+            **{"gamma": gamma, "lam": lam, "temperature": temperature, "eval_every": eval_every},
+        )
+        if not 0 <= entropy_coef < math.inf:
+            raise UserError(f"model.init_args.entropy_coef must be 0 or more, got {entropy_coef}")
+        self.whiten_advantages = whiten_advantages
+        self.entropy_coef = entropy_coef
+
+    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+        """Advantages and targets from the critic."""
+        batch = super().prepare(scored)
+        if not self.whiten_advantages:
+            return batch
+        return replace(batch, advantages=whiten(batch.advantages, batch.action_mask, eps=1e-8))
+
+    def update(self, batch: TrainBatch) -> dict[str, float]:
+        """One step on everything."""
+        metrics = self.accumulate(self.whole(batch))
+        self.apply_gradients(frozen=self.frozen())
+        return metrics
+
+    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus and value regression.
+
+        Only the actions that count are looked at, so that nothing in the padding can matter.
+        """
+        mask = part.action_mask
+        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
+        policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
+        critic = self.critic_loss(part, whole, outputs)
+
+        value = (policy_loss.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
+        sums = {"policy/loss": policy_loss.sum(), "objective/entropy": entropy.sum()}
+        largest = {"rollout/logprob_gap": (logprobs - part.old_logprobs[mask]).abs().max()}
+        return Loss(critic.value + (value if self.policy_learns else 0.0), sums | critic.sums, largest)

@@ -1,0 +1,120 @@
+"""Conservative policy iteration, in a form that a neural network can follow.
+
+Kakade and Langford 2002, "Approximately Optimal Approximate Reinforcement Learning": the new policy is the mixture
+(1 − α) π_old + α π′ (eq. 4.1), π′ a policy that is greedy with respect to π_old's advantages, and a small α makes every
+step an improvement (theorem 4.1).
+
+Here π′ ∝ π_old e^{Â/η}, the greedy policy softened by a temperature η (η → 0 is greedy), and the network is fitted to the
+mixture by maximum likelihood: minimizing −E_{π_old}[((1 − α) + α w) log π] with w = e^{Â/η} scaled to mean 1 is
+minimizing KL(mixture‖π), whose minimum is the mixture itself.
+
+Deviations from the paper: π′ is soft and known through its weights alone, which are normalized over the rollout and
+not in each state; the fit is some epochs of AdamW, so the mixture is approached, not reached; α is fixed instead of
+computed from the bound of corollary 4.2, which is far too small to be of use; advantages by GAE with a fitted critic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from rlhf_lightning.actor_critic import ActorCritic, CriticOptions, check_range, means
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Loss, Minibatch
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.ops.kl import k3
+from rlhf_lightning.ops.losses import conservative_weights, policy_gradient_loss
+from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import ScoredRollout, TrainBatch
+
+
+class CPI(ActorCritic):
+    """Fits the policy to a mixture of itself and a better one.
+
+    Args:
+        task: what is to be done.
+        backbone: builds policy and critic.
+        optimization: learning rate 1e-5 for pretrained models, 1e-4 or more for small ones from scratch.
+        critic: the value network.
+        kl: penalty on the KL to the reference, β 0.01 to 0.1.
+        mixture: α, the share of the better policy, 0.1 to 1.
+        eta: η, in standard deviations of the advantages, which are whitened: smaller is greedier, 0.3 to 1.
+        inner_epochs: passes over each rollout, 1 to 10.
+        minibatch_size: responses per step, or an environment's transitions, across all devices.
+        gamma: discount; 1 for language, 0.99 for control.
+        lam: λ of GAE, 0.95.
+        temperature: of the policy, 0.7 to 1.
+        eval_every: iterations between evaluations.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        critic: CriticOptions = CriticOptions(),
+        kl: KLControl = KLControl(),
+        mixture: float = 0.5,
+        eta: float = 1.0,
+        inner_epochs: int = 4,
+        minibatch_size: int = 16,
+        gamma: float = 1.0,
+        lam: float = 0.95,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+    ) -> None:
+        super().__init__(
+            *(task, backbone, optimization, critic, kl),
+            **{"gamma": gamma, "lam": lam, "temperature": temperature, "eval_every": eval_every},
+        )
+        check_range("mixture", mixture, 0, 1)
+        if not 0 < eta < math.inf:
+            raise UserError(f"model.init_args.eta must be above 0, got {eta}")
+        if inner_epochs < 1:
+            raise UserError(f"model.init_args.inner_epochs must be at least 1, got {inner_epochs}")
+        self.mixture, self.eta = mixture, eta
+        self.inner_epochs = inner_epochs
+        self.minibatch_size = minibatch_size
+
+    def setup(self, stage: str) -> None:
+        """See that the devices can share a minibatch."""
+        super().setup(stage)
+        self.check_minibatch_size(self.minibatch_size)
+
+    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+        """The weight of each action in the mixture, in place of its advantage."""
+        batch = super().prepare(scored)
+        whitened = whiten(batch.advantages, batch.action_mask, eps=1e-8)
+        weights = conservative_weights(whitened, batch.action_mask, mixture=self.mixture, temperature=self.eta)
+        return replace(batch, advantages=weights)
+
+    def update(self, batch: TrainBatch) -> dict[str, float]:
+        """Several epochs of shuffled minibatches towards the mixture."""
+        measured = []
+        for minibatch in self.minibatches(batch, size=self.minibatch_size, epochs=self.inner_epochs):
+            measured.append(self.accumulate(minibatch))
+            self.apply_gradients(frozen=self.frozen())
+        return means(measured) | {
+            "policy/weight_max": batch.advantages[batch.action_mask].max().item(),
+            "policy/steps": len(measured),
+            # before the first step: logprobs captured while decoding against those of the training forward
+            "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
+        }
+
+    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+        """Weighted negative log-likelihood of the actions, and the value regression."""
+        mask = part.action_mask
+        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        logprobs, old_logprobs = outputs.logprobs[mask], part.old_logprobs[mask]
+        losses = policy_gradient_loss(logprobs, part.advantages[mask]).sum()
+        critic = self.critic_loss(part, whole, outputs)
+        value = critic.value + (losses / whole.sequences if self.policy_learns else 0.0)
+        sums = {
+            "policy/loss": losses,
+            "policy/kl_old": k3(old_logprobs, logprobs).sum(),
+            "objective/entropy": outputs.entropy[mask].sum(),
+        }
+        return Loss(value, sums | critic.sums, {"rollout/logprob_gap": (logprobs - old_logprobs).abs().max()})

@@ -1,0 +1,325 @@
+"""Group relative policy optimization, and what others made of it.
+
+Shao et al. 2024, "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models", eq. 3 and
+§ 4.1.2 (outcome supervision). Without a critic: all tokens of response i to a prompt have the advantage
+(Rᵢ − mean) / std over the G responses to it, in PPO's clipped surrogate, and a penalty on the KL to the reference
+stands in the loss (eq. 4). Later papers change one thing or another, which are arguments here:
+
+| argument             | GRPO         | Dr. GRPO    | DAPO            | GSPO             |
+|----------------------|--------------|-------------|-----------------|------------------|
+| ``normalize_std``    | true         | false       | true            | true             |
+| ``average``          | ResponseMean | ResponseSum | TokenMean       | ResponseMean     |
+| ``ratio``            | TokenRatio   | TokenRatio  | TokenRatio      | MeanRatio        |
+| ``surrogate``        | Clip(0.2)    | Clip(0.2)   | Clip(0.2, 0.28) | Clip(3e-4, 4e-4) |
+| ``kl.coef``          | 0.04         | 0           | 0               | 0                |
+| ``dynamic_sampling`` | 1            | 1           | 2 or more       | 1                |
+| ``overlong_cache``   | 0            | 0           | 1/5 of maximum  | 0                |
+
+Dr. GRPO: Liu et al. 2025, "Understanding R1-Zero-Like Training". DAPO: Yu et al. 2025, "DAPO: An Open-Source LLM
+Reinforcement Learning System at Scale", eq. 8 to 13. GSPO: Zheng et al. 2025, "Group Sequence Policy Optimization".
+
+The gradient at the first step on a rollout: without ``normalize_std`` and with ``ResponseSum`` it is (1 − 1/G) ∇J in
+expectation. The standard deviation raises the weight of prompts with little spread, ``ResponseMean`` that of the tokens
+of short responses; neither leaves a policy gradient. The KL in the loss is differentiated at the tokens that were
+drawn, not in how often they are drawn. There k3, the paper's estimator, has the value of KL(π‖π_ref) but the gradient
+of KL(π_ref‖π); k2 and exact have that of KL(π‖π_ref), and k1, which has none in expectation, is refused.
+
+Deviations from the papers: ``TokenMean`` divides by the tokens of the minibatch instead of each group, ``ResponseSum``
+by the responses alone (Dr. GRPO's further constant is a matter of the learning rate). ``dynamic_sampling`` has a limit,
+and asks for rewards that differ, punishment included, instead of verdicts. The deviation is that of a sample (G − 1).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rlhf_lightning.actor_critic import means
+from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.data.joining import joined, selected
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Loss, Minibatch
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.ops.groups import group_advantages, groups_that_differ, overlong_penalty
+from rlhf_lightning.ops.kl import k3
+from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.surrogates import Clip, Ratio, Surrogate, TokenRatio
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch
+
+STD_EPS = 1e-4
+"""Added to a group's standard deviation."""
+
+
+@dataclass(frozen=True)
+class Average(ABC):
+    """How the losses of tokens become one number."""
+
+    @abstractmethod
+    def of(
+        self, losses: Float[Tensor, " N"], places: Bool[Tensor, "B T"], *, responses: int, count: int
+    ) -> Float[Tensor, ""]:
+        """This microbatch's share of the average over a minibatch.
+
+        Args:
+            losses: at each of the places, row by row.
+            places: where they stand: at every token, or once in each response.
+            responses: in the whole minibatch.
+            count: places in the whole minibatch.
+        """
+
+
+@dataclass(frozen=True)
+class ResponseMean(Average):
+    """Over the tokens of each response, then over responses: a token of a long one counts less (Shao et al., eq. 3)."""
+
+    def of(
+        self, losses: Float[Tensor, " N"], places: Bool[Tensor, "B T"], *, responses: int, count: int
+    ) -> Float[Tensor, ""]:
+        """(1/B) Σᵢ (1/Tᵢ) Σₜ ℓᵢₜ."""
+        lengths = places.sum(-1)
+        return (losses / lengths.repeat_interleave(lengths)).sum() / responses
+
+
+@dataclass(frozen=True)
+class TokenMean(Average):
+    """Over all tokens alike: a long response counts more (Yu et al., eq. 12)."""
+
+    def of(
+        self, losses: Float[Tensor, " N"], places: Bool[Tensor, "B T"], *, responses: int, count: int
+    ) -> Float[Tensor, ""]:
+        """Σᵢ Σₜ ℓᵢₜ / Σᵢ Tᵢ."""
+        return losses.sum() / count
+
+
+@dataclass(frozen=True)
+class ResponseSum(Average):
+    """Over responses, of the sum over their tokens: the policy gradient (Liu et al.)."""
+
+    def of(
+        self, losses: Float[Tensor, " N"], places: Bool[Tensor, "B T"], *, responses: int, count: int
+    ) -> Float[Tensor, ""]:
+        """(1/B) Σᵢ Σₜ ℓᵢₜ."""
+        return losses.sum() / responses
+
+
+@dataclass
+class GroupBatch(TrainBatch):
+    """A batch with the log-probabilities under the reference."""
+
+    ref_logprobs: Float[Tensor, "B T"]
+
+
+class GRPO(PolicyAlgorithm):
+    """PPO's surrogate without a critic: responses to the same prompt are compared with each other.
+
+    Args:
+        task: what is to be done.
+        backbone: builds the policy.
+        optimization: learning rate 1e-6 to 1e-5 for pretrained models, 1e-4 to 1e-3 for small ones from scratch.
+        kl: weight and estimator of the KL to the reference in the loss: 0.001 to 0.04; with 0 it is only measured.
+        ratio: of tokens, or of whole responses.
+        surrogate: clipped, or ``Surrogate`` without a limit.
+        average: how the losses of tokens are averaged, those of the KL included: ``ResponseMean``, ``TokenMean`` or
+            ``ResponseSum``. A response as a whole has one loss, for which they are all the same.
+        normalize_std: divide by the standard deviation of the group.
+        inner_epochs: passes over each rollout.
+        minibatch_size: responses per step, across all devices; None for all of the rollout.
+        dynamic_sampling: rollouts drawn at most in an iteration to fill the batch with groups whose rewards differ; the
+            others have no advantage. ``samples``, scores and lengths are reported of all that were drawn.
+        overlong_cache: tokens before ``max_new_tokens`` over which up to 1 is subtracted from a response's reward; 0
+            for none.
+        temperature: of the policy, 0.7 to 1.
+        eval_every: iterations between evaluations.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"groups"})
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        kl: KLControl = KLControl(0.04, "k3"),
+        ratio: Ratio = TokenRatio(),
+        surrogate: Surrogate = Clip(),
+        average: Average = ResponseMean(),
+        normalize_std: bool = True,
+        inner_epochs: int = 1,
+        minibatch_size: int | None = None,
+        dynamic_sampling: int = 1,
+        overlong_cache: int = 0,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+    ) -> None:
+        super().__init__(task, backbone, optimization, kl, temperature, eval_every)
+        self.ratio = ratio
+        self.surrogate = copy.deepcopy(surrogate)
+        self.average = average
+        self.normalize_std = normalize_std
+        self.inner_epochs = inner_epochs
+        self.minibatch_size = minibatch_size
+        self.dynamic_sampling = dynamic_sampling
+        self.overlong_cache = overlong_cache
+        self.samples = 0
+        self._drawn: dict[str, float] = {}
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        lowest = {"inner_epochs": 1, "minibatch_size": 1, "dynamic_sampling": 1, "overlong_cache": 0}
+        for name, limit in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < limit:
+                raise UserError(f"model.init_args.{name} must be at least {limit}, got {value}")
+        if self.surrogate.kl_coef:
+            raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
+        if self.kl.coef and self.kl.estimator == "k1":
+            raise UserError(
+                "model.init_args.kl.estimator k1 has no gradient in expectation, so in a loss it cannot hold the "
+                "policy back; expected k3 (as in the paper), k2 or exact"
+            )
+
+    def setup(self, stage: str) -> None:
+        """See that there is something to compare with, and that sizes fit."""
+        super().setup(stage)
+        if self.fitting and self.rollouts.samples_per_prompt < 2:
+            raise UserError(
+                f"data.init_args.samples_per_prompt is {self.rollouts.samples_per_prompt}; expected at least 2, since "
+                f"{type(self).__name__} compares responses to the same prompt"
+            )
+        if self.overlong_cache > self.rollouts.responses.max_new_tokens:
+            raise UserError(
+                f"model.init_args.overlong_cache is {self.overlong_cache}, more than "
+                f"data.init_args.max_new_tokens {self.rollouts.responses.max_new_tokens}"
+            )
+        if self.minibatch_size is not None:
+            self.check_minibatch_size(self.minibatch_size)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The policy."""
+        return {"policy": self.policy}
+
+    def export(self, path: Path) -> None:
+        """The policy."""
+        self.policy.save(path)
+
+    def collect(self) -> ScoredRollout:
+        """The first groups that differ of all that were drawn, and others where those do not fill the batch."""
+        draws = [super().collect()]
+        differ = [self._differs(draws[0])]
+        while len(draws) < self.dynamic_sampling and torch.cat(differ).sum() < len(draws[0]):
+            draws.append(self.rollouts.collect(self.policy, self.current_epoch, attempt=len(draws)))
+            differ.append(self._differs(draws[-1]))
+        drawn, useful = joined(draws), torch.cat(differ)
+        batch = selected(drawn, torch.argsort(~useful, stable=True)[: len(draws[0])].sort().values)
+        self.samples += len(drawn)
+        self._drawn = {
+            "samples": self.samples,
+            **self.rollouts.statistics(drawn),
+            "objective/reward": self._rewards(drawn).mean().item(),
+            "rollout/groups_kept": int(self._differs(batch).sum()) // batch.group_size,
+            "rollout/tokens_per_second": drawn.rollout.action_mask.sum().item() / drawn.timings["rollout_seconds"],
+        }
+        return batch
+
+    def _differs(self, scored: ScoredRollout) -> Bool[Tensor, " B"]:
+        return groups_that_differ(self._rewards(scored), group_size=scored.group_size)
+
+    def _rewards(self, scored: ScoredRollout) -> Float[Tensor, " B"]:
+        """What the task pays for each response, less the punishment of one that is nearly too long."""
+        rollout = scored.rollout
+        rewards = sequence_sum(scored.rewards, rollout.action_mask)
+        if not self.overlong_cache:
+            return rewards
+        limit = self.rollouts.responses.max_new_tokens
+        return rewards + overlong_penalty(rollout.lengths(), max_length=limit, cache_length=self.overlong_cache)
+
+    def prepare(self, scored: ScoredRollout) -> GroupBatch:
+        """Advantages within groups; log-probabilities under the reference, and the KL to it."""
+        rollout, mask = scored.rollout, scored.rollout.action_mask
+        ref_logprobs, kl = self.over_own_rows(self._against_reference, rollout)
+        self.check_rows("logprobs", rollout.old_logprobs + kl, scored)
+        kl_sequence = sequence_sum(kl, mask).mean().item()
+        self.kl.update(kl_sequence)
+        self.row |= self._drawn | {
+            "objective/kl_ref_sequence": kl_sequence,
+            "objective/kl_ref_token": sequence_sum(kl, mask).sum().item() / mask.sum().item(),
+            "kl_control/coef": self.kl.coef,
+        }
+        advantages = group_advantages(
+            self._rewards(scored), group_size=scored.group_size, normalize_std=self.normalize_std, eps=STD_EPS
+        )
+        zeros = torch.zeros_like(rollout.old_logprobs)
+        return GroupBatch(
+            context=rollout.context,
+            actions=rollout.actions,
+            action_mask=mask,
+            old_logprobs=rollout.old_logprobs,
+            old_values=zeros,
+            advantages=torch.where(mask, advantages[:, None], zeros),
+            returns=zeros,
+            ref_logprobs=ref_logprobs,
+        )
+
+    def _against_reference(self, part: Rollout) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Log-probabilities under the reference, and the KL to it at each action."""
+        inputs = part.context, part.actions, part.action_mask
+        ref_logprobs = self.reference.evaluate(*inputs).logprobs
+        exact = self.policy.evaluate(*inputs, against=self.reference).kl if self.kl.needs_full_vocabulary else None
+        return ref_logprobs, self.kl.estimate(part.old_logprobs, ref_logprobs, exact)
+
+    def update(self, batch: GroupBatch) -> dict[str, float]:
+        """One step on the whole batch, or several on minibatches."""
+        measured: list[dict[str, float]] = []
+        for minibatch in self.minibatches(batch, size=self.minibatch_size or len(batch), epochs=self.inner_epochs):
+            measured.append(self.accumulate(minibatch))
+            self.apply_gradients()
+        return means(measured) | {
+            "policy/ratio_max": max(row["policy/ratio_max"] for row in measured),
+            "policy/steps": len(measured),
+            # before the first step: logprobs captured while decoding against those of the training forward
+            "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
+        }
+
+    def loss(self, part: GroupBatch, whole: Minibatch) -> Loss:
+        """The surrogate and the KL to the reference, each averaged over its places."""
+        mask, places = part.action_mask, self.ratio.places(part.action_mask)
+        count = whole.sequences if self.ratio.whole_responses else whole.tokens
+        penalized = self.kl.coef > 0
+        against = self.reference if penalized and self.kl.needs_full_vocabulary else None
+        outputs = self.policy.evaluate(part.context, part.actions, mask, against=against)
+        log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
+        advantages = part.advantages[places]
+        surrogate = self.surrogate.loss(log_ratio, advantages)
+        value = self.average.of(surrogate, places, responses=whole.sequences, count=count)
+        sums = {  # reported as means per action
+            "policy/loss": value * whole.tokens,
+            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * whole.tokens / count,
+            "policy/kl_old": k3(part.old_logprobs, outputs.logprobs)[mask].sum(),
+            "objective/entropy": outputs.entropy[mask].sum(),
+        }
+        if penalized:
+            kl = self.kl.estimate(outputs.logprobs, part.ref_logprobs, outputs.kl)[mask]
+            value = value + self.kl.coef * self.average.of(kl, mask, responses=whole.sequences, count=whole.tokens)
+        gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
+        largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap}
+        return Loss(value, sums, largest)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the number of responses that were drawn."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["samples"] = self.samples
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count on from it."""
+        super().on_load_checkpoint(checkpoint)
+        self.samples = int(checkpoint["samples"])

@@ -1,0 +1,139 @@
+"""Natural policy gradient.
+
+Kakade 2001, "A Natural Policy Gradient": step along F⁻¹ g, F the Fisher matrix of the policy and g the gradient of
+E[Â log π]; with a fixed step size, or scaled so that the quadratic model of the KL is δ (Peters and Schaal 2008,
+"Natural Actor-Critic"; Schulman et al. 2015, § 6). Nothing checks what the step really did: that is TRPO.
+
+Deviations from the paper: F is damped and known by its products with vectors, for which conjugate gradient solves;
+advantages by GAE, with a critic that is fitted by AdamW after each step; F is a mean over actions, g one over
+trajectories of sums over actions, like those of every optimizer here.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from rlhf_lightning.actor_critic import ActorCritic, CriticOptions
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.fisher import FisherOptions, PolicyGeometry, full_precision
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Loss, Minibatch
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.ops.losses import policy_gradient_loss
+from rlhf_lightning.ops.trust_region import conjugate_gradient, damped, trust_region_scale
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import TrainBatch
+
+
+class NPG(ActorCritic):
+    """The natural gradient with a critic and GAE: one step per rollout.
+
+    Args:
+        task: what is to be done.
+        backbone: builds policy and critic.
+        optimization: of the critic.
+        critic: the value network.
+        kl: penalty on the KL to the reference, β 0.01 to 0.1.
+        max_kl: δ that a step is scaled to by the quadratic model, in nats per action, 0.01 to 0.05.
+        step_size: fixed length of the step instead, in units of F⁻¹ g; None scales to ``max_kl``.
+        fisher: damping, conjugate gradient, and how much of the rollout the Fisher matrix sees.
+        critic_epochs: passes of the critic over each rollout.
+        minibatch_size: responses per step of the critic, or an environment's transitions, across all devices.
+        gamma: discount; 1 for language, 0.99 for control.
+        lam: λ of GAE, 0.95.
+        temperature: of the policy, 0.7 to 1.
+        eval_every: iterations between evaluations.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        critic: CriticOptions = CriticOptions(),
+        kl: KLControl = KLControl(),
+        max_kl: float = 0.01,
+        step_size: float | None = None,
+        fisher: FisherOptions = FisherOptions(),
+        critic_epochs: int = 4,
+        minibatch_size: int = 16,
+        gamma: float = 1.0,
+        lam: float = 0.95,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+    ) -> None:
+        super().__init__(
+            *(task, backbone, optimization, critic, kl),
+            **{"gamma": gamma, "lam": lam, "temperature": temperature, "eval_every": eval_every},
+        )
+        limits = {
+            "max_kl": (0 < max_kl < math.inf, "above 0 nats per action", max_kl),
+            "step_size": (step_size is None or 0 < step_size < math.inf, "above 0 (null for max_kl)", step_size),
+            "critic_epochs": (critic_epochs >= 1, "at least 1", critic_epochs),
+        }
+        for name, (fits, expected, value) in limits.items():
+            if not fits:
+                raise UserError(f"model.init_args.{name} must be {expected}, got {value}")
+        if critic.shared:
+            raise UserError(
+                "model.init_args.critic.shared would let the critic's steps move the policy off its natural gradient; "
+                "expected a critic of its own"
+            )
+        self.max_kl, self.step_size = max_kl, step_size
+        self.fisher = fisher
+        self.critic_epochs = critic_epochs
+        self.minibatch_size = minibatch_size
+
+    def setup(self, stage: str) -> None:
+        """See that the devices can share a minibatch."""
+        super().setup(stage)
+        self.check_minibatch_size(self.minibatch_size)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The critic: AdamW never touches the policy."""
+        return {"value": self.critic}
+
+    def update(self, batch: TrainBatch) -> dict[str, float]:
+        """One natural step; then the critic."""
+        row: dict[str, float] = {}
+        if self.policy_learns:
+            with full_precision(self.device.type):
+                row = self._step(batch)
+        return row | self.fit_critic(batch, size=self.minibatch_size, epochs=self.critic_epochs)
+
+    def _step(self, batch: TrainBatch) -> dict[str, float]:
+        geometry = PolicyGeometry(
+            self.policy,
+            batch,
+            self.fisher,
+            microbatch_size=self.optimization.microbatch_size,
+            key=self.current_epoch,
+        )
+        row = self.accumulate(self.whole(batch))
+        gradient = -geometry.gradient(getattr(self.trainer.precision_plugin, "scaler", None))  # of what is maximized
+        product = damped(geometry.fisher_product, damping=self.fisher.damping)
+        direction, residual = conjugate_gradient(
+            product, gradient, iterations=self.fisher.iterations, tolerance=self.fisher.tolerance
+        )
+        scale = self.step_size or trust_region_scale(direction, product(direction), max_kl=self.max_kl).item()
+        self.check_finite("the natural step", scale * direction.norm().item())
+        geometry.move_to(geometry.start + scale * direction)
+        return row | {
+            "policy/grad_norm": gradient.norm().item(),
+            "trust_region/kl": geometry.kl(),
+            "trust_region/step_size": scale,
+            "trust_region/cg_residual": residual.item(),
+            "trust_region/improvement_expected": scale * (gradient @ direction).item(),
+        }
+
+    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+        """−Â log π."""
+        mask = part.action_mask
+        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        losses = policy_gradient_loss(outputs.logprobs[mask], part.advantages[mask]).sum()
+        gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
+        sums = {"policy/loss": losses, "objective/entropy": outputs.entropy[mask].sum()}
+        return Loss(losses / whole.sequences, sums, {"rollout/logprob_gap": gap})

@@ -1,0 +1,69 @@
+"""Preferred-FT: fine-tuning on the chosen responses, as if the rejected ones did not exist.
+
+The baseline of Rafailov et al. 2023, "Direct Preference Optimization", § 6. At its best it imitates whoever wrote the
+chosen responses: of two samples of the starting policy, the better one.
+
+The loss is the negative log-probability of a whole response, averaged over pairs: maximum likelihood of responses.
+(Supervised fine-tuning here averages over tokens, which weighs the same tokens by the mean length of their batch.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.text import EncodedResponses
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.preference_algorithm import PreferenceAlgorithm
+from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import PreferencePair
+
+
+class PreferredFT(PreferenceAlgorithm):
+    """Imitates the chosen responses.
+
+    Args:
+        task: what the pairs are about, and where held-out prompts come from.
+        backbone: builds the policy; the model that it starts from is also the reference of ``eval/kl_ref_sequence``.
+        optimization: learning rate 1e-5 for pretrained models, 1e-4 to 1e-3 for small ones from scratch.
+        reward: judges responses to held-out prompts, as ``eval/score``; it is not trained on.
+        max_response_tokens: longer responses of the pairs keep their first tokens; None for half the context.
+        max_new_tokens: a sampled response that has not ended by then is cut.
+        eval_prompts: held-out prompts that the policy is judged on.
+        log_every: steps between rows of metrics.
+    """
+
+    group = "preferred_ft"
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        reward: RewardSource | None = None,
+        max_response_tokens: int | None = None,
+        max_new_tokens: int = 48,
+        eval_prompts: int = 256,
+        log_every: int = 10,
+    ) -> None:
+        super().__init__(
+            *(task, backbone, optimization),
+            reward=reward,
+            max_response_tokens=max_response_tokens,
+            max_new_tokens=max_new_tokens,
+            eval_prompts=eval_prompts,
+            log_every=log_every,
+        )
+
+    def encode(self, examples: Sequence[PreferencePair]) -> EncodedResponses:
+        """The chosen responses alone."""
+        return self.encode_texts([pair.prompt for pair in examples], [pair.chosen for pair in examples])
+
+    def loss_sum(
+        self, examples: Sequence[PreferencePair], encoded: EncodedResponses
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """−log π(y_w), summed over pairs."""
+        return -self.logprobs(self.policy, encoded).sum(), {}

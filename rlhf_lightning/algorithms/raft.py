@@ -1,0 +1,139 @@
+"""Reward-ranked fine-tuning: imitate the best of several own responses.
+
+Dong et al. 2023, "RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment", algorithm 1: draw k
+responses to each prompt, keep the one with the highest reward, maximize the likelihood of those that were kept, repeat.
+The reward is the score less β times the KL to the reference, the paper's variant with a penalty.
+
+What was rejected teaches nothing here, and of the rewards only their order counts. So the gradient is not that of the
+expected reward: it is a policy gradient with a weight of 1 for the best response to a prompt and 0 for the others.
+
+Deviations from the paper: the best are those of each prompt, never of the whole batch (its local ranking, not the
+global one); the loss is summed over a response's tokens and averaged over responses; AdamW and its schedule run through
+the iterations, where the paper fine-tunes anew in each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from rlhf_lightning.actor_critic import means
+from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.distributed import world_size
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Loss, Minibatch
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.ops.groups import best_of_group
+from rlhf_lightning.ops.kl import k3
+from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import ScoredRollout, TrainBatch
+
+
+class RAFT(PolicyAlgorithm):
+    """Fine-tuning on the best of the responses to each prompt.
+
+    Args:
+        task: what is to be done.
+        backbone: builds the policy.
+        optimization: learning rate 1e-5 for pretrained models, 1e-4 or more for small ones from scratch.
+        kl: penalty on the KL to the reference in the reward that ranks, β 0 to 0.1.
+        inner_epochs: passes over the responses that were kept, 1 to 4.
+        minibatch_size: responses per step, across all devices; None for all that were kept.
+        temperature: of the policy, 0.7 to 1.
+        eval_every: iterations between evaluations.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"groups"})
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        kl: KLControl = KLControl(),
+        inner_epochs: int = 2,
+        minibatch_size: int | None = None,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+    ) -> None:
+        super().__init__(task, backbone, optimization, kl, temperature, eval_every)
+        self.inner_epochs = inner_epochs
+        self.minibatch_size = minibatch_size
+        for name in ("inner_epochs", "minibatch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"model.init_args.{name} must be at least 1, got {value}")
+
+    def setup(self, stage: str) -> None:
+        """See that there is something to choose from, and that the devices can share what is kept."""
+        super().setup(stage)
+        if self.fitting:
+            size, samples = self.rollouts.rollout_batch_size, self.rollouts.samples_per_prompt
+            if samples < 2:
+                raise UserError(
+                    f"data.init_args.samples_per_prompt is {samples}; expected at least 2, since "
+                    f"{type(self).__name__} compares responses to the same prompt"
+                )
+            if size // samples % world_size():
+                raise UserError(
+                    f"data.init_args.rollout_batch_size {size} with samples_per_prompt {samples} leaves "
+                    f"{size // samples} responses to train on, which {world_size()} devices do not divide"
+                )
+        if self.minibatch_size is not None:
+            self.check_minibatch_size(self.minibatch_size)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The policy."""
+        return {"policy": self.policy}
+
+    def export(self, path: Path) -> None:
+        """The policy."""
+        self.policy.save(path)
+
+    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+        """Penalize the KL to the reference; keep each prompt's best response."""
+        rewards = sequence_sum(self.shaped_rewards(scored), scored.rollout.action_mask)
+        best = best_of_group(rewards, group_size=scored.group_size)
+        self.row |= {"objective/score_kept": scored.scores[best].double().mean().item()}
+        kept = scored.rollout.select(best)
+        zeros = torch.zeros_like(kept.old_logprobs)
+        return TrainBatch(
+            context=kept.context,
+            actions=kept.actions,
+            action_mask=kept.action_mask,
+            old_logprobs=kept.old_logprobs,
+            old_values=zeros,
+            advantages=zeros,
+            returns=zeros,
+        )
+
+    def update(self, batch: TrainBatch) -> dict[str, float]:
+        """Some epochs of minibatches of the responses that were kept."""
+        measured: list[dict[str, float]] = []
+        for minibatch in self.minibatches(batch, size=self.minibatch_size or len(batch), epochs=self.inner_epochs):
+            measured.append(self.accumulate(minibatch))
+            self.apply_gradients()
+        return means(measured) | {"policy/steps": len(measured), "policy/kl_old": self._kl_to_old()}
+
+    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+        """Negative log-likelihood of each response."""
+        mask = part.action_mask
+        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        nats = -outputs.logprobs[mask].sum()
+        sums = {"policy/loss": nats, "objective/entropy": outputs.entropy[mask].sum()}
+        return Loss(nats / whole.sequences, sums)
+
+    @torch.no_grad()
+    def _kl_to_old(self) -> float:
+        """KL(π_old‖π) in nats per action after the update, over all responses: the best are no sample of π_old."""
+        rollout = self.scored.rollout
+        (logprobs,) = self.over_own_rows(
+            lambda part: (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,), rollout
+        )
+        return k3(rollout.old_logprobs, logprobs)[rollout.action_mask].double().mean().item()

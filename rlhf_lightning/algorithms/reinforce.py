@@ -1,0 +1,144 @@
+"""REINFORCE, with and without a baseline.
+
+Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning", in its
+episodic form: ∇J = E[Σₜ ∇log π(aₜ) (R − b)], one gradient step per rollout. By default an action is weighted with the
+rewards that it can still change, Rₜ = Σ_{k≥t} γ^{k−t} rₖ: the same expectation at γ = 1 with, as a rule, less variance
+(Sutton et al. 2000, "Policy Gradient Methods for Reinforcement Learning with Function Approximation", theorem 1). At
+γ < 1 that leaves out the factor γᵗ of the discounted objective's gradient, as is usual.
+
+Deviations from the paper: AdamW on clipped gradients instead of plain ascent; the KL to the reference is part of the
+reward, token by token; an entropy bonus where one is asked for. Where the rollout ends inside an environment's episode,
+or a time limit cuts one, a value function says what would have followed; without one the return is what was seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rlhf_lightning.actor_critic import ActorCritic
+from rlhf_lightning.baselines import Baseline, MovingAverage, ScalarBaseline
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Loss, Minibatch
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.ops.advantages import discounted_returns, episode_totals
+from rlhf_lightning.ops.losses import policy_gradient_loss
+from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import ScoredRollout, TrainBatch
+
+
+class REINFORCE(ActorCritic):
+    """The policy gradient from sampled returns.
+
+    Args:
+        task: what is to be done.
+        backbone: builds the policy, and the critic of a value baseline.
+        optimization: learning rate 1e-5 for pretrained models, 1e-4 or more for small ones from scratch.
+        baseline: what is subtracted from the returns.
+        kl: penalty on the KL to the reference, β 0.01 to 0.1.
+        reward_to_go: weight each action with the return from there on; False weights all actions of an episode with
+            the whole return, less the baseline at its start: the response as one action.
+        gamma: discount; 1 for language, 0.99 for control.
+        whiten_advantages: shift and scale them to mean 0 and variance 1 over the rollout.
+        entropy_coef: weight of the entropy bonus.
+        temperature: of the policy, 0.7 to 1.
+        eval_every: iterations between evaluations.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        baseline: Baseline = MovingAverage(),
+        kl: KLControl = KLControl(),
+        reward_to_go: bool = True,
+        gamma: float = 1.0,
+        whiten_advantages: bool = False,
+        entropy_coef: float = 0.0,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+    ) -> None:
+        super().__init__(
+            *(task, backbone, optimization, baseline.critic, kl),
+            **{"gamma": gamma, "lam": 1.0, "temperature": temperature, "eval_every": eval_every},
+        )
+        if not 0 <= entropy_coef < math.inf:
+            raise UserError(f"model.init_args.entropy_coef must be 0 or more, got {entropy_coef}")
+        self.baseline = copy.deepcopy(baseline)
+        self.reward_to_go = reward_to_go
+        self.whiten_advantages = whiten_advantages
+        self.entropy_coef = entropy_coef
+
+    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+        """Returns less the baseline."""
+        if isinstance(self.baseline, ScalarBaseline):
+            batch = self._less_scalar(scored, self.baseline)
+        else:
+            batch = super().prepare(scored)  # λ is 1: advantages are returns less values
+        advantages = batch.advantages
+        if not self.reward_to_go:
+            advantages = episode_totals(advantages, scored.rollout.continues)
+        if self.whiten_advantages:
+            advantages = whiten(advantages, batch.action_mask, eps=1e-8)
+        return replace(batch, advantages=advantages)
+
+    def update(self, batch: TrainBatch) -> dict[str, float]:
+        """One step on everything."""
+        metrics = self.accumulate(self.whole(batch))
+        self.apply_gradients(frozen=self.frozen())
+        return metrics
+
+    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus and, with a value baseline, its regression on the returns.
+
+        Only the actions that count are looked at, so that nothing in the padding can matter.
+        """
+        mask = part.action_mask
+        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
+        policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
+        sums = {"policy/loss": policy_loss.sum(), "objective/entropy": entropy.sum()}
+        largest = {"rollout/logprob_gap": (logprobs - part.old_logprobs[mask]).abs().max()}
+
+        value = (policy_loss.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
+        if self.critic_options is None:
+            return Loss(value, sums, largest)
+        critic = self.critic_loss(part, whole, outputs)
+        return Loss(critic.value + (value if self.policy_learns else 0.0), sums | critic.sums, largest)
+
+    def _less_scalar(self, scored: ScoredRollout, baseline: ScalarBaseline) -> TrainBatch:
+        rollout = scored.rollout
+        mask, continues = rollout.action_mask, rollout.continues
+        rewards = self.shaped_rewards(scored).to(rollout.old_logprobs.dtype)
+        returns = discounted_returns(rewards, continues, gamma=self.gamma)
+        starts = mask & ~torch.nn.functional.pad(continues[:, :-1], (1, 0), value=False)
+        value = baseline.value(returns[starts])
+        baseline.update(returns[starts])
+        self.row |= {"policy/baseline": value.item()}
+        return TrainBatch(
+            context=rollout.context,
+            actions=rollout.actions,
+            action_mask=mask,
+            old_logprobs=rollout.old_logprobs,
+            old_values=torch.zeros_like(returns),
+            advantages=returns - value,
+            returns=returns,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the baseline has learned; a value function is a network and kept as one."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["baseline"] = self.baseline.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue with it."""
+        super().on_load_checkpoint(checkpoint)
+        self.baseline.load_state_dict(checkpoint["baseline"])

@@ -1,0 +1,154 @@
+"""REINFORCE with a leave-one-out baseline.
+
+Kool et al. 2019, "Buy 4 REINFORCE Samples, Get a Baseline for Free!"; for language models Ahmadian et al. 2024, "Back
+to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs". A response y to a prompt x
+is one action, and each of the k responses to a prompt is compared with the mean of the others:
+
+    R = score − β Σₜ KLₜ,   Âᵢ = Rᵢ − (1/(k−1)) Σ_{j≠i} Rⱼ,   g = mean over responses of Âᵢ ∇ log π(yᵢ|x).
+
+The baseline of a response does not depend on it, so E[g] is the gradient of the objective (with KL estimator k1).
+
+Deviations from the papers: AdamW with gradient clipping. One step is taken on each batch, where Ahmadian et al. take
+two; with more (``inner_epochs``, ``minibatch_size``) Âᵢ ∇ log π becomes the gradient of r Âᵢ with the ratio
+r = π(yᵢ|x) / π_old(yᵢ|x), which is 1 at the first step and has no limit unless ``surrogate`` sets one.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from rlhf_lightning.actor_critic import means
+from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Loss, Minibatch
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.ops.groups import leave_one_out_advantages
+from rlhf_lightning.ops.kl import k3
+from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.surrogates import SequenceRatio, Surrogate
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import ScoredRollout, TrainBatch
+
+
+class RLOO(PolicyAlgorithm):
+    """Policy gradient of whole responses; the other responses to the same prompt are the baseline.
+
+    Args:
+        task: what is to be done.
+        backbone: builds the policy.
+        optimization: learning rate 1e-6 to 1e-5 for pretrained models, 1e-3 for small ones from scratch.
+        kl: penalty on the KL to the reference, β 0.01 to 0.1.
+        surrogate: for steps after the first on a batch: ``Surrogate`` has no limit, ``Clip`` one on the ratio of whole
+            responses.
+        inner_epochs: passes over each rollout, 1 or 2.
+        minibatch_size: responses per step, across all devices; None for all of the rollout.
+        temperature: of the policy, 0.7 to 1.
+        eval_every: iterations between evaluations.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"groups"})
+    ratio = SequenceRatio()
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        kl: KLControl = KLControl(),
+        surrogate: Surrogate = Surrogate(),
+        inner_epochs: int = 1,
+        minibatch_size: int | None = None,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+    ) -> None:
+        super().__init__(task, backbone, optimization, kl, temperature, eval_every)
+        self.surrogate = copy.deepcopy(surrogate)
+        self.inner_epochs = inner_epochs
+        self.minibatch_size = minibatch_size
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        for name in ("inner_epochs", "minibatch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"model.init_args.{name} must be at least 1, got {value}")
+        if self.surrogate.kl_coef:
+            raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
+        if self.kl.needs_full_vocabulary:
+            raise UserError(
+                "model.init_args.kl.estimator exact is the same for every action in a state, so in a reward it cannot "
+                "hold the policy back; expected k1 (unbiased), k2 or k3"
+            )
+
+    def setup(self, stage: str) -> None:
+        """See that there is something to compare with, and that the devices can share a minibatch."""
+        super().setup(stage)
+        if self.fitting and self.rollouts.samples_per_prompt < 2:
+            raise UserError(
+                f"data.init_args.samples_per_prompt is {self.rollouts.samples_per_prompt}; expected at least 2, since "
+                f"{type(self).__name__} compares responses to the same prompt"
+            )
+        if self.minibatch_size is not None:
+            self.check_minibatch_size(self.minibatch_size)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The policy."""
+        return {"policy": self.policy}
+
+    def export(self, path: Path) -> None:
+        """The policy."""
+        self.policy.save(path)
+
+    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+        """Penalize the KL to the reference; the return of each response, less the mean of the others'."""
+        rollout, mask = scored.rollout, scored.rollout.action_mask
+        returns = sequence_sum(self.shaped_rewards(scored), mask)
+        advantages = leave_one_out_advantages(returns, group_size=scored.group_size)
+        zeros = torch.zeros_like(rollout.old_logprobs)
+        return TrainBatch(
+            context=rollout.context,
+            actions=rollout.actions,
+            action_mask=mask,
+            old_logprobs=rollout.old_logprobs,
+            old_values=zeros,
+            advantages=torch.where(mask, advantages[:, None], zeros),
+            returns=torch.where(mask, returns[:, None], zeros),
+        )
+
+    def update(self, batch: TrainBatch) -> dict[str, float]:
+        """One step on the whole batch, or several on minibatches."""
+        measured: list[dict[str, float]] = []
+        for minibatch in self.minibatches(batch, size=self.minibatch_size or len(batch), epochs=self.inner_epochs):
+            measured.append(self.accumulate(minibatch))
+            self.apply_gradients()
+        return means(measured) | {
+            "policy/ratio_max": max(row["policy/ratio_max"] for row in measured),
+            "policy/steps": len(measured),
+            # before the first step: logprobs captured while decoding against those of the training forward
+            "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
+        }
+
+    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+        """−r Â of each response, with the gradient −Â ∇ log π(y|x) where the policy is still the old one."""
+        mask = part.action_mask
+        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
+        advantages = part.advantages[self.ratio.places(mask)]
+        surrogate = self.surrogate.loss(log_ratio, advantages)
+        per_response = whole.tokens / whole.sequences  # sums are reported as means per action
+        sums = {
+            "policy/loss": surrogate.sum() * per_response,
+            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * per_response,
+            "policy/kl_old": k3(part.old_logprobs, outputs.logprobs)[mask].sum(),
+            "objective/entropy": outputs.entropy[mask].sum(),
+        }
+        gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
+        largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap}
+        return Loss(surrogate.sum() / whole.sequences, sums, largest)

@@ -1,0 +1,200 @@
+"""Trust region policy optimization.
+
+Schulman et al. 2015, "Trust Region Policy Optimization": maximize the surrogate E[r Â] (eq. 14) subject to a mean
+KL(π_old‖π) of at most δ. The direction solves (F + λI) x = g by conjugate gradient on Fisher-vector products
+(appendix C), is scaled to the trust region, and a line search shortens the step until the surrogate improves and the
+measured KL, exact at every action, is within δ. A step that no length saves is rejected: the policy stays as it is.
+
+Deviations from the paper: damping λ; advantages by GAE (Schulman et al. 2016) with a critic that is fitted by AdamW
+after each step; means are over actions, so δ is in nats per action; the Fisher matrix may be averaged over a share of
+the rollout only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf_lightning.actor_critic import ActorCritic, CriticOptions
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.fisher import FisherOptions, PolicyGeometry, full_precision
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.minibatches import Loss, Minibatch
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.ops.trust_region import (
+    LineSearch,
+    backtracking_line_search,
+    conjugate_gradient,
+    damped,
+    trust_region_scale,
+)
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import ScoredRollout, TrainBatch
+
+
+class TRPO(ActorCritic):
+    """TRPO with a critic and GAE: one step per rollout.
+
+    Args:
+        task: what is to be done.
+        backbone: builds policy and critic.
+        optimization: of the critic; the policy's step has no learning rate.
+        critic: the value network.
+        kl: penalty on the KL to the reference, β 0.01 to 0.1.
+        max_kl: δ, in nats per action, 0.01 to 0.05.
+        fisher: damping, conjugate gradient, and how much of the rollout the Fisher matrix sees.
+        max_backtracks: how often the line search shortens the step before it gives up.
+        shrink: by what factor.
+        critic_epochs: passes of the critic over each rollout.
+        minibatch_size: responses per step of the critic, or an environment's transitions, across all devices.
+        gamma: discount; 1 for language, 0.99 for control.
+        lam: λ of GAE, 0.95.
+        temperature: of the policy, 0.7 to 1.
+        eval_every: iterations between evaluations.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        backbone: Backbone,
+        optimization: Optimization = Optimization(),
+        critic: CriticOptions = CriticOptions(),
+        kl: KLControl = KLControl(),
+        max_kl: float = 0.01,
+        fisher: FisherOptions = FisherOptions(),
+        max_backtracks: int = 10,
+        shrink: float = 0.5,
+        critic_epochs: int = 4,
+        minibatch_size: int = 16,
+        gamma: float = 1.0,
+        lam: float = 0.95,
+        temperature: float = 1.0,
+        eval_every: int = 10,
+    ) -> None:
+        super().__init__(
+            *(task, backbone, optimization, critic, kl),
+            **{"gamma": gamma, "lam": lam, "temperature": temperature, "eval_every": eval_every},
+        )
+        limits = {
+            "max_kl": (0 < max_kl < math.inf, "above 0 nats per action", max_kl),
+            "max_backtracks": (max_backtracks >= 0, "0 or more", max_backtracks),
+            "shrink": (0 < shrink < 1, "between 0 and 1", shrink),
+            "critic_epochs": (critic_epochs >= 1, "at least 1", critic_epochs),
+        }
+        for name, (fits, expected, value) in limits.items():
+            if not fits:
+                raise UserError(f"model.init_args.{name} must be {expected}, got {value}")
+        if critic.shared:
+            raise UserError(
+                "model.init_args.critic.shared would let the critic's steps move the policy out of its trust region; "
+                "expected a critic of its own"
+            )
+        self.max_kl = max_kl
+        self.fisher = fisher
+        self.max_backtracks, self.shrink = max_backtracks, shrink
+        self.critic_epochs = critic_epochs
+        self.minibatch_size = minibatch_size
+        self.rejections = 0
+
+    def setup(self, stage: str) -> None:
+        """See that the devices can share a minibatch."""
+        super().setup(stage)
+        self.check_minibatch_size(self.minibatch_size)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The critic: AdamW never touches the policy."""
+        return {"value": self.critic}
+
+    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+        """Advantages by GAE, whitened over the rollout."""
+        batch = super().prepare(scored)
+        return replace(batch, advantages=whiten(batch.advantages, batch.action_mask, eps=1e-8))
+
+    def update(self, batch: TrainBatch) -> dict[str, float]:
+        """A natural step to the edge of the trust region, as far back as the line search asks for; then the critic."""
+        row: dict[str, float] = {}
+        if self.policy_learns:
+            with full_precision(self.device.type):
+                row = self._step(batch)
+        return row | self.fit_critic(batch, size=self.minibatch_size, epochs=self.critic_epochs)
+
+    def _step(self, batch: TrainBatch) -> dict[str, float]:
+        geometry = PolicyGeometry(
+            self.policy,
+            batch,
+            self.fisher,
+            microbatch_size=self.optimization.microbatch_size,
+            key=self.current_epoch,
+        )
+        row = self.accumulate(self.whole(batch))
+        gradient = -geometry.gradient(
+            getattr(self.trainer.precision_plugin, "scaler", None)
+        )  # of the surrogate, which the loss is the negative of
+        product = damped(geometry.fisher_product, damping=self.fisher.damping)
+        direction, residual = conjugate_gradient(
+            product, gradient, iterations=self.fisher.iterations, tolerance=self.fisher.tolerance
+        )
+        step = trust_region_scale(direction, product(direction), max_kl=self.max_kl) * direction
+        expected = (gradient @ step).item()
+
+        def try_out(parameters: Float[Tensor, " P"]) -> tuple[float, float]:
+            geometry.move_to(parameters)
+            return self._surrogate(batch) - before, geometry.kl()
+
+        before = self._surrogate(batch)
+        found = backtracking_line_search(
+            *(try_out, geometry.start, step),
+            expected_improvement=expected,
+            max_kl=self.max_kl,
+            shrink=self.shrink,
+            max_backtracks=self.max_backtracks,
+            accept_ratio=0.0,
+        )
+        geometry.move_to(found.parameters)
+        return row | self._report(found, expected, residual.item(), gradient.norm().item())
+
+    def _report(self, found: LineSearch, expected: float, residual: float, norm: float) -> dict[str, float]:
+        self.rejections += not found.accepted
+        return {
+            "policy/grad_norm": norm,
+            "trust_region/kl": found.kl,
+            "trust_region/step_size": found.step_size,
+            "trust_region/backtracks": found.backtracks,
+            "trust_region/cg_residual": residual,
+            "trust_region/improvement_expected": expected,
+            "trust_region/improvement_actual": found.improvement,
+            "trust_region/rejections": self.rejections,
+        }
+
+    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+        """The negative surrogate."""
+        mask = part.action_mask
+        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        log_ratio = (outputs.logprobs - part.old_logprobs)[mask]
+        surrogate = -(log_ratio.exp() * part.advantages[mask]).sum()
+        sums = {"policy/loss": surrogate, "objective/entropy": outputs.entropy[mask].sum()}
+        return Loss(surrogate / whole.sequences, sums, {"rollout/logprob_gap": log_ratio.abs().max()})
+
+    @torch.no_grad()
+    def _surrogate(self, batch: TrainBatch) -> float:
+        """Of the policy where it stands, over the whole rollout."""
+        whole = self.whole(batch)
+        losses = [self.loss(part, whole).value.double() for part in whole.parts]
+        return -self.reduced({"loss": torch.stack(losses).sum()})["loss"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the number of rejected steps."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["rejections"] = self.rejections
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        super().on_load_checkpoint(checkpoint)
+        self.rejections = checkpoint["rejections"]

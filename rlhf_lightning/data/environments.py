@@ -1,0 +1,249 @@
+"""Fresh steps in environments, for policy optimizers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlhf_lightning.data.collection import CollectionDataModule
+from rlhf_lightning.distributed import Stream, own_rows, run_seed, world_size
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.minibatches import over_own_rows
+from rlhf_lightning.models.control import ControlPolicy
+from rlhf_lightning.models.moments import RewardScale
+from rlhf_lightning.models.policy import Policy
+from rlhf_lightning.ops.noise import fold, row_keys
+from rlhf_lightning.rollout.environments import Environments, Steps, play
+from rlhf_lightning.rollout.episodes import EpisodeLog
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import ObservationContext, Rollout, ScoredRollout
+
+
+@dataclass
+class ScoredSteps(ScoredRollout):
+    """Steps in environments, and the episodes that ended in them.
+
+    Args:
+        episode_returns: undiscounted, as the environment gave the rewards, from the start of each episode.
+        episode_lengths: actions in each.
+        observations: as the environment showed them.
+        discounted: returns so far, which the rewards are scaled by; None where they are not scaled.
+    """
+
+    episode_returns: Float[Tensor, " E"] = field(kw_only=True)
+    episode_lengths: Int[Tensor, " E"] = field(kw_only=True)
+    observations: Float[Tensor, "B T O"] = field(kw_only=True)
+    discounted: Float[Tensor, "B T"] | None = None
+
+
+class EnvironmentDataModule(CollectionDataModule):
+    """Fresh steps in environments every iteration.
+
+    Episodes go on from one iteration to the next. The policy is judged by whole episodes in other environments, with
+    its most probable actions (for a Gaussian its mean), as Stable-Baselines3 and RL Zoo do.
+
+    Args:
+        task: the environment.
+        environments: how many are stepped side by side, across all devices; 4 to 64.
+        rollout_batch_size: steps per iteration, across all environments; 256 to 8192.
+        normalize_rewards: divide rewards by the running standard deviation of the discounted return.
+        reward_gamma: discount of that return; the algorithm's own γ, 0.99.
+        eval_episodes: that the policy is judged on, always the same.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        environments: int = 8,
+        rollout_batch_size: int = 2048,
+        normalize_rewards: bool = False,
+        reward_gamma: float = 0.99,
+        eval_episodes: int = 20,
+    ) -> None:
+        super().__init__(task)
+        task.require(frozenset({"environments"}), by=type(self).__name__)
+        counts = {
+            "environments": environments,
+            "rollout_batch_size": rollout_batch_size,
+            "eval_episodes": eval_episodes,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise UserError(f"data.init_args.{name} must be at least 1, got {value}")
+        if rollout_batch_size % environments:
+            raise UserError(
+                f"data.init_args.rollout_batch_size is {rollout_batch_size}; expected a multiple of "
+                f"data.init_args.environments ({environments})"
+            )
+        if not 0 <= reward_gamma < 1:
+            raise UserError(f"data.init_args.reward_gamma must be at least 0 and below 1, got {reward_gamma}")
+        self.count = environments
+        self.rollout_batch_size = rollout_batch_size
+        self.normalize_rewards = normalize_rewards
+        self.reward_gamma = reward_gamma
+        self.eval_episodes = eval_episodes
+        self._training: Environments | None = None
+        self._heldout: Environments | None = None
+        self._start_over()
+
+    def setup(self, stage: str | None = None) -> None:
+        """See that the devices can share the environments; training starts over, unless a checkpoint follows.
+
+        Raises:
+            UserError: they cannot.
+        """
+        if self.count % world_size():
+            raise UserError(f"data.init_args.environments is {self.count}, which {world_size()} devices do not divide")
+        if self.eval_episodes < world_size():
+            raise UserError(
+                f"data.init_args.eval_episodes is {self.eval_episodes}; expected one for each of {world_size()} devices"
+            )
+        if stage in (None, "fit"):
+            self._start_over()
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Close the environments; they can be opened again where they were."""
+        for environments in (self._training, self._heldout):
+            if environments is not None:
+                environments.close()
+        self._training = self._heldout = None
+
+    def _start_over(self) -> None:
+        self.teardown()
+        self.episodes = EpisodeLog(self.count)
+        self.reward_scale = RewardScale(self.count, gamma=self.reward_gamma) if self.normalize_rewards else None
+        self._policy: ControlPolicy | None = None
+
+    # -- collecting --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def collect(self, policy: Policy, iteration: int, attempt: int = 0) -> ScoredSteps:
+        """The next steps in all environments; every rank takes those in its own and gets the whole batch.
+
+        Args:
+            iteration: counted from 0.
+            attempt: for a further rollout in the same iteration, from where the last one stopped.
+        """
+        started = time.perf_counter()
+        self._policy = _checked(policy)
+        if self._training is None:
+            self._training = self._opened(self.count, Stream.EPISODE)
+            self._training.begin(self.episodes)
+        rows = self._training.rows
+        keys = fold(row_keys(seed=run_seed(), stream=Stream.ROLLOUT, iteration=iteration, rows=rows), attempt)
+        own = play(self._policy, self._training, steps=self.rollout_batch_size // self.count, keys=keys)
+        steps = own.gathered(self.count, policy.device)
+        returns, lengths = self.episodes.extend(steps.actions, steps.rewards, steps.ended)
+        scored = self._scored(self._policy, steps, returns, lengths)
+        if self.reward_scale is not None:
+            discounted = self.reward_scale.extend(steps.rewards, steps.ended)
+            rewards = self.reward_scale.scaled(steps.rewards, discounted).to(scored.rewards.dtype)
+            scored = replace(scored, rewards=rewards, discounted=discounted)
+        return replace(scored, timings={"rollout_seconds": time.perf_counter() - started})
+
+    @torch.no_grad()
+    def collect_heldout(self, policy: Policy) -> ScoredSteps:
+        """Whole episodes with the policy's most probable actions, always the same ones."""
+        started = time.perf_counter()
+        if self._heldout is None:
+            self._heldout = self._opened(self.eval_episodes, Stream.EVALUATION)
+        self._heldout.begin()
+        own = play(_checked(policy), self._heldout, steps=self.task.max_episode_steps, once=True)
+        steps = own.gathered(self.eval_episodes, policy.device)
+        scored = self._scored(policy, steps, steps.rewards.sum(-1), steps.action_mask.sum(-1))
+        return replace(scored, timings={"rollout_seconds": time.perf_counter() - started})
+
+    def _opened(self, count: int, stream: Stream) -> Environments:
+        rows = own_rows(count)
+        return Environments(self.task.environments(len(rows)), self.task.interface(), rows=rows, stream=stream)
+
+    def _scored(
+        self, policy: ControlPolicy, steps: Steps, returns: Float[Tensor, " E"], lengths: Int[Tensor, " E"]
+    ) -> ScoredSteps:
+        self._check(steps)
+        rollout = Rollout(
+            context=ObservationContext(policy.read(steps.observations), policy.read(steps.next_observations)),
+            actions=steps.actions,
+            action_mask=steps.action_mask,
+            old_logprobs=torch.zeros_like(steps.rewards, dtype=policy.precision),
+            terminated=steps.terminated,
+            truncated=steps.truncated,
+            rows=torch.arange(len(steps.actions), device=steps.actions.device),
+        )
+        # by the forward pass that training takes, so that the first ratio is 1
+        (logprobs,) = over_own_rows(
+            lambda part: (policy.evaluate(part.context, part.actions, part.action_mask).logprobs,),
+            rollout,
+            microbatch_size=None,
+        )
+        return ScoredSteps(
+            rollout=replace(rollout, old_logprobs=logprobs),
+            rewards=steps.rewards.to(policy.precision),
+            scores=steps.rewards.sum(-1),
+            episode_returns=returns,
+            episode_lengths=lengths,
+            observations=steps.observations,
+        )
+
+    def _check(self, steps: Steps) -> None:
+        """Stop where the environment gave numbers that are not finite."""
+        for name in ("observations", "next_observations", "rewards"):
+            bad = (~torch.isfinite(getattr(steps, name))).flatten(1).any(-1).nonzero()
+            if len(bad):
+                environment = self.task.interface().environment
+                raise UserError(f"{environment} gave {name} that are not finite (environment {int(bad[0])})")
+
+    # -- reporting ---------------------------------------------------------------------------------------------
+
+    def statistics(self, scored: ScoredSteps) -> dict[str, float]:
+        """Mean return and length of the episodes that ended, and how many did; without any there are no means."""
+        count = len(scored.episode_returns)
+        row: dict[str, float] = {"rollout/episodes": count}
+        if count:
+            row["objective/score"] = scored.episode_returns.mean().item()
+            row["rollout/length_mean"] = scored.episode_lengths.double().mean().item()
+        return row
+
+    def counters(self, scored: ScoredSteps, iteration: int) -> dict[str, int]:
+        """Steps taken so far."""
+        return {"env_steps": (iteration + 1) * self.rollout_batch_size}
+
+    # -- what moves between iterations -------------------------------------------------------------------------
+
+    def finish(self, scored: ScoredSteps) -> None:
+        """Move the moments of observations and rewards by what the rollout showed."""
+        if self._policy is not None and self._policy.normalizer is not None:
+            self._policy.normalizer.update(scored.observations)
+        if self.reward_scale is not None and scored.discounted is not None:
+            self.reward_scale.update(scored.discounted)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where each environment is in its episode, and the scale of the rewards."""
+        scale = {} if self.reward_scale is None else {"reward_scale": self.reward_scale.state_dict()}
+        return {"episodes": self.episodes.state_dict(), **scale}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from there.
+
+        Raises:
+            UserError: the checkpoint has other environments.
+        """
+        if ("reward_scale" in state_dict) != self.normalize_rewards:
+            raise UserError(f"data.init_args.normalize_rewards is {self.normalize_rewards}, unlike in the checkpoint")
+        self.episodes.load_state_dict(state_dict["episodes"])
+        if self.reward_scale is not None:
+            self.reward_scale.load_state_dict(state_dict["reward_scale"])
+
+
+def _checked(policy: Policy) -> ControlPolicy:
+    if not isinstance(policy, ControlPolicy):
+        raise UserError(
+            f"EnvironmentDataModule needs a policy that acts in environments, got {type(policy).__name__}; "
+            "expected --backbone ControlBackbone"
+        )
+    return policy

@@ -1,0 +1,121 @@
+"""Expectations over all batches of the enumerable task.
+
+A batch of B responses has probability Π p(τᵢ), so the expectation of anything that is computed from it is a finite sum.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.models.tabular import PREFIXES
+from rlhf_lightning.ops.rewards import last_action_rewards
+from rlhf_lightning.tasks.bandit.exact import flat_gradient, probabilities
+from rlhf_lightning.tasks.bandit.tree import PROMPT, RESPONSES, as_rollout
+from rlhf_lightning.types import Rollout, ScoredRollout
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class GradientMoments:
+    """Mean and spread of the gradient of a loss with respect to the policy's parameters.
+
+    Args:
+        mean: E[g].
+        variance: E‖g − E[g]‖², the trace of the covariance.
+    """
+
+    mean: Float[Tensor, " P"]
+    variance: Float[Tensor, ""]
+
+
+def expected_gradient(
+    module: PolicyAlgorithm, scores: Float[Tensor, " 15"], *, batch_size: int, group_size: int = 1
+) -> GradientMoments:
+    """Moments of the gradient that an algorithm computes from a batch that its own policy samples.
+
+    The module needs no trainer, only its networks (`configure_model`), best in float64. Each batch finds it as it was
+    given: what `prepare` changes (a moving average, the coefficient of the KL) is forgotten again.
+
+    A batch counts as often as its groups, and the responses of each, can be ordered; so the loss must not depend on
+    that order. There are C(B + 14, B) batches of B responses: 15, 120, 680, 3060, ….
+
+    Args:
+        scores: of each response, in place of the task's own.
+        batch_size: responses.
+        group_size: that many in a row count as answers to the same prompt; it must divide the batch.
+    """
+    if batch_size % group_size:
+        raise ValueError(f"batches of {batch_size} responses cannot be made of groups of {group_size}")
+    every = as_rollout(module.policy)
+    p = probabilities(module.policy).detach()
+    weights, gradients = [], []
+    for numbers, orders in batches(batch_size, group_size):
+        weights.append(orders * p[numbers].prod())
+        gradients.append(batch_gradient(module, scored_batch(every, scores, numbers, group_size)))
+    weight, gradient = torch.stack(weights), torch.stack(gradients)
+    mean = weight @ gradient
+    return GradientMoments(mean, weight @ ((gradient - mean) ** 2).sum(-1))
+
+
+def batches(batch_size: int, group_size: int) -> Iterator[tuple[list[int], int]]:
+    """Every batch as the numbers of its responses, and in how many orders it can come."""
+    groups = list(multisets(range(PREFIXES), group_size))
+    for chosen, orders in multisets(groups, batch_size // group_size):
+        yield [number for group, _ in chosen for number in group], orders * math.prod(inner for _, inner in chosen)
+
+
+def multisets(items: Sequence[Item], size: int) -> Iterator[tuple[tuple[Item, ...], int]]:
+    """Every choice of ``size`` items with repetition and without order, and in how many orders it can come."""
+    for places in combinations_with_replacement(range(len(items)), size):
+        repeats = math.prod(math.factorial(count) for count in Counter(places).values())
+        yield tuple(items[place] for place in places), math.factorial(size) // repeats
+
+
+def scored_batch(
+    every: Rollout, scores: Float[Tensor, " 15"], numbers: Sequence[int], group_size: int = 1
+) -> ScoredRollout:
+    """A batch of given responses as it would have been collected.
+
+    Args:
+        every: all responses once, by number (`as_rollout`).
+        scores: of each response.
+        numbers: which responses.
+    """
+    chosen = torch.tensor(numbers)
+    rollout = every.select(chosen)
+    return ScoredRollout(
+        rollout=replace(rollout, rows=torch.arange(len(numbers))),
+        rewards=last_action_rewards(scores[chosen], rollout.action_mask),
+        scores=scores[chosen],
+        group_size=group_size,
+        prompts=[PROMPT] * len(numbers),
+        responses=[RESPONSES[number] for number in numbers],
+    )
+
+
+def batch_gradient(module: PolicyAlgorithm, scored: ScoredRollout) -> Float[Tensor, " P"]:
+    """Gradient of the loss of one batch with respect to the policy's parameters; the module stays as it was."""
+    module = _sharing_networks(module)
+    with torch.no_grad():
+        batch = module.prepare(scored).units()
+    whole = module.whole(batch)
+    loss = torch.stack([module.loss(part, whole).value for part in whole.parts]).sum()
+    return flat_gradient(loss, module.policy)
+
+
+def _sharing_networks(module: PolicyAlgorithm) -> PolicyAlgorithm:
+    """A copy of everything but networks, task and backbone."""
+    kept = (*module.networks().values(), module.reference, module.task, module.backbone)
+    return copy.deepcopy(module, {id(one): one for one in kept})

@@ -1,0 +1,103 @@
+"""A case to compute: rewards, a policy away from its reference, and critics that know its values or do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lightning.actor_critic import ActorCritic
+from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.models.tabular import OPEN, PREFIXES, TOKENS, TabularBackbone, TabularPolicy
+from rlhf_lightning.tasks.bandit import Bandit
+from rlhf_lightning.tasks.bandit.exact import Objective, log_probabilities
+
+
+@dataclass(frozen=True)
+class Instance:
+    """The enumerable task in the middle of a run, in float64.
+
+    The reference's logits are drawn from N(0, 1), and to those of the policy as much is added once more.
+
+    Args:
+        seed: of the rewards, the two policies and the errors of wrong critics.
+        kl_coef: β, in reward units per nat.
+        critic_error: standard deviation, over prefixes, of how far a wrong critic is off.
+    """
+
+    seed: int = 0
+    kl_coef: float = 0.3
+    critic_error: float = 0.5
+
+    @cached_property
+    def task(self) -> Bandit:
+        """The rewards."""
+        return Bandit(seed=self.seed)
+
+    @property
+    def problem(self) -> tuple[Bandit, TabularBackbone]:
+        """What every algorithm is built with."""
+        return self.task, TabularBackbone()
+
+    @property
+    def kl(self) -> KLControl:
+        """The price of the KL to the reference in the reward."""
+        return KLControl(self.kl_coef)
+
+    @cached_property
+    def scores(self) -> Float[Tensor, " 15"]:
+        """The task's score of each response."""
+        return self.task.scores().double()
+
+    @cached_property
+    def reference(self) -> TabularPolicy:
+        """π_ref."""
+        return self._policy(self._noise[0])
+
+    @cached_property
+    def policy(self) -> TabularPolicy:
+        """π."""
+        return self._policy(self._noise[0] + self._noise[1])
+
+    @cached_property
+    def objective(self) -> Objective:
+        """J: the score less the price of the KL."""
+        return Objective(self.scores, self.reference, self.kl_coef)
+
+    def priced_scores(self) -> Float[Tensor, " 15"]:
+        """Scores less the price of the KL: J's gradient for algorithms that do not subtract it from the reward."""
+        ratios = log_probabilities(self.policy) - log_probabilities(self.reference)
+        return self.scores - self.kl_coef * ratios.detach()
+
+    def place(self, module: PolicyAlgorithm, *, wrong_critic: bool = False) -> PolicyAlgorithm:
+        """Put an algorithm here: policy, reference, and the critic where it has one.
+
+        Args:
+            module: built for `problem`.
+            wrong_critic: whether its critic errs; otherwise it knows the values.
+        """
+        module.configure_model()
+        module.double()
+        with torch.no_grad():
+            module.policy.logits.copy_(self.policy.logits)
+            module.reference.logits.copy_(self.reference.logits)
+            if isinstance(module, ActorCritic) and module.critic_options is not None:
+                values = self.objective.values(self.policy, gamma=module.gamma)
+                module.critic.table.copy_(values + self.value_errors() if wrong_critic else values)
+        return module
+
+    def value_errors(self) -> Float[Tensor, " 15"]:
+        """How far a wrong critic is off at each prefix."""
+        return self.critic_error * self._noise[2].view(-1)[:PREFIXES]
+
+    @cached_property
+    def _noise(self) -> Float[Tensor, "3 7 3"]:
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(3, OPEN, len(TOKENS), generator=generator, dtype=torch.float64)
+
+    def _policy(self, logits: Float[Tensor, "7 3"]) -> TabularPolicy:
+        return TabularPolicy(self.task.tokenizer(), logits)

@@ -1,0 +1,104 @@
+"""The table of what each policy optimizer estimates, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rlhf_lightning.proofs.estimators import Estimator
+from rlhf_lightning.proofs.expectation import expected_gradient
+from rlhf_lightning.proofs.instance import Instance
+
+EXACT = 1e-9
+"""Largest ‖E[g] − c ∇J‖ of an estimator that is said to be exact, and smallest of one that is said to be biased."""
+
+HEADER = ("optimizer", "E[g]", "c", "‖E[g] − c ∇J‖", "variance / c²")
+
+COLUMNS = """\
+- E[g]: the expected gradient at the first step on a batch, sign turned so that it points uphill. A bias is measured:
+  ‖E[g] − c ∇J‖ in percent of ‖c ∇J‖, and the cosine of the angle between E[g] and ∇J.
+- c: the scale that the algorithm has by design; for a biased one (≈) the c that brings c ∇J nearest to E[g].
+- variance / c²: E‖g − E[g]‖², as if the step size made up for the scale.
+- Exact values are the policy's own; wrong ones are off by noise of standard deviation {error:g} at each prefix.
+- GRPO without a KL in the loss gets scores less the price of the KL, so that it has the objective of the others.
+- Which estimator varies least depends on the instance, that is on rewards, policy and batch size: this is no ranking.\
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of an estimator.
+
+    Args:
+        estimator: which.
+        scale: c, stated, or fitted where E[g] is biased.
+        error: ‖E[g] − c ∇J‖.
+        bias: the same over ‖c ∇J‖.
+        cosine: of the angle between E[g] and ∇J.
+        variance: E‖g − E[g]‖² / c².
+    """
+
+    estimator: Estimator
+    scale: float
+    error: float
+    bias: float
+    cosine: float
+    variance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the expectation is what it is said to be."""
+        return self.error > EXACT if self.estimator.claim.scale is None else self.error < EXACT
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        claim = self.estimator.claim
+        measured = "" if claim.scale is not None else f": {self.bias:.1%}, cosine {self.cosine:.3f}"
+        return (
+            self.estimator.name,
+            f"{claim.text}{measured}" + ("" if self.holds else " — REFUTED"),
+            f"{self.scale:.4g}" if claim.scale is not None else f"≈ {self.scale:.3f}",
+            f"< {EXACT:.0e}" if self.error < EXACT else f"{self.error:.4f}",
+            f"{self.variance:.4f}",
+        )
+
+
+def measure(estimator: Estimator, instance: Instance, *, batch_size: int) -> Row:
+    """Moments of an estimator's gradient over all batches of so many responses, which are one group."""
+    module = estimator.module(instance)
+    scores = instance.priced_scores() if estimator.priced else instance.scores
+    moments = expected_gradient(module, scores, batch_size=batch_size, group_size=batch_size)
+    found, exact = -moments.mean, instance.objective.gradient(instance.policy)
+    stated = estimator.claim.scale
+    scale = stated(batch_size) if stated else (found @ exact / (exact @ exact)).item()
+    error = (found - scale * exact).norm().item()
+    return Row(
+        estimator=estimator,
+        scale=scale,
+        error=error,
+        bias=error / (abs(scale) * exact.norm().item()),
+        cosine=(found @ exact / (found.norm() * exact.norm())).item(),
+        variance=moments.variance.item() / scale**2,
+    )
+
+
+def markdown(rows: Iterable[Row], instance: Instance, *, batch_size: int) -> str:
+    """The rows with the instance that they are about above, and what the columns mean below."""
+    norm = instance.objective.gradient(instance.policy).norm().item()
+    cells = [HEADER, *(row.cells() for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(
+        [
+            f"Bandit task, seed {instance.seed}: every batch of {batch_size} of its 15 responses, in float64.",
+            f"J = E[score − β log π/π_ref], β = {instance.kl_coef:g}, γ = 1, ‖∇J‖ = {norm:.4f};"
+            f" B = G = {batch_size}: a batch is one group.",
+            "",
+            *lines,
+            "",
+            COLUMNS.format(error=instance.critic_error),
+        ]
+    )

@@ -1,0 +1,127 @@
+"""Running sums with verified answers: a task whose reward is a rule, and whose difficulty can be set."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, ClassVar
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.tasks.arithmetic.demonstrations import Demonstrator
+from rlhf_lightning.tasks.arithmetic.problems import Problem, ProblemSet, parse
+from rlhf_lightning.tasks.arithmetic.verifier import ArithmeticVerifier
+from rlhf_lightning.tasks.task import Split, Task
+from rlhf_lightning.tasks.word_tokenizer import build_word_tokenizer
+from rlhf_lightning.types import Demonstration, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HELDOUT_PROMPTS = 256
+HELDOUT_DEMONSTRATIONS = 1024
+LARGEST_TOKEN = 9999
+"""The task's own tokenizer has one token per number up to this at most."""
+
+
+class Arithmetic(Task):
+    """Asked for the ``running sums of 3 8 5``, a model writes ``3 11 16``: the last number is the verified answer.
+
+    The sums before it are the visible steps. Demonstrations slip on purpose, so that a supervised model is right on
+    about ``1 − slip_share`` of the problems at best when it samples, and the verified reward leaves the rest to gain.
+
+    Everything is generated, nothing is downloaded, and the same arguments give the same task in every process.
+    Nothing is built before it is asked for. A fifth of all problems, by a hash of their text, is held out.
+
+    Args:
+        min_terms: fewest numbers to add, at least 2.
+        max_terms: most numbers to add; more are harder.
+        largest: numbers are drawn evenly from 1 to this, at least 8; a larger one is harder.
+        modulus: every sum is taken modulo this, at least 3; null for plain sums.
+        slip_share: share of the demonstrations with one slip and therefore a wrong answer.
+        problems: number of training problems, each a prompt with one demonstration; a short problem can be drawn again.
+        seed: the problems, those held out, and the slips.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"prompts", "demonstrations", "gold", "reference", "groups"})
+
+    def __init__(
+        self,
+        min_terms: int = 3,
+        max_terms: int = 5,
+        largest: int = 9,
+        modulus: int | None = None,
+        slip_share: float = 0.5,
+        problems: int = 20000,
+        seed: int = 0,
+    ) -> None:
+        if problems < 1:
+            raise UserError(f"problems is {problems}; expected at least 1")
+        self.problem_set = ProblemSet(min_terms, max_terms, largest, modulus, seed)
+        self.demonstrator = Demonstrator(slip_share)
+        self.seed = seed
+        self._problem_count = problems
+
+    def prompts(self, split: Split) -> Sequence[Prompt]:
+        """Problems in a fixed order, 256 of them held out."""
+        return tuple(problem.prompt for problem in self._problems(split))
+
+    def demonstrations(self, split: Split) -> Sequence[Demonstration]:
+        """One imperfect response to each training problem, several to each held-out one, in a fixed order."""
+        return self._heldout_demonstrations if _is_heldout(split) else self._train_demonstrations
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """A word-level tokenizer: one token per number, in the order of the numbers.
+
+        Raises:
+            UserError: the numbers are too large for that.
+        """
+        largest = self.problem_set.largest_number
+        if largest > LARGEST_TOKEN:
+            raise UserError(
+                f"the numbers of the arithmetic task go up to {largest}, and a model built from scratch has one token "
+                f"for each up to {LARGEST_TOKEN}; expected fewer or smaller terms, a modulus, or a checkpoint"
+            )
+        question = Problem(terms=(), modulus=self.problem_set.modulus).text
+        words = dict.fromkeys(word for word in question.split() if not word.isdigit())
+        return build_word_tokenizer([*words, *map(str, range(largest + 1))])
+
+    def gold(self) -> ArithmeticVerifier:
+        """1 for a right answer, 0 for a wrong one."""
+        return ArithmeticVerifier()
+
+    def demonstration_entropy(self, demonstrations: Sequence[Demonstration]) -> float:
+        """Exact entropy of the responses given the demonstrations' prompts, summed over them, in nats."""
+        return math.fsum(self.demonstrator.entropy(parse(d.prompt)) for d in demonstrations)
+
+    def _problems(self, split: Split) -> Sequence[Problem]:
+        return self._heldout_problems if _is_heldout(split) else self._train_problems
+
+    @cached_property
+    def _train_problems(self) -> Sequence[Problem]:
+        return tuple(islice(self.problem_set.draw(heldout=False), self._problem_count))
+
+    @cached_property
+    def _heldout_problems(self) -> Sequence[Problem]:
+        return tuple(islice(self.problem_set.draw(heldout=True), HELDOUT_PROMPTS))
+
+    @cached_property
+    def _train_demonstrations(self) -> Sequence[Demonstration]:
+        return self._demonstrate("train", self._problem_count)
+
+    @cached_property
+    def _heldout_demonstrations(self) -> Sequence[Demonstration]:
+        return self._demonstrate("heldout", HELDOUT_DEMONSTRATIONS)
+
+    def _demonstrate(self, split: Split, count: int) -> Sequence[Demonstration]:
+        rng = random.Random(f"arithmetic/demonstrations/{split}/{self.seed}")
+        problems = islice(cycle(self._problems(split)), count)
+        return tuple(Demonstration(problem.prompt, self.demonstrator.sample(problem, rng)) for problem in problems)
+
+
+def _is_heldout(split: str) -> bool:
+    if split not in ("train", "heldout"):
+        raise UserError(f"the splits of the arithmetic task are 'train' and 'heldout', got {split!r}")
+    return split == "heldout"

@@ -1,0 +1,64 @@
+"""The reward of the arithmetic task: verified by rule from the text alone.
+
+A good response to ``running sums of 3 8 5`` is ``3 11 16``. Words are separated by white space; a full stop or comma
+after a word is not read, and a number counts where it is written as plain digits.
+
+| component | definition |
+|---|---|
+| right | 1 if the last word is the last running sum, 0 otherwise; whatever stands before it |
+| steps_right | share of the running sums that stand at their place |
+| well_formed | 1 if there are as many words as running sums and every one is a number, 0 otherwise |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.tasks.arithmetic.problems import Problem, parse
+from rlhf_lightning.types import Prompt
+
+COMPONENTS = ("right", "steps_right", "well_formed")
+
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
+
+
+class ArithmeticVerifier(RewardSource):
+    """1 for a right answer and 0 for a wrong one, or a mixture with the share of right steps.
+
+    Args:
+        step_credit: weight of ``steps_right`` in the score, that of ``right`` being one minus it; 0 for the answer
+            alone.
+    """
+
+    def __init__(self, step_credit: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= step_credit <= 1:
+            raise UserError(f"step_credit is {step_credit}; expected a weight between 0 and 1")
+        self.step_credit = step_credit
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
+        """(1 − step_credit) · right + step_credit · steps_right."""
+        parts = self.components(prompts, responses)
+        return (1 - self.step_credit) * parts["right"] + self.step_credit * parts["steps_right"]
+
+    def components(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Float[Tensor, " B"]]:
+        """Each component of each response."""
+        rows = [_judge(parse(prompt), response) for prompt, response in zip(prompts, responses, strict=True)]
+        table = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(COMPONENTS))
+        return dict(zip(COMPONENTS, table.unbind(-1), strict=True))
+
+
+def _judge(problem: Problem, response: str) -> tuple[float, float, float]:
+    expected = [str(value) for value in problem.sums()]
+    words = [word for word in (text.rstrip(".,") for text in response.split()) if word]
+    right = words[-1:] == expected[-1:]
+    steps = sum(word == value for word, value in zip(words, expected, strict=False))
+    well_formed = len(words) == len(expected) and all(map(_NUMBER.fullmatch, words))
+    return float(right), steps / len(expected), float(well_formed)

@@ -1,0 +1,74 @@
+"""All responses of the enumerable task, by number: see `models.tabular` for how they are numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from rlhf_lightning.models.policy import TextPolicy
+from rlhf_lightning.models.tabular import DEPTH, PREFIXES, TOKENS
+from rlhf_lightning.models.text import encode_responses
+from rlhf_lightning.ops.rewards import last_action_rewards
+from rlhf_lightning.types import Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PROMPT = TOKENS[0]
+"""A prompt needs a token, and no fourth one should be in the vocabulary."""
+
+
+def _text(number: int) -> str:
+    return f"{_text((number - 1) // 2)} {TOKENS[2 - number % 2]}".strip() if number else ""
+
+
+RESPONSES = tuple(_text(number) for number in range(PREFIXES))
+"""The text of each response."""
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word, and no other words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {token: number for number, token in enumerate(TOKENS)}
+    backend = Tokenizer(models.WordLevel(ids))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=TOKENS[0], clean_up_tokenization_spaces=False, padding_side="left"
+    )
+
+
+def as_rollout(policy: TextPolicy, numbers: Sequence[int] = range(PREFIXES)) -> Rollout:
+    """Responses by number, as if the policy had sampled them with at most three new tokens.
+
+    Those of three letters are cut at their last one, the others terminate with the end-of-sequence token.
+
+    Args:
+        policy: any policy over the three tokens.
+        numbers: which responses, in which order; all of them unless told otherwise.
+    """
+    stop = policy.stop_ids[0]
+    encoded = encode_responses(
+        [PROMPT] * len(numbers),
+        [RESPONSES[number] for number in numbers],
+        policy.tokenizer,
+        stop_id=stop,
+        context_length=policy.context_length,
+        max_response_tokens=DEPTH,
+    ).to(policy.device)
+    mask = encoded.action_mask
+    with torch.no_grad():
+        logprobs = policy.evaluate(encoded.context, encoded.actions, mask).logprobs
+    last = last_action_rewards(torch.ones_like(logprobs[:, 0]), mask) > 0
+    return Rollout(
+        context=encoded.context,
+        actions=encoded.actions,
+        action_mask=mask,
+        old_logprobs=logprobs,
+        terminated=last & (encoded.actions == stop),
+        truncated=last & (encoded.actions != stop),
+        rows=torch.arange(len(numbers), device=mask.device),
+    )

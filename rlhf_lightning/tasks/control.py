@@ -1,0 +1,115 @@
+"""Control: an environment of gymnasium as a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.spaces import Spaces
+from rlhf_lightning.tasks.task import Task
+
+if TYPE_CHECKING:
+    from gymnasium.vector import SyncVectorEnv
+
+
+class Control(Task):
+    """An environment with vectors as observations, and with choices or vectors as actions.
+
+    Args:
+        environment: id of the environment; one that another package registers is named ``module:id``.
+        kwargs: arguments of the environment itself.
+        max_episode_steps: an episode is truncated after so many steps; None for the environment's own limit.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"environments"})
+
+    def __init__(
+        self,
+        environment: str = "CartPole-v1",
+        kwargs: dict[str, Any] | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise UserError(f"task.init_args.max_episode_steps must be at least 1, got {max_episode_steps}")
+        self.environment = environment
+        self.kwargs = dict(kwargs or {})
+        self.max_episode_steps = max_episode_steps
+        vector = self.environments(1)
+        try:
+            self.spaces = _spaces(environment, vector)
+            self.max_episode_steps = vector.envs[0].spec.max_episode_steps
+        finally:
+            vector.close()
+        if self.max_episode_steps is None:
+            raise UserError(
+                f"{environment} has no time limit, so an episode may never end; "
+                "give task.init_args.max_episode_steps, such as 1000"
+            )
+
+    def interface(self) -> Spaces:
+        """What the networks read and write."""
+        return self.spaces
+
+    def environments(self, count: int) -> SyncVectorEnv:
+        """Several of them, which do not reset themselves.
+
+        Raises:
+            UserError: there is no such environment, or what it needs is not installed.
+        """
+        import gymnasium
+
+        limit = {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
+        try:
+            return gymnasium.make_vec(
+                self.environment,
+                num_envs=count,
+                vectorization_mode="sync",
+                vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED, "copy": False},
+                **limit,
+                **self.kwargs,
+            )
+        except Exception as error:  # whatever an environment raises
+            raise UserError(_refusal(self.environment, self.kwargs, error)) from error
+
+
+def _refusal(environment: str, kwargs: dict[str, Any], error: Exception) -> str:
+    """One line on why an environment cannot be made, and what to do about it."""
+    from gymnasium import error as errors
+
+    reason = " ".join(str(error).split()) or type(error).__name__
+    name = f"task.init_args.environment {environment}"
+    if isinstance(error, errors.UnregisteredEnv):
+        return f"{name} is not known: {reason} An environment of another package is named module:id"
+    if isinstance(error, errors.DependencyNotInstalled):
+        return f"{name} needs a package that is not installed: {reason}"
+    if isinstance(error, ModuleNotFoundError) and ":" in environment:
+        module = environment.partition(":")[0]
+        return f"{name}: module {module} cannot be imported ({reason}); install the package that it belongs to"
+    if isinstance(error, TypeError) and kwargs:
+        return f"task.init_args.kwargs {kwargs} are not arguments of {environment}: {reason}"
+    return f"{name} cannot be made: {reason}"
+
+
+def _spaces(environment: str, vector: SyncVectorEnv) -> Spaces:
+    """The environment's spaces as the networks need them.
+
+    Raises:
+        UserError: they are of a kind that the networks cannot read or write.
+    """
+    from gymnasium.spaces import Box, Discrete
+
+    shown, taken = vector.single_observation_space, vector.single_action_space
+    if not (isinstance(shown, Box) and len(shown.shape) == 1):
+        raise UserError(
+            f"the observations of {environment} are {shown}, and the networks read vectors; "
+            "expected an environment with a Box of one dimension"
+        )
+    size = shown.shape[0]
+    if isinstance(taken, Discrete):
+        return Spaces(environment, size, choices=int(taken.n), first_choice=int(taken.start))
+    if isinstance(taken, Box) and len(taken.shape) == 1 and taken.dtype.kind == "f":
+        return Spaces(environment, size, low=tuple(taken.low.tolist()), high=tuple(taken.high.tolist()))
+    raise UserError(
+        f"the actions of {environment} are {taken}, and the networks write choices or vectors; "
+        "expected an environment with a Discrete space or a Box of one dimension"
+    )

@@ -1,0 +1,62 @@
+import pytest
+
+from rlhf_lightning.__main__ import main
+from rlhf_lightning.proofs import estimators
+from rlhf_lightning.proofs.estimators import BIASED, ESTIMATORS, Estimator
+
+
+def shown(capsys, *arguments):
+    status = main(["prove", *arguments])
+    printed = capsys.readouterr().out
+    return status, printed, [line for line in printed.splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.slow
+def test_prove_finds_every_expectation_as_stated(capsys):
+    status, printed, table = shown(capsys)
+    assert status == 0
+    assert "REFUTED" not in printed
+    assert [line.split("|")[1].strip() for line in table[1:]] == [one.name for one in ESTIMATORS]
+    assert sum("< 1e-09" in line for line in table) == 14
+
+
+def test_prove_fails_where_an_expectation_is_not_as_stated(capsys, monkeypatch):
+    name = "REINFORCE, reward to go"
+    [right] = [one for one in ESTIMATORS if one.name == name]
+    wrong = Estimator("wrong", right.build, BIASED)
+    monkeypatch.setattr(estimators, "ESTIMATORS", (right, wrong))
+    status, printed, table = shown(capsys, "--seed", "3", "--kl_coef", "0.1")
+    assert status == 1
+    assert "REFUTED" not in table[1]
+    assert "REFUTED" in table[2]
+    assert printed.splitlines()[-1] == "REFUTED: wrong"
+    assert "seed 3" in printed
+    assert "β = 0.1" in printed
+
+
+@pytest.mark.slow
+def test_prove_takes_larger_batches(capsys, monkeypatch):
+    [short] = [one for one in ESTIMATORS if one.name == "REINFORCE, batch mean"]
+    monkeypatch.setattr(estimators, "ESTIMATORS", (short,))
+    status, printed, [_, row] = shown(capsys, "--batch_size", "3")
+    assert status == 0
+    assert "0.6667" in row
+    assert "B = G = 3" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--batch_size", "1"], "argument --batch_size: invalid choice: 1 (choose from 2, 3, 4)"),
+        (["--kl_coef", "0"], "argument --kl_coef: expected a number above 0, got '0'"),
+        (["--kl_coef", "x"], "argument --kl_coef: expected a number above 0, got 'x'"),
+        (["--kl_coef", "inf"], "argument --kl_coef: expected a number above 0, got 'inf'"),
+        (["--seed", "-1"], "argument --seed: expected a whole number from 0 to 2³² − 1, got '-1'"),
+        (["ppo"], "unrecognized arguments: ppo"),
+    ],
+)
+def test_prove_mistakes_are_one_line(arguments, line, capsys):
+    assert main(["prove", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"error: {line}; see python -m rlhf_lightning prove --help\n"

@@ -1,0 +1,357 @@
+"""Each estimator of the table: mean and variance over all batches, against weights written out as loops."""
+
+import inspect
+import math
+from functools import cache, partial
+from importlib import import_module
+from pkgutil import iter_modules
+
+import pytest
+import torch
+from tree_oracle import STEPS, Tree
+
+from rlhf_lightning import algorithms
+from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.algorithms.grpo import ResponseSum
+from rlhf_lightning.algorithms.reinforce import REINFORCE
+from rlhf_lightning.baselines import MovingAverage
+from rlhf_lightning.proofs import batch_gradient, expected_gradient, scored_batch
+from rlhf_lightning.proofs.estimators import ESTIMATORS, grpo_with_kl
+from rlhf_lightning.proofs.instance import Instance
+from rlhf_lightning.tasks.bandit.tree import as_rollout
+
+BY_NAME = {one.name: one for one in ESTIMATORS}
+SEEDS = (0, 1)
+
+
+# -- weights of a batch, one list for each response --------------------------------------------------------------
+
+
+def each(weights, tree, batch):
+    """Responses that know nothing of each other."""
+    return [weights(tree, i) for i in batch]
+
+
+def constant(tree, i, value):
+    return [value] * tree.length(i)
+
+
+def less(tree, i, baseline):
+    return [to_go - baseline for to_go in tree.to_go(i)]
+
+
+def batch_mean(tree, batch):
+    mean = sum(tree.total(i) for i in batch) / len(batch)
+    return [less(tree, i, mean) for i in batch]
+
+
+def whitened(weights, tree, batch):
+    """Mean 0 and variance 1 over all actions of the batch."""
+    lists = each(weights, tree, batch)
+    flat = [w for row in lists for w in row]
+    mean = sum(flat) / len(flat)
+    deviation = math.sqrt(sum((w - mean) ** 2 for w in flat) / len(flat))
+    return [[(w - mean) / (deviation + 1e-8) for w in row] for row in lists]
+
+
+def conservative(tree, batch):
+    """(1 − α) + α w with α = ½, w = e^{Â} scaled to mean 1 over actions."""
+    raised = [[math.exp(w) for w in row] for row in whitened(partial(Tree.gae, lam=0.95), tree, batch)]
+    mean = sum(map(sum, raised)) / sum(map(len, raised))
+    return [[0.5 + 0.5 * w / mean for w in row] for row in raised]
+
+
+def leave_one_out(tree, batch):
+    total = sum(tree.total(i) for i in batch)
+    return [constant(tree, i, tree.total(i) - (total - tree.total(i)) / (len(batch) - 1)) for i in batch]
+
+
+def best(tree, batch):
+    """The better response alone, in a batch of its own: the mean over responses is taken back."""
+    winner = max(range(len(batch)), key=lambda row: tree.total(batch[row]))
+    return [constant(tree, i, len(batch) * float(row == winner)) for row, i in enumerate(batch)]
+
+
+def group(tree, batch, *, std=False, average="sum", priced=True):
+    """A response's return against its group's mean, at each of its tokens.
+
+    Args:
+        average: what a token's loss is divided by, beside the number of responses.
+        priced: whether returns are less the price of the KL.
+    """
+    returns = [tree.total(i) if priced else tree.scores[i] for i in batch]
+    mean = sum(returns) / len(batch)
+    deviation = math.sqrt(sum((r - mean) ** 2 for r in returns) / (len(batch) - 1)) + 1e-4 if std else 1.0
+    tokens = sum(tree.length(i) for i in batch)
+    share = {
+        "sum": lambda i: 1.0,
+        "response": lambda i: 1 / tree.length(i),
+        "token": lambda i: len(batch) / tokens,
+    }[average]
+    return [constant(tree, i, (r - mean) / deviation * share(i)) for i, r in zip(batch, returns, strict=True)]
+
+
+def with_kl(weights, kl, tree, batch, *, average="sum"):
+    """Less β times the weight that differentiating the KL at the tokens that were drawn gives them."""
+    shares = [1 / tree.length(i) if average == "response" else 1.0 for i in batch]
+    return [
+        [w - tree.beta * share * kl(log_ratio) for w, log_ratio in zip(row, tree.log_ratios[i], strict=True)]
+        for row, i, share in zip(weights(tree, batch), batch, shares, strict=True)
+    ]
+
+
+def k2(log_ratio):
+    """½ l² has the gradient l ∇ log π, l = log π/π_ref."""
+    return log_ratio
+
+
+def k3(log_ratio):
+    """e^{−l} − 1 + l has the gradient (1 − e^{−l}) ∇ log π."""
+    return 1 - math.exp(-log_ratio)
+
+
+exact_95, wrong_95 = partial(Tree.gae, lam=0.95), partial(Tree.gae, lam=0.95, wrong=True)
+exact_1, wrong_1 = partial(Tree.gae, lam=1.0), partial(Tree.gae, lam=1.0, wrong=True)
+unpriced = partial(group, priced=False)
+
+
+def response_advantage(tree, i):
+    return constant(tree, i, exact_1(tree, i)[0])
+
+
+def mean_advantage(tree, i):
+    return [w / tree.length(i) for w in response_advantage(tree, i)]
+
+
+SINGLE = {
+    "REINFORCE, whole return": lambda tree, i: constant(tree, i, tree.total(i)),
+    "REINFORCE, reward to go": Tree.to_go,
+    "REINFORCE, moving average (1.0 so far)": lambda tree, i: less(tree, i, 1.0),
+    "REINFORCE, exact values": exact_1,
+    "REINFORCE, wrong values": wrong_1,
+    "A2C, λ = 0, exact values": partial(Tree.gae, lam=0.0),
+    "A2C, λ = 0, wrong values": partial(Tree.gae, lam=0.0, wrong=True),
+    "A2C, λ = 1, wrong values": wrong_1,
+    "PPO, λ = 0.95, exact values": exact_95,
+    "PPO, λ = 0.95, wrong values": wrong_95,
+    "PPO, penalty": exact_95,
+    "PPO, ratio of responses": response_advantage,
+    "PPO, geometric mean ratio": mean_advantage,
+    "NPG, before F⁻¹": exact_95,
+}
+"""Estimators that add up over responses: weights of one response."""
+
+JOINT = {
+    "REINFORCE, batch mean": batch_mean,
+    "REINFORCE, whitened": partial(whitened, Tree.to_go),
+    "PPO, λ = 0.95, exact values, whitened": partial(whitened, exact_95),
+    "TRPO, before F⁻¹ (whitened)": partial(whitened, exact_95),
+    "RLOO": leave_one_out,
+    "GRPO, no std, response sum": group,
+    "GRPO, no std, response sum, k2 in the loss": partial(with_kl, unpriced, k2),
+    "GRPO, no std, response sum, k3 in the loss": partial(with_kl, unpriced, k3),
+    "GRPO, no std, response mean": partial(group, average="response"),
+    "GRPO, no std, token mean": partial(group, average="token"),
+    "GRPO, std, response sum": partial(group, std=True),
+    "GRPO, std, geometric mean ratio": partial(group, std=True, average="response"),
+    "GRPO, std, response mean, k3 in the loss": partial(
+        with_kl, partial(unpriced, std=True, average="response"), k3, average="response"
+    ),
+    "RAFT": best,
+    "CPI": conservative,
+}
+"""The others: weights of a batch."""
+
+UNBIASED = {
+    "REINFORCE, whole return",
+    "REINFORCE, reward to go",
+    "REINFORCE, moving average (1.0 so far)",
+    "REINFORCE, exact values",
+    "REINFORCE, wrong values",
+    "A2C, λ = 0, exact values",
+    "A2C, λ = 1, wrong values",
+    "PPO, λ = 0.95, exact values",
+    "PPO, penalty",
+    "PPO, ratio of responses",
+    "NPG, before F⁻¹",
+    "RLOO",
+}
+SHORT = {"REINFORCE, batch mean", "GRPO, no std, response sum"}
+
+
+@cache
+def instance(seed):
+    return Instance(seed=seed)
+
+
+@cache
+def tree(seed):
+    return Tree(instance(seed))
+
+
+@cache
+def moments(name, seed, size):
+    """Of the gradient, uphill, of the algorithm itself."""
+    at, estimator = instance(seed), BY_NAME[name]
+    scores = at.priced_scores() if estimator.priced else at.scores
+    found = expected_gradient(estimator.module(at), scores, batch_size=size, group_size=size)
+    return -found.mean, found.variance
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
+def check(name, seed, size, weights):
+    mean, variance = tree(seed).moments(tree(seed).of_weights(weights), size)
+    found_mean, found_variance = moments(name, seed, size)
+    close(found_mean, mean)
+    close(found_variance, variance)
+    assert mean.norm() > 0.05
+
+
+# -- the tests ---------------------------------------------------------------------------------------------------
+
+
+def test_every_estimator_is_written_out():
+    assert {*SINGLE, *JOINT} == set(BY_NAME)
+    assert len(ESTIMATORS) == len(BY_NAME)
+
+
+def test_estimators_are_said_to_be_what_is_proved_here():
+    said = {one.name: {size: one.claim.scale(size) for size in (2, 3)} for one in ESTIMATORS if one.claim.scale}
+    proved = {name: {2: 1, 3: 1} for name in UNBIASED} | {name: {2: 1 - 1 / 2, 3: 1 - 1 / 3} for name in SHORT}
+    assert said == proved
+
+
+@pytest.mark.parametrize("name", sorted({*SINGLE, *JOINT} - UNBIASED - SHORT))
+def test_estimators_said_to_be_biased_are(name):
+    """By no scale does the expectation become the gradient."""
+    found, exact = moments(name, 0, 1 if name in SINGLE else 2)[0], tree(0).gradient()
+    nearest = (found @ exact) / (exact @ exact) * exact
+    assert (found - nearest).norm() > 0.02 * exact.norm()
+
+
+def test_every_policy_optimizer_stands_in_the_table():
+    modules = [import_module(f"{algorithms.__name__}.{found.name}") for found in iter_modules(algorithms.__path__)]
+    optimizers = {
+        value
+        for module in modules
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, PolicyAlgorithm) and value.__module__ == module.__name__
+    }
+    assert {type(one.module(instance(0))) for one in ESTIMATORS} == optimizers, "add it to proofs/estimators.py"
+
+
+@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_estimators_of_single_responses(seed, name):
+    check(name, seed, 1, partial(each, SINGLE[name], tree(seed)))
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_estimators_that_compare_responses(name):
+    check(name, 0, 2, partial(JOINT[name], tree(0)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_exact_gradient_equals_a_sum_over_the_tree(seed):
+    at = instance(seed)
+    exact = at.objective.gradient(at.policy)
+    close(exact, tree(seed).gradient())
+    free = Tree(Instance(seed=seed, kl_coef=0.0)).gradient()
+    assert exact.norm() > 0.2
+    assert (exact - free).norm() > 0.02  # the reference matters
+
+
+@pytest.mark.parametrize("name", sorted(UNBIASED))
+@pytest.mark.parametrize("seed", SEEDS)
+def test_expectation_is_the_exact_gradient(seed, name):
+    close(moments(name, seed, 2 if name in JOINT else 1)[0], tree(seed).gradient())
+
+
+@pytest.mark.parametrize("name", sorted(SHORT))
+@pytest.mark.parametrize(("seed", "size"), [(0, 2), (1, 2), (0, 3)])
+def test_expectation_is_short_of_the_exact_gradient_by_one_over_the_batch(name, seed, size):
+    close(moments(name, seed, size)[0], (1 - 1 / size) * tree(seed).gradient())
+
+
+def test_batch_mean_of_one_response_leaves_nothing():
+    mean, variance = moments("REINFORCE, batch mean", 0, 1)
+    assert mean.norm() < 1e-12  # 1 − 1/1 = 0
+    assert variance > 1e-3  # what is to go after the first token is no longer the return
+
+
+def test_more_groups_are_averaged():
+    """So what holds for one group holds for batches of several; only a mean over tokens joins them."""
+    at = instance(0)
+    every = as_rollout(at.policy)
+
+    def gradient(module, numbers):
+        return batch_gradient(module, scored_batch(every, at.scores, numbers, group_size=2))
+
+    for name, joins in [("RLOO", False), ("GRPO, no std, response sum", False), ("GRPO, no std, token mean", True)]:
+        module = BY_NAME[name].module(at)
+        halves = (gradient(module, [9, 1]) + gradient(module, [4, 0])) / 2
+        assert ((gradient(module, [9, 1, 4, 0]) - halves).norm() > 1e-3) == joins, name
+
+
+def test_an_average_that_is_updated_before_use_would_be_short():
+    """The newest batch has the weight 1 − decay of 1 − decay², so E[g] = (1 − that / B) ∇J: order matters."""
+
+    class Early(MovingAverage):
+        def value(self, episode_returns):
+            super().update(episode_returns)
+            return super().value(episode_returns)
+
+    at, average = instance(0), Early(decay=0.5)
+    average.update(torch.tensor([1.0]))
+    module = at.place(REINFORCE(*at.problem, baseline=average, kl=at.kl))
+    found = -expected_gradient(module, at.scores, batch_size=1).mean
+    close(found, (1 - 0.5 / (1 - 0.5**2)) * tree(0).gradient())
+
+
+def test_which_baseline_varies_least_depends_on_the_instance():
+    def variance(name, seed):
+        return moments(name, seed, 1)[1].item()
+
+    for one, other in [
+        ("REINFORCE, whole return", "REINFORCE, reward to go"),
+        ("REINFORCE, reward to go", "REINFORCE, exact values"),
+    ]:
+        assert variance(one, 0) < 0.98 * variance(other, 0)
+        assert variance(one, 1) > 1.02 * variance(other, 1)
+
+
+def test_kl_in_the_loss_is_differentiated_in_the_states_that_were_met():
+    """With k2 and exact E[Σₜ ∇KL(π‖π_ref)(sₜ)], with k3 the same of KL(π_ref‖π): neither is ∇ of the whole KL."""
+    at, numbers = instance(0), tree(0)
+
+    def kl_gradient(estimator):
+        build = grpo_with_kl(estimator, normalize_std=False, average=ResponseSum())
+        found = -expected_gradient(at.place(build(at)), at.scores, batch_size=2, group_size=2).mean
+        free = Tree(Instance(seed=0, kl_coef=0.0)).gradient()
+        return (found - 0.5 * free) / -at.kl_coef
+
+    def over_states(weights):
+        """E[Σₜ Σₐ w(sₜ, a) ∇ log π(a|sₜ)] over trajectories."""
+        return sum(
+            p * weights(s)[a] * numbers.log_gradient(s, a)
+            for p, path in zip(numbers.p, STEPS, strict=True)
+            for s, _ in path
+            for a in range(3)
+        )
+
+    def forward(s):
+        pairs = zip(numbers.rows[s], numbers.reference_rows[s], strict=True)
+        return [own * math.log(own / other) for own, other in pairs]
+
+    def backward(s):
+        return [-other for other in numbers.reference_rows[s]]
+
+    for estimator in ("k2", "exact"):
+        close(kl_gradient(estimator), over_states(forward))
+    close(kl_gradient("k3"), over_states(backward))
+    whole = numbers.expected(lambda i: [sum(numbers.log_ratios[i])] * numbers.length(i))
+    assert (over_states(forward) - whole).norm() > 0.05
+    assert (over_states(backward) - over_states(forward)).norm() > 0.05

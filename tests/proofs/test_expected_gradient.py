@@ -1,0 +1,103 @@
+"""Expectations over all batches: the bookkeeping."""
+
+import math
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+
+from rlhf_lightning.algorithms.ppo import PPO
+from rlhf_lightning.kl_control import AdaptiveKLControl
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.proofs import batch_gradient, batches, expected_gradient, scored_batch
+from rlhf_lightning.proofs.instance import Instance
+from rlhf_lightning.tasks.bandit.exact import Objective, probabilities
+from rlhf_lightning.tasks.bandit.tree import RESPONSES, as_rollout
+
+AT = Instance()
+SCORES = AT.scores
+
+
+def ppo(**settings):
+    """PPO in the middle of a run, away from its reference."""
+    return AT.place(PPO(*AT.problem, **{"lam": 1.0, "whiten_advantages": False, "kl": AT.kl, **settings}))
+
+
+@pytest.mark.parametrize(("batch_size", "group_size"), [(1, 1), (3, 1), (2, 2), (4, 2)])
+def test_batches_are_all_that_there_are(batch_size, group_size):
+    found = list(batches(batch_size, group_size))
+    assert sum(orders for _, orders in found) == 15**batch_size
+    assert len({tuple(numbers) for numbers, _ in found}) == len(found)
+    groups = math.comb(group_size + 14, group_size)
+    count = batch_size // group_size
+    assert len(found) == math.comb(count + groups - 1, count)
+
+
+def test_orders_of_a_batch_are_counted():
+    by_content = Counter(tuple(sorted(numbers)) for numbers in product(range(15), repeat=3))
+    assert {tuple(numbers): orders for numbers, orders in batches(3, 1)} == by_content
+    orders = {tuple(numbers): count for numbers, count in batches(4, 2)}
+    assert orders[0, 0, 0, 0] == 1
+    assert orders[0, 1, 0, 1] == 4  # 01 or 10, twice
+    assert orders[0, 0, 0, 1] == 4  # 00|01 00|10 01|00 10|00
+    assert orders[0, 1, 2, 3] == 8
+    assert (0, 1, 0, 0) not in orders
+
+
+def test_scored_batch_is_what_collecting_would_have_given():
+    policy = ppo().policy
+    scored = scored_batch(as_rollout(policy), SCORES, [9, 0, 9, 1], group_size=2)
+    assert scored.responses == [RESPONSES[number] for number in (9, 0, 9, 1)]
+    assert torch.equal(scored.scores, SCORES[[9, 0, 9, 1]])
+    last = [2, 0, 2, 1]
+    expected = [
+        [SCORES[n].item() if t == end else 0.0 for t in range(3)] for n, end in zip((9, 0, 9, 1), last, strict=True)
+    ]
+    assert scored.rewards.tolist() == expected
+    assert (scored.group_size, len(scored.prompts)) == (2, 4)
+    assert scored.rollout.rows.tolist() == [0, 1, 2, 3]
+
+
+def test_expectation_equals_a_sum_over_ordered_batches():
+    module = ppo(whiten_advantages=True)  # what one row adds depends on the other
+    every, p = as_rollout(module.policy), probabilities(module.policy).detach()
+    gradients = {
+        numbers: batch_gradient(module, scored_batch(every, SCORES, numbers))
+        for numbers in product(range(15), repeat=2)
+    }
+    mean = sum(p[i] * p[j] * gradient for (i, j), gradient in gradients.items())
+    variance = sum(p[i] * p[j] * (gradient - mean) @ (gradient - mean) for (i, j), gradient in gradients.items())
+    moments = expected_gradient(module, SCORES, batch_size=2)
+    torch.testing.assert_close(moments.mean, mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close(moments.variance, variance, rtol=0, atol=1e-12)
+
+
+def test_variance_falls_with_the_batch():
+    module = ppo()
+    one, two = (expected_gradient(module, SCORES, batch_size=size).variance for size in (1, 2))
+    assert one > 0.1
+    torch.testing.assert_close(two, one / 2)
+
+
+def test_the_module_stays_as_it_was():
+    module = ppo(kl=AdaptiveKLControl(0.3, target=0.01))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    again = [expected_gradient(module, SCORES, batch_size=1) for _ in range(2)]
+    assert torch.equal(again[0].mean, again[1].mean)
+    assert (module.kl.coef, module.row) == (0.3, {})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    exact = Objective(SCORES, module.reference, module.kl.coef).gradient(module.policy)
+    torch.testing.assert_close(again[0].mean, -exact, rtol=0, atol=1e-12)
+
+
+def test_parts_of_a_batch_add_up():
+    whole, parts = (ppo(optimization=Optimization(microbatch_size=size)) for size in (None, 1))
+    scored = scored_batch(as_rollout(whole.policy), SCORES, [9, 0, 9, 1, 5])
+    torch.testing.assert_close(batch_gradient(whole, scored), batch_gradient(parts, scored), rtol=0, atol=1e-12)
+
+
+def test_groups_that_do_not_fill_the_batch_are_refused():
+    with pytest.raises(ValueError, match="batches of 3 responses cannot be made of groups of 2"):
+        expected_gradient(ppo(), SCORES, batch_size=3, group_size=2)

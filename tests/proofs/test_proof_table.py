@@ -1,0 +1,111 @@
+"""The table: its numbers are those of the moments, its verdicts can go either way, and its cells say so."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rlhf_lightning.algorithms.ppo import PPO
+from rlhf_lightning.models.tabular import TabularBackbone
+from rlhf_lightning.proofs import expected_gradient
+from rlhf_lightning.proofs.estimators import BIASED, ESTIMATORS, GRADIENT, SHORT_BY_BATCH, Estimator
+from rlhf_lightning.proofs.instance import Instance
+from rlhf_lightning.proofs.table import Row, markdown, measure
+from rlhf_lightning.tasks.bandit.exact import probabilities
+
+AT = Instance(seed=2)
+BY_NAME = {one.name: one for one in ESTIMATORS}
+SHORT, OFF = BY_NAME["REINFORCE, batch mean"], BY_NAME["PPO, geometric mean ratio"]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return {one: measure(one, AT, batch_size=2) for one in (SHORT, OFF)}
+
+
+def test_row_of_a_scaled_estimator(rows):
+    moments = expected_gradient(SHORT.module(AT), AT.scores, batch_size=2)
+    row = rows[SHORT]
+    assert row.scale == 0.5
+    assert row.error < 1e-12
+    assert row.cosine == pytest.approx(1)
+    assert row.variance == pytest.approx(moments.variance.item() / 0.25)
+    assert row.holds
+
+
+def test_row_of_a_biased_estimator_has_the_scale_that_fits_best(rows):
+    found = -expected_gradient(OFF.module(AT), AT.scores, batch_size=2).mean
+    exact = AT.objective.gradient(AT.policy)
+    row = rows[OFF]
+    for other in (0.98 * row.scale, 1.02 * row.scale):
+        assert (found - other * exact).norm() > row.error
+    assert row.error == pytest.approx((found - row.scale * exact).norm().item())
+    assert row.bias == pytest.approx((1 / row.cosine**2 - 1) ** 0.5)  # the tangent of the angle
+    assert row.bias > 0.1
+    assert row.holds
+
+
+@pytest.mark.parametrize(
+    ("claim", "error", "holds"),
+    [
+        (GRADIENT, 1e-12, True),
+        (GRADIENT, 1e-3, False),
+        (BIASED, 1e-3, True),
+        (BIASED, 1e-12, False),
+        (GRADIENT, float("nan"), False),
+        (BIASED, float("nan"), False),
+    ],
+)
+def test_verdicts_go_both_ways(claim, error, holds):
+    row = Row(replace(SHORT, claim=claim), scale=1.0, error=error, bias=0.2, cosine=0.9, variance=1.0)
+    assert row.holds == holds
+    assert ("REFUTED" in row.cells()[1]) != holds
+
+
+@pytest.mark.parametrize(
+    ("estimator", "claim"), [(SHORT, GRADIENT), (SHORT, BIASED), (OFF, GRADIENT), (OFF, SHORT_BY_BATCH)]
+)
+def test_a_wrong_claim_is_refuted(estimator, claim):
+    assert not measure(replace(estimator, claim=claim), AT, batch_size=2).holds
+
+
+def test_markdown_says_what_it_is_about(rows):
+    text = markdown(rows.values(), AT, batch_size=2)
+    lines = text.splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert table[0] == ["optimizer", "E[g]", "c", "‖E[g] − c ∇J‖", "variance / c²"]
+    assert table[1] == [SHORT.name, "(1 − 1/B) ∇J", "0.5", "< 1e-09", f"{rows[SHORT].variance:.4f}"]
+    row = rows[OFF]
+    verdict = f"biased: {100 * row.bias:.1f}%, cosine {row.cosine:.3f}"
+    assert table[2] == [OFF.name, verdict, f"≈ {row.scale:.3f}", f"{row.error:.4f}", f"{row.variance:.4f}"]
+    assert len({len(line) for line in lines if line.startswith("|")}) == 1
+    assert "seed 2: every batch of 2" in lines[0]
+    assert f"‖∇J‖ = {AT.objective.gradient(AT.policy).norm().item():.4f}" in lines[1]
+    assert "this is no ranking" in text
+
+
+def test_instances_are_reproducible_and_differ():
+    again, other = Instance(seed=2), Instance(seed=3)
+    assert torch.equal(AT.policy.logits, again.policy.logits)
+    assert torch.equal(AT.scores, again.scores)
+    assert not torch.equal(AT.policy.logits, other.policy.logits)
+    assert not torch.equal(AT.scores, other.scores)
+
+
+def test_instance_places_networks(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")  # what a backbone would draw from
+    module = AT.place(PPO(AT.task, TabularBackbone(), kl=AT.kl))
+    torch.testing.assert_close(probabilities(module.policy), probabilities(AT.policy))
+    torch.testing.assert_close(probabilities(module.reference), probabilities(AT.reference))
+    assert (probabilities(module.policy) - probabilities(module.reference)).abs().max() > 0.1
+    right = module.critic.table.detach()
+    torch.testing.assert_close(right, AT.objective.values(AT.policy, gamma=1.0))
+    wrong = AT.place(PPO(AT.task, TabularBackbone(), kl=AT.kl), wrong_critic=True).critic.table.detach()
+    assert 0.2 < (wrong - right).std() < 1
+
+
+def test_priced_scores_have_the_gradient_of_the_objective():
+    estimator = Estimator("", BY_NAME["REINFORCE, whole return"].build, GRADIENT)
+    module = estimator.module(replace(AT, kl_coef=0.0))
+    found = -expected_gradient(module, AT.priced_scores(), batch_size=1).mean
+    torch.testing.assert_close(found, AT.objective.gradient(AT.policy), rtol=0, atol=1e-12)
