@@ -2,9 +2,9 @@
 
     python benchmarks/optimizers.py --sft runs/quickstart/sft/export
 
-All are paid by the gold reward, directly or by pairs that it labelled, so that what differs is the optimizer. Gold is the
-mean over the 256 held-out prompts, before training and at the last step, never at the best one; seconds are those of
-the whole command, start and evaluations included.
+All are paid by the gold reward, directly or by pairs that it labelled, so that what differs is the optimizer. Gold is
+the mean over the 256 held-out prompts, before training and at the last step, never at the best one; seconds are those
+of the whole command, start and evaluations included.
 """
 
 from __future__ import annotations

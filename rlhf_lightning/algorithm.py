@@ -9,11 +9,12 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.distributed import world_size
@@ -121,6 +122,14 @@ class PolicyAlgorithm(SyncedModule):
                 "iteration; give the number of iterations: trainer.max_epochs"
             )
         self._heldout = None  # of the prompts of the data module before
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The policy."""
+        return {"policy": self.policy}
+
+    def export(self, path: Path) -> None:
+        """The policy."""
+        self.policy.save(path)
 
     def schedule_length(self) -> float:
         """One step per iteration."""
@@ -291,9 +300,18 @@ class PolicyAlgorithm(SyncedModule):
         self.check_finite(f"the {type(self).__name__} loss", reduced.pop("loss"))
         return {name: value if name in largest else value / minibatch.tokens for name, value in reduced.items()}
 
-    def check_minibatch_size(self, size: int) -> None:
-        """Refuse a minibatch that the devices cannot share evenly."""
-        if size < 1 or size % world_size():
+    def check_groups(self) -> None:
+        """Refuse to train on single responses, which have none to be compared with."""
+        samples = self.rollouts.samples_per_prompt
+        if self.fitting and samples < 2:
+            raise UserError(
+                f"data.init_args.samples_per_prompt is {samples}; expected at least 2, since {type(self).__name__} "
+                "compares responses to the same prompt"
+            )
+
+    def check_minibatch_size(self, size: int | None) -> None:
+        """Refuse a minibatch that the devices cannot share evenly; None is the whole rollout."""
+        if size is not None and (size < 1 or size % world_size()):
             raise UserError(
                 f"model.init_args.minibatch_size is {size}, which {world_size()} devices do not divide; "
                 "expected a multiple of the number of devices"

@@ -1,6 +1,6 @@
 """The one exception that ends a command with a single line and exit status 2."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -15,3 +15,23 @@ def located(place: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{error} (at {place}; the checkpoint before it is kept)") from error
+
+
+def check_counts(prefix: str, **counts: int | None) -> None:
+    """Raise `UserError` for the first number below 1; None is none.
+
+    Args:
+        prefix: of the keys, such as ``model.init_args``.
+    """
+    check_limits(prefix, {name: (n is None or n >= 1, "at least 1", n) for name, n in counts.items()})
+
+
+def check_limits(prefix: str, limits: Mapping[str, tuple[bool, str, object]]) -> None:
+    """Raise `UserError` for the first value that does not fit.
+
+    Args:
+        limits: by name: whether the value fits, what was expected, and the value.
+    """
+    for name, (fits, expected, value) in limits.items():
+        if not fits:
+            raise UserError(f"{prefix}.{name} must be {expected}, got {value}")

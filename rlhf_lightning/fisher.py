@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rlhf_lightning.distributed import Stream, all_sum, run_seed, world_size
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.distributed import Stream, all_sum, run_seed
+from rlhf_lightning.errors import check_limits
 from rlhf_lightning.minibatches import whole_batch
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.models.state import frozen_copy
@@ -31,7 +31,8 @@ class FisherOptions:
         iterations: of conjugate gradient, 10; each costs about one gradient, with microbatches about three.
         tolerance: the residual over the gradient's norm at which they end.
         fraction: of the responses (or transitions) that the Fisher matrix is averaged over.
-        microbatch_size: responses per device whose activations exist at one time; None as in ``optimization``.
+        microbatch_size: responses per device whose activations exist at one time, of a language model with about ten
+            times the logits of all their tokens; None as in ``optimization``.
     """
 
     damping: float = 0.1
@@ -49,9 +50,7 @@ class FisherOptions:
             "fraction": (0 < self.fraction <= 1, "above 0 and at most 1", self.fraction),
             "microbatch_size": (size is None or size >= 1, "at least 1 (null for that of optimization)", size),
         }
-        for name, (fits, expected, value) in limits.items():
-            if not fits:
-                raise UserError(f"fisher.{name} must be {expected}, got {value}")
+        check_limits("fisher", limits)
 
 
 class PolicyGeometry:
@@ -106,10 +105,10 @@ class PolicyGeometry:
         """F v where the policy stood at first; to be asked for before it is moved.
 
         F = E[∇ log π ∇ log πᵀ] is the second derivative of KL(π_old‖π) in π (Schulman et al. 2015, "Trust Region
-        Policy Optimization", appendix C), and minus the mixed one in π_old and π (Eguchi 1983, "Second Order Efficiency
-        of Minimum Contrast Estimators in a Curved Exponential Family"). Of these two equal matrices the mixed one has
-        the shorter products: the derivative of the KL in π along v is differentiated in π_old, on which alone the
-        probabilities in it depend. Terms that would cancel to 0 in the other never appear.
+        Policy Optimization", appendix C), and equally minus the mixed one in π and π_old (Eguchi 1983, "Second Order
+        Efficiency of Minimum Contrast Estimators in a Curved Exponential Family"): the derivative in π is
+        −E_old[∇ log π], and of that the one in π_old −E[∇ log π_old ∇ log πᵀ]. The mixed one is far cheaper, because
+        it differentiates each of the two networks once and none of them twice.
         """
         total = torch.zeros_like(vector)
         with full_precision(vector.device.type), sdpa_kernel(SDPBackend.MATH):  # others have no second derivative
@@ -152,9 +151,8 @@ def _trained(policy: Policy) -> list[nn.Parameter]:
 
 
 def _share(batch: TrainBatch, fraction: float, key: int) -> TrainBatch:
-    """Some of the rows, as many on every rank."""
-    ranks = world_size()
-    count = min(len(batch), math.ceil(fraction * len(batch) / ranks) * ranks)
+    """Some of the rows, the same on any number of ranks."""
+    count = math.ceil(fraction * len(batch))
     if count == len(batch):
         return batch
     order = permutation(seed=run_seed(), stream=Stream.FISHER, iteration=key, size=len(batch))

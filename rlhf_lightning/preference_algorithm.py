@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.data.responses import ResponseCollector
 from rlhf_lightning.distributed import Stream, own_rows, world_size
-from rlhf_lightning.errors import UserError, located
+from rlhf_lightning.errors import UserError, check_counts, located
 from rlhf_lightning.heldout import HeldoutEvaluation
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import TextPolicy
@@ -61,14 +61,12 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
         log_every: int,
     ) -> None:
         super().__init__(task, backbone, optimization, log_every)
-        counts = {
-            "max_response_tokens": max_response_tokens,
-            "max_new_tokens": max_new_tokens,
-            "eval_prompts": eval_prompts,
-        }
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise UserError(f"model.init_args.{name} must be at least 1, got {value}")
+        check_counts(
+            "model.init_args",
+            max_response_tokens=max_response_tokens,
+            max_new_tokens=max_new_tokens,
+            eval_prompts=eval_prompts,
+        )
         self.max_response_tokens = max_response_tokens
         self.eval_prompts = eval_prompts
         gold = task.gold()

@@ -91,10 +91,7 @@ class Run:
 
     def setting(self, key: str) -> Any:
         """A value of the configuration by its dotted key; None where it is not there."""
-        value: Any = self.config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        return value
+        return setting(self.config, key)
 
     def series(self, metric: str) -> pd.Series:
         """The finite values of one metric, indexed by the run's counter; empty if it was never logged."""
@@ -135,7 +132,7 @@ def load_run(path: str | Path) -> Run:
         name=f"{resolved.parent.name}/{resolved.name}" if is_stage else resolved.name,
         metrics=_read_metrics(path / "metrics.csv", done=done),
         samples=_read_samples(path / "samples.jsonl", done=done),
-        config=_read_config(path / "config.yaml"),
+        config=read_config(path / "config.yaml"),
         environment=_read_json(path / "environment.json") or {},
         reliability=_read_json(path / "reliability.json"),
         done=done or (bool(stages) and all(stage.done for stage in stages.values()) and "policy" in stages),
@@ -241,7 +238,20 @@ def _json_lines(path: Path, text: str, *, cut_off: bool) -> Iterator[dict[str, A
         yield sample
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def setting(config: dict[str, Any], key: str) -> Any:
+    """A value of a configuration by its dotted key; None where it is not there."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's configuration; empty where there is none.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     if not path.exists():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""What a policy update maximizes while its data grow old: how old and new policy are compared, and how far is too far."""
+"""What an update maximizes while its data grow old: how old and new policy are compared, and how far is too far."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TokenRatio(Ratio):
     def log_ratio(
         self, logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, " N"]:
-        """log π(aₜ) − log π_old(aₜ)."""
+        """Log π(aₜ) − log π_old(aₜ)."""
         return (logprobs - old_logprobs)[action_mask]
 
     def places(self, action_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:

@@ -263,6 +263,24 @@ def test_kl_is_that_of_all_rows_whatever_share_the_fisher_matrix_sees():
     assert kls[0] == kls[1] > 1e-4
 
 
+@pytest.mark.parametrize("fraction", [1.0, 0.5, 0.1])
+def test_ranks_add_up_to_the_whole(fraction, monkeypatch):
+    # of five rows three and two; of a share of three two and one; of a share of one, one and none
+    one = language_policy("gpt2")
+    here = geometry(one, text_batch(), fraction=fraction)
+    vector = random_vector(here)
+    expected = here.fisher_product(vector)
+    own = []
+    for rank in range(2):
+        monkeypatch.setattr(
+            "rlhf_lightning.minibatches.own_rows", lambda count, rank=rank: torch.arange(rank, count, 2)
+        )
+        own.append(geometry(one, text_batch(), fraction=fraction).fisher_product(vector))
+    torch.testing.assert_close(own[0] + own[1], expected, rtol=1e-9, atol=1e-11)
+    assert own[0].norm() > 0.01
+    assert bool(own[1].norm() > 0.01) == (fraction > 0.1)
+
+
 def test_least_share_is_one_row():
     one = table()
     batch = table_batch(one, [0, 1, 4, 14])

@@ -4,8 +4,8 @@ Kakade and Langford 2002, "Approximately Optimal Approximate Reinforcement Learn
 (1 − α) π_old + α π′ (eq. 4.1), π′ a policy that is greedy with respect to π_old's advantages, and a small α makes every
 step an improvement (theorem 4.1).
 
-Here π′ ∝ π_old e^{Â/η}, the greedy policy softened by a temperature η (η → 0 is greedy), and the network is fitted to the
-mixture by maximum likelihood: minimizing −E_{π_old}[((1 − α) + α w) log π] with w = e^{Â/η} scaled to mean 1 is
+Here π′ ∝ π_old e^{Â/η}, the greedy policy softened by a temperature η (η → 0 is greedy), and the network is fitted to
+the mixture by maximum likelihood: minimizing −E_{π_old}[((1 − α) + α w) log π] with w = e^{Â/η} scaled to mean 1 is
 minimizing KL(mixture‖π), whose minimum is the mixture itself.
 
 Deviations from the paper: π′ is soft and known through its weights alone, which are normalized over the rollout and
@@ -19,7 +19,7 @@ import math
 from dataclasses import replace
 
 from rlhf_lightning.actor_critic import ActorCritic, CriticOptions, check_range, means
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
@@ -73,8 +73,7 @@ class CPI(ActorCritic):
         check_range("mixture", mixture, 0, 1)
         if not 0 < eta < math.inf:
             raise UserError(f"model.init_args.eta must be above 0, got {eta}")
-        if inner_epochs < 1:
-            raise UserError(f"model.init_args.inner_epochs must be at least 1, got {inner_epochs}")
+        check_counts("model.init_args", inner_epochs=inner_epochs)
         self.mixture, self.eta = mixture, eta
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size

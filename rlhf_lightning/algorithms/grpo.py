@@ -34,12 +34,11 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_lightning.actor_critic import means
 from rlhf_lightning.algorithm import PolicyAlgorithm
@@ -191,26 +190,13 @@ class GRPO(PolicyAlgorithm):
     def setup(self, stage: str) -> None:
         """See that there is something to compare with, and that sizes fit."""
         super().setup(stage)
-        if self.fitting and self.rollouts.samples_per_prompt < 2:
-            raise UserError(
-                f"data.init_args.samples_per_prompt is {self.rollouts.samples_per_prompt}; expected at least 2, since "
-                f"{type(self).__name__} compares responses to the same prompt"
-            )
+        self.check_groups()
         if self.overlong_cache > self.rollouts.responses.max_new_tokens:
             raise UserError(
                 f"model.init_args.overlong_cache is {self.overlong_cache}, more than "
                 f"data.init_args.max_new_tokens {self.rollouts.responses.max_new_tokens}"
             )
-        if self.minibatch_size is not None:
-            self.check_minibatch_size(self.minibatch_size)
-
-    def networks(self) -> dict[str, nn.Module]:
-        """The policy."""
-        return {"policy": self.policy}
-
-    def export(self, path: Path) -> None:
-        """The policy."""
-        self.policy.save(path)
+        self.check_minibatch_size(self.minibatch_size)
 
     def collect(self) -> ScoredRollout:
         """The first groups that differ of all that were drawn, and others where those do not fill the batch."""

@@ -16,7 +16,7 @@ import math
 from torch import nn
 
 from rlhf_lightning.actor_critic import ActorCritic, CriticOptions
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.fisher import FisherOptions, PolicyGeometry, full_precision
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
@@ -74,9 +74,7 @@ class NPG(ActorCritic):
             "step_size": (step_size is None or 0 < step_size < math.inf, "above 0 (null for max_kl)", step_size),
             "critic_epochs": (critic_epochs >= 1, "at least 1", critic_epochs),
         }
-        for name, (fits, expected, value) in limits.items():
-            if not fits:
-                raise UserError(f"model.init_args.{name} must be {expected}, got {value}")
+        check_limits("model.init_args", limits)
         if critic.shared:
             raise UserError(
                 "model.init_args.critic.shared would let the critic's steps move the policy off its natural gradient; "

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lightning.actor_critic import ActorCritic, CriticOptions, means
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
@@ -96,9 +96,7 @@ class PPO(ActorCritic):
             "entropy_coef": (0 <= self.entropy_coef < math.inf, "0 or more", self.entropy_coef),
             "stop_kl": (self.stop_kl is None or self.stop_kl > 0, "above 0 (null for never)", self.stop_kl),
         }
-        for name, (fits, expected, value) in limits.items():
-            if not fits:
-                raise UserError(f"model.init_args.{name} must be {expected}, got {value}")
+        check_limits("model.init_args", limits)
         if self.ratio.whole_responses and (self.gamma, self.lam) != (1, 1):
             raise UserError(
                 f"model.init_args.ratio {type(self.ratio).__name__} takes a response for one action, worth its whole "

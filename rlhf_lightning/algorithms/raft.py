@@ -14,16 +14,14 @@ the iterations, where the paper fine-tunes anew in each.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from rlhf_lightning.actor_critic import means
 from rlhf_lightning.algorithm import PolicyAlgorithm
 from rlhf_lightning.distributed import world_size
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
@@ -65,36 +63,19 @@ class RAFT(PolicyAlgorithm):
         super().__init__(task, backbone, optimization, kl, temperature, eval_every)
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size
-        for name in ("inner_epochs", "minibatch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"model.init_args.{name} must be at least 1, got {value}")
+        check_counts("model.init_args", inner_epochs=self.inner_epochs, minibatch_size=self.minibatch_size)
 
     def setup(self, stage: str) -> None:
         """See that there is something to choose from, and that the devices can share what is kept."""
         super().setup(stage)
-        if self.fitting:
-            size, samples = self.rollouts.rollout_batch_size, self.rollouts.samples_per_prompt
-            if samples < 2:
-                raise UserError(
-                    f"data.init_args.samples_per_prompt is {samples}; expected at least 2, since "
-                    f"{type(self).__name__} compares responses to the same prompt"
-                )
-            if size // samples % world_size():
-                raise UserError(
-                    f"data.init_args.rollout_batch_size {size} with samples_per_prompt {samples} leaves "
-                    f"{size // samples} responses to train on, which {world_size()} devices do not divide"
-                )
-        if self.minibatch_size is not None:
-            self.check_minibatch_size(self.minibatch_size)
-
-    def networks(self) -> dict[str, nn.Module]:
-        """The policy."""
-        return {"policy": self.policy}
-
-    def export(self, path: Path) -> None:
-        """The policy."""
-        self.policy.save(path)
+        self.check_groups()
+        size, samples = self.rollouts.rollout_batch_size, self.rollouts.samples_per_prompt
+        if self.fitting and size // samples % world_size():
+            raise UserError(
+                f"data.init_args.rollout_batch_size {size} with samples_per_prompt {samples} leaves "
+                f"{size // samples} responses to train on, which {world_size()} devices do not divide"
+            )
+        self.check_minibatch_size(self.minibatch_size)
 
     def prepare(self, scored: ScoredRollout) -> TrainBatch:
         """Penalize the KL to the reference; keep each prompt's best response."""

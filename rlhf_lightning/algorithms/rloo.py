@@ -16,15 +16,13 @@ r = π(yᵢ|x) / π_old(yᵢ|x), which is 1 at the first step and has no limit u
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from rlhf_lightning.actor_critic import means
 from rlhf_lightning.algorithm import PolicyAlgorithm
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
@@ -75,10 +73,7 @@ class RLOO(PolicyAlgorithm):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        for name in ("inner_epochs", "minibatch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"model.init_args.{name} must be at least 1, got {value}")
+        check_counts("model.init_args", inner_epochs=self.inner_epochs, minibatch_size=self.minibatch_size)
         if self.surrogate.kl_coef:
             raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
         if self.kl.needs_full_vocabulary:
@@ -90,21 +85,8 @@ class RLOO(PolicyAlgorithm):
     def setup(self, stage: str) -> None:
         """See that there is something to compare with, and that the devices can share a minibatch."""
         super().setup(stage)
-        if self.fitting and self.rollouts.samples_per_prompt < 2:
-            raise UserError(
-                f"data.init_args.samples_per_prompt is {self.rollouts.samples_per_prompt}; expected at least 2, since "
-                f"{type(self).__name__} compares responses to the same prompt"
-            )
-        if self.minibatch_size is not None:
-            self.check_minibatch_size(self.minibatch_size)
-
-    def networks(self) -> dict[str, nn.Module]:
-        """The policy."""
-        return {"policy": self.policy}
-
-    def export(self, path: Path) -> None:
-        """The policy."""
-        self.policy.save(path)
+        self.check_groups()
+        self.check_minibatch_size(self.minibatch_size)
 
     def prepare(self, scored: ScoredRollout) -> TrainBatch:
         """Penalize the KL to the reference; the return of each response, less the mean of the others'."""

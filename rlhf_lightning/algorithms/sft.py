@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.distributed import own_rows
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import check_counts
 from rlhf_lightning.evaluation import perplexity
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.text import EncodedResponses, encode_responses
@@ -49,8 +49,7 @@ class SFT(PassAlgorithm[Demonstration]):
         log_every: int = 10,
     ) -> None:
         super().__init__(task, backbone, optimization, log_every)
-        if max_response_tokens is not None and max_response_tokens < 1:
-            raise UserError(f"model.init_args.max_response_tokens must be at least 1, got {max_response_tokens}")
+        check_counts("model.init_args", max_response_tokens=max_response_tokens)
         self.max_response_tokens = max_response_tokens
 
     def configure_model(self) -> None:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.actor_critic import ActorCritic, CriticOptions
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.fisher import FisherOptions, PolicyGeometry, full_precision
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
@@ -88,9 +88,7 @@ class TRPO(ActorCritic):
             "shrink": (0 < shrink < 1, "between 0 and 1", shrink),
             "critic_epochs": (critic_epochs >= 1, "at least 1", critic_epochs),
         }
-        for name, (fits, expected, value) in limits.items():
-            if not fits:
-                raise UserError(f"model.init_args.{name} must be {expected}, got {value}")
+        check_limits("model.init_args", limits)
         if critic.shared:
             raise UserError(
                 "model.init_args.critic.shared would let the critic's steps move the policy out of its trust region; "

@@ -17,18 +17,39 @@ from typing_extensions import override
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of, position, total
 
-FIELDS: tuple[tuple[str, str], ...] = (
+TEXT: tuple[tuple[str, str], ...] = (
     ("objective/score", "score"),
     ("objective/gold", "gold"),
     ("objective/kl_ref_sequence", "KL"),
+    ("eval/score", "eval score"),
+    ("eval/perplexity", "eval perplexity"),
+    ("trust_region/rejections", "rejected"),
+)
+"""Metrics that a policy optimizer shows, in this order, with their short names."""
+
+CONTROL: tuple[tuple[str, str], ...] = (
+    ("env_steps", "env steps"),
+    ("objective/score", "return"),
+    ("eval/score", "eval return"),
+    ("trust_region/rejections", "rejected"),
+)
+"""The same in an environment."""
+
+STEPS: tuple[tuple[str, str], ...] = (
     ("reward_model/loss", "loss"),
     ("reward_model/accuracy", "accuracy"),
     ("sft/loss", "loss"),
-    ("eval/score", "eval score"),
+    ("dpo/loss", "loss"),
+    ("dpo/accuracy", "accuracy"),
+    ("preferred_ft/loss", "loss"),
+    ("unlikelihood/loss", "loss"),
     ("eval/accuracy", "eval accuracy"),
+    ("eval/gold", "eval gold"),
+    ("eval/score", "eval score"),
+    ("eval/kl_ref_sequence", "eval KL"),
     ("eval/perplexity", "eval perplexity"),
 )
-"""Metrics shown, in this order, with their short names."""
+"""The same for training on given data: supervised, on preference pairs, or of a reward model."""
 
 
 class Progress(ProgressBar, Listener):
@@ -85,7 +106,7 @@ class Progress(ProgressBar, Listener):
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
         self._axis = axis_of(row)
-        self._shown.update({key: float(row[key]) + 0.0 for key, _ in FIELDS if key in row})  # no negative zero
+        self._shown.update({key: float(value) + 0.0 for key, value in row.items()})  # no negative zero
         if self._axis != "step":
             self._show(trainer, module, int(row[self._axis]))
 
@@ -118,7 +139,8 @@ class Progress(ProgressBar, Listener):
         if not self._enabled:
             return
         of = total(trainer, self._axis)
-        metrics = "  ".join(f"{label} {self._shown[key]:.3g}" for key, label in FIELDS if key in self._shown)
+        fields = STEPS if self._axis == "step" else CONTROL if "env_steps" in self._shown else TEXT
+        metrics = "  ".join(f"{label} {_number(self._shown[key])}" for key, label in fields if key in self._shown)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=of, done=_of(done, of), metrics=metrics)
             return
@@ -144,6 +166,10 @@ class Progress(ProgressBar, Listener):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def _of(done: int, of: int | None) -> str:

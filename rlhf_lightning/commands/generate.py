@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_lightning.commands.arguments import positive, writable
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sampling noise (default %(default)s)")
     parser.add_argument("--out", type=writable, help="write a JSONL file of prompt and response instead of printing")
     arguments = parser.parse(argv)
+    _refuse_control(arguments.model)
     prompts = _prompts(arguments.prompts, arguments.file)
 
     from rlhf_lightning.commands.arguments import load_policy
@@ -66,6 +68,17 @@ def main(argv: list[str]) -> None:
         return
     for prompt, text in answers:
         print(f"> {plain_text(prompt)}\n{text}\n")
+
+
+def _refuse_control(model: str) -> None:
+    """Say of a control run what it is, rather than what it lacks."""
+    from rlhf_lightning.runs import read_config, setting
+
+    folder = Path(model)
+    config = read_config((folder.parent if folder.name == "export" else folder) / "config.yaml")
+    if str(setting(config, "data.class_path")).endswith("EnvironmentDataModule"):
+        environment = setting(config, "task.init_args.environment")
+        raise UserError(f"{model} is a policy for {environment}, which writes no text; expected a language policy")
 
 
 def _prompts(given: list[str], file: str | None) -> list[Prompt]:

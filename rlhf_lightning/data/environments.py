@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.distributed import Stream, own_rows, run_seed, world_size
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.minibatches import over_own_rows
 from rlhf_lightning.models.control import ControlPolicy
 from rlhf_lightning.models.moments import RewardScale
@@ -67,14 +67,12 @@ class EnvironmentDataModule(CollectionDataModule):
     ) -> None:
         super().__init__(task)
         task.require(frozenset({"environments"}), by=type(self).__name__)
-        counts = {
-            "environments": environments,
-            "rollout_batch_size": rollout_batch_size,
-            "eval_episodes": eval_episodes,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise UserError(f"data.init_args.{name} must be at least 1, got {value}")
+        check_counts(
+            "data.init_args",
+            environments=environments,
+            rollout_batch_size=rollout_batch_size,
+            eval_episodes=eval_episodes,
+        )
         if rollout_batch_size % environments:
             raise UserError(
                 f"data.init_args.rollout_batch_size is {rollout_batch_size}; expected a multiple of "

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from rlhf_lightning.distributed import Stream, run_seed
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.tasks.task import Task
 
@@ -31,9 +31,7 @@ class PassDataModule(LightningDataModule, Generic[Example]):
 
     def __init__(self, task: Task, batch_size: int, eval_limit: int | None) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_limit", eval_limit)):
-            if value is not None and value < 1:
-                raise UserError(f"data.init_args.{name} must be at least 1, got {value}")
+        check_counts("data.init_args", batch_size=batch_size, eval_limit=eval_limit)
         self.task = task
         self.batch_size = batch_size
         self.eval_limit = eval_limit

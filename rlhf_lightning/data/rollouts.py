@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.data.responses import ResponseCollector
 from rlhf_lightning.distributed import Stream, run_seed, world_size
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.evaluation import score_statistics, text_statistics
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.noise import permutation
@@ -49,16 +49,14 @@ class RolloutDataModule(CollectionDataModule):
                 f"data.init_args.reward is missing: task {type(task).__name__} has no reward of its own; give a reward "
                 "model: --data.init_args.reward LearnedReward --data.init_args.reward.init_args.path runs/NAME/export"
             )
-        counts = {
-            "rollout_batch_size": rollout_batch_size,
-            "samples_per_prompt": samples_per_prompt,
-            "max_new_tokens": max_new_tokens,
-            "eval_prompts": eval_prompts,
-            "decode_batch_size": decode_batch_size,
-        }
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise UserError(f"data.init_args.{name} must be at least 1, got {value}")
+        check_counts(
+            "data.init_args",
+            rollout_batch_size=rollout_batch_size,
+            samples_per_prompt=samples_per_prompt,
+            max_new_tokens=max_new_tokens,
+            eval_prompts=eval_prompts,
+            decode_batch_size=decode_batch_size,
+        )
         if rollout_batch_size % samples_per_prompt:
             raise UserError(
                 f"data.init_args.rollout_batch_size is {rollout_batch_size}, which samples_per_prompt "

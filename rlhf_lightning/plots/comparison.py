@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from rlhf_lightning.plots import panels
 from rlhf_lightning.plots.labels import NAME, Label, end_labels, shortened, text_width
 from rlhf_lightning.plots.measures import Entry, measured
 from rlhf_lightning.plots.quantities import reward_name
-from rlhf_lightning.plots.style import span
+from rlhf_lightning.plots.style import GOLD, PROXY, span
 
 LONGEST = 1.9
 """Inches that the name of a run may take beside its line."""
@@ -62,6 +62,17 @@ def _reward(of_task: Sequence[Entry]) -> tuple[str, str]:
     if any(len(measured(entry.run, "gold")) > 1 for entry in of_task):
         return "gold", "Gold reward"
     return "score", reward_name([entry.run for entry in of_task])
+
+
+def in_color_of_reward(chart: Chart, name: str | None = None) -> Chart:
+    """The chart of a single run: with nothing to tell it from, its colour means gold or score.
+
+    Args:
+        name: what to call its curve, rather than by the run's name.
+    """
+    color = GOLD if chart.metric == "gold" else PROXY
+    curves = [(replace(entry, color=color, name=name or entry.name), curve) for entry, curve in chart.curves]
+    return replace(chart, curves=curves)
 
 
 def chart_sheet(shown: Sequence[Chart]) -> tuple[Figure, list[Axes]]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
-from rlhf_lightning.plots.comparison import chart_sheet, charts, draw_curves, share_limits
+from rlhf_lightning.plots.comparison import chart_sheet, charts, draw_curves, in_color_of_reward, share_limits
 from rlhf_lightning.plots.labels import heading
 from rlhf_lightning.plots.measures import Entry, entries, measured
 from rlhf_lightning.plots.style import styled
@@ -30,6 +30,8 @@ def frontier(runs: Run | Sequence[Run]) -> Figure:
     shown = charts(found, _against_kl)
     if not shown:
         raise UserError("no policy run with a reward and KL to draw a frontier from")
+    if len(found) == 1:
+        shown = [in_color_of_reward(shown[0])]
     figure, axes = chart_sheet(shown)
     drawn = {entry.name for chart in shown for entry, _ in chart.curves}
     left_out = [entry.name for entry in found if entry.name not in drawn]
@@ -39,7 +41,8 @@ def frontier(runs: Run | Sequence[Run]) -> Figure:
     heading(figure, f"{reward} at each distance from the reference", f"One dot per evaluation{without}")
     share_limits(axes, shown)
     for place, chart in zip(axes, shown, strict=True):
-        panels.dress(place, *((chart.task, chart.reward.lower()) if len(shown) > 1 else ()), xlabel=chart.axis)
+        titles = (chart.task or chart.reward, chart.reward.lower()) if len(shown) > 1 else ()
+        panels.dress(place, *titles, xlabel=chart.axis)
         panels.kl_axis(place, max(float(curve.index.max()) for _, curve in chart.curves))
         draw_curves(place, chart)
     return figure

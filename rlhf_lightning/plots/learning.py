@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
-from rlhf_lightning.plots.comparison import Chart, chart_sheet, charts, draw_curves, share_limits
+from rlhf_lightning.plots.comparison import Chart, chart_sheet, charts, draw_curves, in_color_of_reward, share_limits
 from rlhf_lightning.plots.labels import Label, heading
 from rlhf_lightning.plots.measures import Entry, entries, experience
-from rlhf_lightning.plots.style import GOLD, PROXY, TRAIN, styled
+from rlhf_lightning.plots.style import TRAIN, styled
 from rlhf_lightning.plots.verdict import judge
 from rlhf_lightning.runs import Run
 
@@ -41,11 +40,11 @@ def learning_curves(runs: Run | Sequence[Run]) -> Figure:
         title, unit = f"{shown[0].reward} by {shown[0].axis}", f"{_unit(shown[0]).capitalize()}. "
     drawn = {entry.name for chart in shown for entry, _ in chart.curves}
     left_out = [entry.name for entry in found if entry.name not in drawn]
-    without = f" · without two: {', '.join(left_out)}" if left_out else ""
+    without = f" · fewer than two: {', '.join(left_out)}" if left_out else ""
     heading(figure, title, f"{unit}One dot per evaluation{without}")
     share_limits(axes, shown)
     for place, chart in zip(axes, shown, strict=True):
-        titles = (chart.task, _unit(chart)) if len(shown) > 1 else ()
+        titles = (chart.task or chart.reward, _unit(chart)) if len(shown) > 1 else ()
         panels.dress(place, *titles, xlabel=chart.axis)
         panels.counter_axis(place, max(float(curve.index.max()) for _, curve in chart.curves))
         draw_curves(place, chart)
@@ -57,17 +56,16 @@ def _of_one(entry: Entry) -> Figure:
     run = entry.run
     shown = charts([entry], _over_experience)
     _check(shown)
-    (chart,) = shown
-    color = GOLD if chart.metric == "gold" else PROXY
-    chart.curves = [(replace(entry, name="evaluation", color=color), curve) for _, curve in chart.curves]
+    evaluated = len(run.series(f"eval/{shown[0].metric}")) > 0
+    chart = in_color_of_reward(shown[0], "evaluation" if evaluated else "training")
     training = experience(run).of(run.series(f"objective/{chart.metric}"))
-    figure, (axes,) = chart_sheet(shown)
+    figure, (axes,) = chart_sheet([chart])
     heading(figure, judge(run).headline, f"{_unit(chart).capitalize()} · {entry.name}")
-    share_limits([axes], shown, [training])
+    share_limits([axes], [chart], [training])
     panels.dress(axes, xlabel=chart.axis)
     panels.counter_axis(axes, float(experience(run).count.max()))
     more = []
-    if len(training) and len(run.series(f"eval/{chart.metric}")):
+    if len(training) and evaluated:
         panels.trace(axes, training, TRAIN)
         more = [Label(float(training.iloc[-1]), "training", TRAIN)]
     draw_curves(axes, chart, more)

@@ -110,12 +110,13 @@ def tolerance(series: pd.Series) -> float:
     """A difference between two evaluations below this may be noise.
 
     Three times the noise of single values, estimated from second differences (white noise of deviation σ gives
-    √6 σ), and at least 2 % of the series' range.
+    √6 σ), and at least 2 % of the series' range. Fewer than five values tell nothing of their noise: then it is a
+    fifth of their range.
     """
     values = series.to_numpy(dtype=float)
-    noise = 0.0
-    if len(values) >= 5:
-        noise = float(np.median(np.abs(np.diff(values, 2)))) / 0.6745 / np.sqrt(6)
+    if len(values) < 5:
+        return 0.2 * float(np.ptp(values))
+    noise = float(np.median(np.abs(np.diff(values, 2)))) / 0.6745 / np.sqrt(6)
     return max(3 * noise, 0.02 * float(np.ptp(values)))
 
 

@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from training_helpers import Letters, Rows, fit, ppo, rollouts, tiny
 
-from rlhf_lightning.surrogates import SequenceRatio
 from rlhf_lightning import (
     SFT,
     DemonstrationDataModule,
@@ -19,6 +18,7 @@ from rlhf_lightning import (
     RolloutDataModule,
     UserError,
 )
+from rlhf_lightning.surrogates import SequenceRatio
 
 
 def build(name):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from training_helpers import AtHook, OneToken, Letters, PaysFor, fit, ppo, quiet_trainer, rollouts, snapshot, tiny
+from training_helpers import AtHook, Letters, OneToken, PaysFor, fit, ppo, quiet_trainer, rollouts, snapshot, tiny
 
 from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy
-from training_helpers import AtHook, OneToken, Letters, fit, quiet_trainer, same, snapshot, tiny
+from training_helpers import AtHook, Letters, OneToken, fit, quiet_trainer, same, snapshot, tiny
 
 from rlhf_lightning.algorithms.sft import SFT
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule

@@ -1,5 +1,4 @@
 import re
-import runpy
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -10,8 +9,7 @@ import pytest
 
 from rlhf_lightning.commands.report import main
 from rlhf_lightning.errors import UserError
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "plots" / "synthetic_runs.py")))
+from tests.plots import synthetic_runs as synthetic
 
 
 class Page(HTMLParser):

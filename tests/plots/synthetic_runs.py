@@ -53,8 +53,8 @@ def write_csv(path, columns):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def finish(path, done=True):
-    (path / "config.yaml").write_text(CONFIG, encoding="utf-8")
+def finish(path, done=True, config=CONFIG):
+    (path / "config.yaml").write_text(config, encoding="utf-8")
     (path / "environment.json").write_text(json.dumps(ENVIRONMENT), encoding="utf-8")
     if done:
         (path / "DONE").touch()
@@ -132,18 +132,36 @@ def evaluation_columns(proxy, gold, kl, generator, every, level):
     }
 
 
-def write_policy(path, course_of="exploited", *, iterations=200, every=10, seed=0, gold=True, done=True, noise=1):
-    """A policy run: proxy rises; gold follows, or turns (``exploited``), or both fall (``unstable``)."""
+def write_policy(
+    path,
+    course_of="exploited",
+    *,
+    iterations=200,
+    every=10,
+    seed=0,
+    gold=True,
+    done=True,
+    noise=1,
+    on_gold=False,
+    batch=64,
+):
+    """A policy run: proxy rises; gold follows, or turns (``exploited``), or both fall (``unstable``).
+
+    With ``on_gold`` the score that is trained on is gold itself; ``batch`` responses are sampled per iteration.
+    """
     path = Path(path)
     path.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     proxy, true, kl = course(course_of, iterations)
+    iteration = np.arange(iterations + 1.0)
     columns = {
-        "iteration": np.arange(iterations + 1.0),
-        "samples": 64 * np.arange(iterations + 1.0),
+        "iteration": iteration,
+        "samples": np.where(iteration > 0, batch * iteration, np.nan),
         **training_columns(proxy, true, kl, generator, noise),
         **evaluation_columns(proxy, true, kl, generator, every, noise),
     }
+    if on_gold:
+        columns |= {f"{where}/score": columns[f"{where}/gold"] for where in ("objective", "eval")}
     if not gold:
         columns = {name: values for name, values in columns.items() if "gold" not in name}
     write_csv(path / "metrics.csv", columns)

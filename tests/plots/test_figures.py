@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from synthetic_runs import write_csv, write_pipeline, write_policy, write_reward, write_sft
 
 from rlhf_lightning import plots
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import style
 from rlhf_lightning.runs import load_run
+from tests.plots.synthetic_runs import write_csv, write_pipeline, write_policy, write_reward, write_sft
 
 OF_ONE_RUN = (
     plots.overoptimization,

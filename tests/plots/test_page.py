@@ -1,11 +1,11 @@
 import dataclasses
 
 import pytest
-from synthetic_runs import PROMPTS, write_pipeline, write_policy
 
 from rlhf_lightning.plots.page import replies, summary, svg
 from rlhf_lightning.plots.style import GOLD, INK
 from rlhf_lightning.runs import load_run
+from tests.plots.synthetic_runs import PROMPTS, write_pipeline, write_policy
 
 
 def sample(iteration, row, score, response="yes"):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.plots import panels
+from rlhf_lightning.plots import labels, panels
 from rlhf_lightning.plots.reliability import wilson
 from rlhf_lightning.plots.style import fixed, number, span
 
@@ -13,7 +13,7 @@ from rlhf_lightning.plots.style import fixed, number, span
 @given(st.lists(st.floats(-50, 250), min_size=1, max_size=7))
 def test_spread_leaves_no_overlap_and_keeps_the_order(centres):
     sizes = [25.0] * len(centres)
-    placed = panels.spread(centres, sizes, 200.0)
+    placed = labels.spread(centres, sizes, 200.0)
     order = sorted(range(len(centres)), key=lambda index: centres[index])
     for below, above in itertools.pairwise(order):
         assert placed[above] - placed[below] >= 25.0 - 1e-6
@@ -21,11 +21,11 @@ def test_spread_leaves_no_overlap_and_keeps_the_order(centres):
 
 
 def test_spread_moves_nothing_that_has_room():
-    assert panels.spread([20.0, 90.0, 50.0], [20.0] * 3, 100.0) == [20.0, 90.0, 50.0]
+    assert labels.spread([20.0, 90.0, 50.0], [20.0] * 3, 100.0) == [20.0, 90.0, 50.0]
 
 
 def test_spread_moves_a_touching_pair_apart_evenly():
-    assert panels.spread([50.0, 54.0], [20.0, 20.0], 200.0) == [42.0, 62.0]
+    assert labels.spread([50.0, 54.0], [20.0, 20.0], 200.0) == [42.0, 62.0]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_runs import write_csv, write_policy
 
-from rlhf_lightning.plots.verdict import judge, tolerance
+from rlhf_lightning.plots.measures import tolerance
+from rlhf_lightning.plots.verdict import judge
 from rlhf_lightning.runs import load_run
+from tests.plots.synthetic_runs import write_csv, write_policy
 
 
 def run_of(path, **columns):

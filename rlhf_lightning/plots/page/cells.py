@@ -101,7 +101,7 @@ def _best(metric: str) -> Callable[[Run], Cell | None]:
         where = int(values.idxmax())
         if run.kind == "control":
             along = experience(run)
-            return Cell(number(float(values.max())), f"after {along.count[where]:,.0f} {along.unit}")
+            return Cell(number(float(values.max())), f"after {along.count[where]:,.0f} steps")
         kl = measured(run, "kl_ref_sequence")
         far = f", {number(float(kl[where]))} nats" if where in kl.index else ""
         return Cell(number(float(values.max())), f"at {run.axis} {where:,}{far}")

@@ -91,7 +91,10 @@ def _missing_of_policy(run: Run) -> list[str]:
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """The settings in which the policies' configurations differ, with their values; where runs are two or more."""
-    configs = [_flat((run.policy or run).config) for run in runs]
+    named = {"name", "runs_dir"}  # which always differ, and say nothing of the training
+    configs = [
+        {key: value for key, value in _flat((run.policy or run).config).items() if key not in named} for run in runs
+    ]
     if len(configs) < 2 or not all(configs):
         return []
     keys = list(dict.fromkeys(key for config in configs for key in config))
