@@ -28,7 +28,7 @@ def main() -> None:
     """Run them one after the other, print the table and write it to benchmarks/results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sft", required=True, help="supervised model to start from")
-    parser.add_argument("--pairs", type=int, default=4000, help="gold-labelled pairs (default %(default)s)")
+    parser.add_argument("--pairs", type=int, default=8000, help="gold-labelled pairs (default %(default)s)")
     parser.add_argument("--only", nargs="*", default=[*ON_POLICY, *ON_PAIRS], help="some of them")
     parser.add_argument("--runs_dir", default="runs/optimizers", help="where the runs go (default %(default)s)")
     arguments = parser.parse_args()

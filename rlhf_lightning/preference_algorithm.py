@@ -28,6 +28,8 @@ from rlhf_lightning.synced import on_cpu
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import PreferencePair, Prompt, ScoredRollout
 
+_WIN_RATE = ("win_rate", "win_rate_low", "win_rate_high")
+
 
 class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
     """A policy that passes over preference pairs, and its frozen reference: the policy that it started as.
@@ -70,11 +72,10 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
         self.max_response_tokens = max_response_tokens
         self.eval_prompts = eval_prompts
         gold = task.gold()
+        judge = next(source for source in (reward, gold, _Unjudged()) if source is not None)
+        self._responses = ResponseCollector(judge, gold, max_new_tokens=max_new_tokens)
         # Gold does not pass for a score: nobody trains on it here, and checkpoints are chosen by scores.
-        self._unjudged = (
-            () if reward else ("score",) if gold else ("score", "win_rate", "win_rate_low", "win_rate_high")
-        )
-        self._responses = ResponseCollector(reward or gold or _Unjudged(), gold, max_new_tokens=max_new_tokens)
+        self._left_out = () if judge is reward else ("score",) if judge is gold else ("score", *_WIN_RATE)
         self._sampled: HeldoutEvaluation | None = None
 
     # -- networks ----------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
             self._sampled = HeldoutEvaluation(self, self.policy, self.reference, self._respond)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), located(self.position()):
             sampled = self._sampled.row(self.steps)
-        row = means | {name: value for name, value in sampled.items() if name not in self._unjudged}
+        row = means | {name: value for name, value in sampled.items() if name not in self._left_out}
         self.publish({"step": self.steps, **{f"eval/{name}": value for name, value in row.items()}})
 
     test_step = validation_step

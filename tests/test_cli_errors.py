@@ -61,7 +61,7 @@ CASES = [
     ("--name ../x", "--name '../x': expected a name such as ppo-1"),
     # classes
     ("--model PP0", "model: no class 'PP0'; did you mean PPO?"),
-    ("--model Nothing", "model: no class 'Nothing'; expected one of PPO, RewardModeling, SFT"),
+    ("--model Nothing", "model: no class 'Nothing'; expected one of A2C, CPI, DPO, GRPO,"),
     (f"--model {FAKES}.ToyIteration", f"model: no class ToyIteration in {FAKES}; did you mean ToyIterations?"),
     ("--model nomodule.X", "model: nomodule.X cannot be imported (no module named 'nomodule')"),
     (f"--model {FAKES}.ToyTask", "model: ToyTask is not a LightningModule"),

@@ -388,7 +388,7 @@ def test_kl_is_exact_and_the_way_back_leaves_no_trace(lora, microbatch_size):
     with torch.no_grad():
         old = list(distributions(one))
     here = geometry(one, text_batch(), microbatch_size=microbatch_size)
-    here.fisher_product(random_vector(here))
+    product = here.fisher_product(random_vector(here))
     assert here.kl() == 0
     for seed in range(2):
         here.move_to(here.start + 0.01 * random_vector(here, seed))
@@ -399,6 +399,7 @@ def test_kl_is_exact_and_the_way_back_leaves_no_trace(lora, microbatch_size):
         assert moved == {name for name in before if lora is None or ".lora_" in name}
     here.move_to(here.start)
     assert all(torch.equal(parameter, before[name]) for name, parameter in one.named_parameters())
+    assert torch.equal(here.fisher_product(random_vector(here)), product)
 
 
 def test_gradient_is_what_backward_passes_left():

@@ -168,12 +168,42 @@ def test_a_pipeline_is_done_only_when_its_policy_is(tmp_path):
         ("step,sft/loss,policy/grad_norm,eval/loss", "sft"),
         ("step,reward_model/loss,eval/accuracy", "reward"),
         ("iteration,objective/score", "policy"),
-        ("step,dpo/loss,eval/gold", "policy"),
+        ("step,dpo/loss,eval/gold", "preference"),
+        ("iteration,env_steps,eval/score", "control"),
         ("step,eval/loss", "unknown"),
     ],
 )
 def test_kind_follows_from_the_metrics(tmp_path, columns, kind):
     assert load_run(write_run(tmp_path / "a", columns + "\n")).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        ("task: {class_path: a.b.Control, init_args: {environment: CartPole-v1}}", "CartPole-v1"),
+        ("task: {class_path: rlhf_lightning.Assistant}", "Assistant"),
+        ("task: {class_path: Assistant}", "Assistant"),
+        ("model: {class_path: PPO}", ""),
+    ],
+)
+def test_task_is_the_environment_or_the_class(tmp_path, config, task):
+    assert load_run(write_run(tmp_path / "a", config__yaml=config)).task == task
+
+
+def test_setting_reads_a_dotted_key_and_misses_none(tmp_path):
+    run = load_run(write_run(tmp_path / "a", config__yaml="model: {init_args: {max_kl: 0.01}, class_path: TRPO}"))
+    assert run.setting("model.init_args.max_kl") == 0.01
+    assert run.setting("model.init_args.max_kl.deeper") is None
+    assert run.setting("data.init_args.batch_size") is None
+
+
+def test_policy_is_the_stage_that_trained_one_whatever_its_kind(tmp_path):
+    write_run(tmp_path / "p" / "sft", "step,sft/loss\n1,2\n")
+    write_run(tmp_path / "p" / "policy", "step,dpo/loss,eval/gold\n0,,0.5\n1,0.69,\n")
+    run = load_run(tmp_path / "p")
+    assert run.policy is run.stages["policy"]
+    assert (run.policy.kind, run.find("policy")) == ("preference", None)
+    assert run.stages["sft"].policy is None
 
 
 def test_a_run_that_has_only_started_is_read(tmp_path):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 
 from rlhf_lightning.plots.style import INK, MUTED, PAPER
 
@@ -94,7 +94,8 @@ def text_width(text: str, *, size: float, weight: str = "normal") -> float:
     """Width of a text in inches, in the font that the figure will be drawn with."""
     if not text.strip():
         return 0.0
-    return TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight)).get_extents().width / 72
+    font = FontProperties(size=size, weight=weight)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
 def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> None:

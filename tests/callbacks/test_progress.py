@@ -13,7 +13,22 @@ def run(model, progress, **budget):
         **budget, callbacks=[progress], logger=False, accelerator="cpu", enable_checkpointing=False,
         enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
     )  # fmt: skip
-    trainer.fit(model(task, ToyBackbone()), ToyData(task, length=50 if model is ToySteps else 1))
+    trainer.fit(model(task, ToyBackbone()), ToyData(task, length=50 if issubclass(model, ToySteps) else 1))
+
+
+class ToyControl(ToyIterations):
+    """Reports what an environment does."""
+
+    def publish(self, row):
+        score = {"objective/score": -1234.5, "eval/score": 20.25}
+        super().publish({"iteration": row["iteration"], **score, "env_steps": 2048 * row["iteration"]})
+
+
+class ToyPreferences(ToySteps):
+    """Reports what a preference optimizer does."""
+
+    def publish(self, row):
+        super().publish({"step": row["step"], "dpo/loss": 0.6, "dpo/accuracy": 0.75, "eval/gold": 0.61})
 
 
 class Terminal(io.StringIO):
@@ -41,6 +56,18 @@ def test_progress_short_run_gets_a_line_for_each_iteration(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1] for line in lines] == ["iteration 1/3", "iteration 2/3", "iteration 3/3"]
     assert "KL 0.5" in lines[0]
+
+
+def test_progress_of_control_says_return_and_environment_steps(capsys):
+    run(ToyControl, Progress(), max_epochs=2)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "ToyControl  iteration 2/2  env steps 4,096  return -1,234  eval return 20.2"
+
+
+def test_progress_of_preferences_says_accuracy_and_gold(capsys):
+    run(ToyPreferences, Progress(), max_steps=4)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "ToyPreferences  step 4/4  loss 0.6  accuracy 0.75  eval gold 0.61"
 
 
 def test_progress_terminal_gets_a_bar(monkeypatch):

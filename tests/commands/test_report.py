@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_lightning.commands.report import main
 from rlhf_lightning.errors import UserError
+from tests.plots import synthetic_kinds
 from tests.plots import synthetic_runs as synthetic
 
 
@@ -95,14 +96,53 @@ def test_names_and_settings_are_escaped(capsys, tmp_path):
 def test_several_runs_stand_side_by_side(capsys, tmp_path):
     exploited = synthetic.write_policy(tmp_path / "rloo", iterations=60)
     healthy = synthetic.write_policy(tmp_path / "ppo", "healthy", iterations=60)
-    (healthy / "config.yaml").write_text("model: {class_path: PPO, init_args: {clip_range: 0.4, kl_coef: 0.02}}\n")
+    (healthy / "config.yaml").write_text(
+        "task: {class_path: Assistant}\nmodel: {class_path: PPO, init_args: {clip_range: 0.4, kl_coef: 0.02}}\n"
+    )
     path, page = report(capsys, exploited, healthy, healthy, "--out", tmp_path / "out")
     assert path == tmp_path / "out" / "report.html"
     files = {file.stem for file in path.parent.iterdir()}
-    assert {"frontier", "dashboard", "ppo-overoptimization", "rloo-overoptimization"} <= files
+    assert {"learning_curves", "frontier", "dashboard", "ppo-overoptimization", "rloo-overoptimization"} <= files
     assert "Settings that differ" in page.text
     assert "model.init_args.clip_range" in page.text
     assert page.text.count("Gold rises with the proxy") >= 1
+
+
+def test_a_control_run_is_told_in_the_words_of_control(capsys, tmp_path):
+    path, page = report(capsys, synthetic_kinds.write_control(tmp_path / "trpo"))
+    assert {file.stem for file in path.parent.iterdir()} == {"report", "learning_curves", "dashboard"}
+    text = " ".join(page.text.split())
+    told = text[: text.index("Configuration and environment")].lower()
+    assert "mean return of 20 evaluation episodes" in told
+    assert [word for word in ("proxy", "gold", "prompt", "tokens", "reply", "replies") if word in told] == []
+    assert "What is missing" not in text
+
+
+def test_a_preference_run_is_told_by_its_steps(capsys, tmp_path):
+    path, page = report(capsys, synthetic_kinds.write_preference(tmp_path / "dpo"))
+    expected = {"report", "learning_curves", "frontier", "components", "dashboard"}
+    assert {file.stem for file in path.parent.iterdir()} == expected
+    text = " ".join(page.text.split())
+    assert "Gold rose from 0.55 to 0.80" in text
+    assert "step 500" in text
+    assert "iteration 500" not in text
+    assert "score" not in text[text.index("One reply through training") : text.index("Training of the policy")]
+
+
+def test_kinds_side_by_side_have_a_dashboard_each(capsys, tmp_path):
+    runs = [
+        synthetic_kinds.write_control(tmp_path / "trpo"),
+        synthetic.write_policy(tmp_path / "ppo", iterations=30),
+        synthetic_kinds.write_preference(tmp_path / "dpo"),
+    ]
+    path, _ = report(capsys, *runs, "--out", tmp_path / "out")
+    files = {file.stem for file in path.parent.iterdir() if file.suffix == ".png"}
+    assert {file for file in files if file.startswith("dashboard")} == {
+        "dashboard-CartPole-v1",
+        "dashboard-Assistant",
+        "dashboard-Assistant-preference-pairs",
+    }
+    assert {file for file in files if file.endswith("overoptimization")} == {"ppo-overoptimization"}
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ model: {{class_path: rlhf_lightning.TRPO, init_args: {{max_kl: {max_kl}}}}}
 data: {{class_path: rlhf_lightning.EnvironmentDataModule, init_args: {{rollout_batch_size: {batch}}}}}
 """
 PREFERENCE_CONFIG = """\
-task: {class_path: Assistant, init_args: {entities: 20}}
-model: {class_path: rlhf_lightning.DPO, init_args: {loss: {class_path: SigmoidLoss, init_args: {beta: 0.1}}}}
-data: {class_path: rlhf_lightning.PreferenceDataModule, init_args: {batch_size: 64}}
+task: {{class_path: Assistant, init_args: {{entities: 20}}}}
+model: {{class_path: rlhf_lightning.{algorithm}}}
+data: {{class_path: rlhf_lightning.PreferenceDataModule, init_args: {{batch_size: 64}}}}
 """
 
 
@@ -70,7 +70,9 @@ def write_preference(path, *, steps=500, every=100, gold=True, fall=False, group
     progress = step / steps
     train = step > 0
     measured = (step % every == 0) | (step == steps)
-    true = 0.55 + 0.5 * progress - (1.1 * progress**2 if fall else 0.25 * progress**2)
+    true = 0.55 + 0.5 * progress - 0.25 * progress**2
+    if fall:
+        true = np.where(progress <= 0.4, 0.55 + 0.5 * progress, 1.15 - progress)
     pairs = {"loss": 0.693 - 0.2 * progress}
     if group == "dpo":
         pairs |= {"accuracy": 0.5 + 0.3 * progress**0.5, "margin": 1.1 * progress}
@@ -98,5 +100,6 @@ def write_preference(path, *, steps=500, every=100, gold=True, fall=False, group
                 judged = round(0.5 + at / steps * (0.1 + 0.05 * row), 3) if gold else None
                 sample = {"iteration": at, "row": row, "prompt": prompt, "response": text, "kl": (1 + row) * at / steps}
                 file.write(json.dumps({**sample, "score": judged or 0.0, "gold": judged}) + "\n")
-    finish(path, done, PREFERENCE_CONFIG)
+    algorithm = "DPO" if group == "dpo" else group.title()
+    finish(path, done, PREFERENCE_CONFIG.format(algorithm=algorithm))
     return path

@@ -1,4 +1,3 @@
-import itertools
 import subprocess
 import sys
 
@@ -10,8 +9,9 @@ from matplotlib.colors import to_hex
 
 from rlhf_lightning import plots
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots import style
+from rlhf_lightning.plots import labels, panels, style
 from rlhf_lightning.runs import load_run
+from tests.plots.figure_text import overlapping_texts
 from tests.plots.synthetic_runs import write_csv, write_pipeline, write_policy, write_reward, write_sft
 
 OF_ONE_RUN = (
@@ -19,6 +19,7 @@ OF_ONE_RUN = (
     plots.dashboard,
     plots.components,
     plots.frontier,
+    plots.learning_curves,
     plots.reward_curve,
     plots.reliability,
     plots.sft_curve,
@@ -41,41 +42,26 @@ def colored_lines(axes, color):
     return [line for line in axes.lines if to_hex(line.get_color()) == color and len(line.get_xdata()) > 2]
 
 
-def overlapping_texts(figure):
-    """Pairs of visible texts whose boxes intersect, and texts that leave the figure."""
-    FigureCanvasAgg(figure).draw()
-    hidden = {text for axes in figure.axes for text in undrawn_tick_labels(axes)}
-    found = figure.findobj(lambda artist: isinstance(artist, mpl.text.Text) and artist.get_text().strip())
-    texts = [text for text in found if text.get_visible() and text not in hidden]
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
-    pairs = [(one, two) for (one, a), (two, b) in itertools.combinations(boxes, 2) if intersect(a, b)]
-    return pairs + [name for name, box in boxes if leaves(box, figure.bbox)]
-
-
-def undrawn_tick_labels(axes):
-    for axis in (axes.xaxis, axes.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        for tick in axis.get_major_ticks():
-            if not low <= tick.get_loc() <= high:
-                yield from (tick.label1, tick.label2)
-
-
-def leaves(box, edge):
-    return box.x0 < -1 or box.x1 > edge.x1 + 1 or box.y0 < -1 or box.y1 > edge.y1 + 1
-
-
-def intersect(a, b):
-    return min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
-
-
 @pytest.mark.parametrize("draw", OF_ONE_RUN)
 def test_no_text_overlaps_another_or_leaves_the_figure(pipeline, draw):
     assert overlapping_texts(draw(pipeline)) == []
 
 
-@pytest.mark.parametrize("draw", [plots.dashboard, plots.frontier])
+@pytest.mark.parametrize("draw", [plots.dashboard, plots.frontier, plots.learning_curves])
 def test_no_text_of_several_runs_overlaps(several, draw):
     assert overlapping_texts(draw(several)) == []
+
+
+@pytest.mark.parametrize("words", [1, 12, 40])
+def test_a_long_heading_takes_more_lines_and_leaves_the_panels_as_they_are(words):
+    figure, (axes,) = panels.sheet(1, columns=1, size=(4, 2), top=1.0, bottom=0.5)
+    extra = labels.heading(figure, "rewards " * words, "explained at length " * words)
+    height = figure.get_size_inches()[1]
+    assert (extra > 0) == (words > 1)
+    assert height == pytest.approx(3.5 + extra)  # 1 above, 2 of the panel, 0.5 below
+    assert axes.get_position().height * height == pytest.approx(2)
+    assert axes.get_position().y0 * height == pytest.approx(0.5)
+    assert overlapping_texts(figure) == []
 
 
 @pytest.mark.parametrize("draw", OF_ONE_RUN)
@@ -141,7 +127,7 @@ def test_short_and_odd_runs_are_drawn(tmp_path):
     (tmp_path / "a").mkdir()
     write_csv(tmp_path / "a" / "metrics.csv", {name: np.array(values) for name, values in columns.items()})
     run = load_run(tmp_path / "a")
-    for draw in (plots.overoptimization, plots.dashboard, plots.frontier):
+    for draw in (plots.overoptimization, plots.dashboard, plots.frontier, plots.learning_curves):
         figure = draw(run)
         FigureCanvasAgg(figure).draw()
         assert any(axes.lines for axes in figure.axes)

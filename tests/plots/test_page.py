@@ -3,8 +3,10 @@ import dataclasses
 import pytest
 
 from rlhf_lightning.plots.page import replies, summary, svg
+from rlhf_lightning.plots.page.cells import Cell
 from rlhf_lightning.plots.style import GOLD, INK
 from rlhf_lightning.runs import load_run
+from tests.plots.synthetic_kinds import write_control, write_preference
 from tests.plots.synthetic_runs import PROMPTS, write_pipeline, write_policy
 
 
@@ -14,8 +16,9 @@ def sample(iteration, row, score, response="yes"):
 
 def test_the_telling_row_is_the_one_whose_score_changed_most():
     samples = [sample(0, 0, 0.1), sample(0, 1, 0.9), sample(5, 1, 9), sample(9, 0, 0.5), sample(9, 1, -0.1)]
-    assert replies.telling_row(samples) == 1
-    assert replies.telling_row(samples[:2]) is None
+    assert replies.telling_row(samples, "score") == 1
+    assert replies.telling_row(samples[:2], "score") is None
+    assert replies.telling_row([one | {"kl": one["iteration"] * (2 - one["row"])} for one in samples], "kl") == 0
 
 
 def test_spaced_keeps_first_last_and_the_peak():
@@ -84,6 +87,36 @@ def test_summary_has_a_cell_per_run_and_dashes_for_what_is_missing(runs):
     assert rows["Pairs"][0].text == "40"
 
 
+def test_summary_names_what_each_kind_of_run_measures(tmp_path):
+    control = load_run(write_control(tmp_path / "trpo", best=500.0))
+    dpo = load_run(write_preference(tmp_path / "dpo"))
+    groups = {group.title: {row.label: row.cells for row in group.rows} for group in summary.summary([control, dpo])}
+    assert groups["Control policy"]["Mean return"][0].text == "25 → 500"  # 500 − 475 e^(−7 t), t from 0 to 1
+    assert groups["Control policy"]["Best mean return"][0].note == "after 98,304 steps"  # 48 · 2,048
+    assert groups["Control policy"]["Rejected steps"][0] == Cell("2", "of 48")
+    assert groups["Control policy"]["Environment"][1] is None
+    assert groups["Policy"]["Held-out accuracy"][1].text == "0.50 → 0.80"
+    assert groups["Policy"]["Learned from"][1] == Cell("32,000", "preference pairs")  # 500 · 64
+    assert not {"Proxy reward", "Reward", "Score"} & set(groups["Policy"])
+
+
+def test_a_reward_is_called_proxy_only_where_gold_differs_from_it(tmp_path):
+    def labels(run):
+        return [row.label for group in summary.summary([run]) for row in group.rows]
+
+    assert "Proxy reward" in labels(load_run(write_policy(tmp_path / "ppo", iterations=20)))
+    on_gold = labels(load_run(write_policy(tmp_path / "on-gold", iterations=20, on_gold=True)))
+    assert not {"Proxy reward", "Reward"} & set(on_gold)
+    assert "Reward" in labels(load_run(write_policy(tmp_path / "bare", iterations=20, gold=False)))
+
+
+def test_nothing_is_missing_from_control_and_preference_runs(tmp_path):
+    complete = [write_control(tmp_path / "trpo"), write_preference(tmp_path / "dpo")]
+    assert summary.missing([load_run(path) for path in complete]) == []
+    (note,) = summary.missing([load_run(write_preference(tmp_path / "bare", gold=False))])
+    assert note.startswith("bare: no gold reward")
+
+
 def test_missing_pieces_are_named(runs):
     notes = summary.missing(runs)
     assert "bare: not finished (there is no DONE file); its figures end at iteration 55." in notes
@@ -93,6 +126,6 @@ def test_missing_pieces_are_named(runs):
 
 def test_differences_are_the_settings_that_differ(runs):
     _, bare = runs
-    other = dataclasses.replace(bare, config=bare.config | {"seed_everything": 2})
+    other = dataclasses.replace(bare, config=bare.config | {"seed_everything": 2, "name": "other"})
     assert summary.differences([bare, other]) == [("seed_everything", ["1", "2"])]
     assert summary.differences([bare]) == []

@@ -5,6 +5,7 @@ import pytest
 from rlhf_lightning.plots.measures import tolerance
 from rlhf_lightning.plots.verdict import judge
 from rlhf_lightning.runs import load_run
+from tests.plots.synthetic_kinds import write_control, write_preference
 from tests.plots.synthetic_runs import write_csv, write_policy
 
 
@@ -65,6 +66,13 @@ def test_a_run_trained_on_gold_cannot_be_exploited(tmp_path):
     assert (verdict.outcome, verdict.peak) == ("trained_on_gold", None)
 
 
+def test_training_on_gold_is_said_in_the_headline(tmp_path):
+    verdict = judge(load_run(write_policy(tmp_path / "a", "healthy", on_gold=True, noise=0)))
+    # 0.61 + 0.27 (1 − e^−3) = 0.867 at the end.
+    assert verdict.headline == "Gold, which is trained on, rose from 0.61 to 0.87"
+    assert not any("proxy" in sentence.lower() for sentence in verdict.sentences)
+
+
 def test_one_evaluation_is_too_early(tmp_path):
     assert judge(run_of(tmp_path / "a", eval__score=[0.1], eval__gold=[0.6])).outcome == "unmeasured"
 
@@ -90,5 +98,58 @@ def test_tolerance_estimates_the_deviation_of_white_noise():
     assert tolerance(pd.Series(trend + noise)) == pytest.approx(0.3, rel=6e-2)
 
 
+def test_tolerance_of_a_few_values_is_a_fifth_of_their_range():
+    assert tolerance(pd.Series([0.55, 0.74, 0.70])) == pytest.approx(0.2 * 0.19)
+
+
 def test_tolerance_of_a_straight_line_is_a_share_of_its_range():
     assert tolerance(pd.Series([0.0, 1, 2, 3, 4, 5])) == pytest.approx(0.1)
+
+
+def test_control_is_judged_by_its_return(tmp_path):
+    verdict = judge(load_run(write_control(tmp_path / "a")))
+    assert (verdict.outcome, verdict.headline) == ("improved", "Mean return rose from 25 to 500")
+    assert verdict.sentences == [
+        "The mean return of 20 evaluation episodes, with the most probable action at every step, rose from 25 to 500 "
+        "in 98,304 environment steps; the best was 500, after 98,304."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("returns", "outcome", "headline"),
+    [
+        ([20, 300, 490, 500, 200, 60], "declined", "Mean return rose to 500, then fell to 60.0"),
+        ([500, 400, 300, 200, 100, 50], "declined", "Mean return fell from 500 to 50"),
+        ([-500, -500, -500], "flat", "Mean return stays where it was"),
+    ],
+)
+def test_control_that_did_not_hold_is_said_so(tmp_path, returns, outcome, headline):
+    steps = 100.0 * np.arange(len(returns))
+    verdict = judge(run_of(tmp_path / "a", eval__score=returns, env_steps=steps))
+    assert (verdict.outcome, verdict.headline) == (outcome, headline)
+
+
+def test_many_rejected_steps_are_named(tmp_path):
+    often = run_of(
+        tmp_path / "a", eval__score=[1, 2, 3, 4], env_steps=[0, 1, 2, 3], trust_region__rejections=[0, 1, 1, 2]
+    )
+    assert "The line search rejected 2 of 4 steps, which left the policy as it was." in judge(often).sentences
+    seldom = load_run(write_control(tmp_path / "b"))  # 2 of 48
+    assert not any("rejected" in sentence for sentence in judge(seldom).sentences)
+
+
+def test_preferences_are_judged_by_gold_and_held_out_pairs(tmp_path):
+    verdict = judge(load_run(write_preference(tmp_path / "a")))
+    assert (verdict.outcome, verdict.headline) == ("improved", "Gold rose from 0.55 to 0.80")
+    assert "It orders 80.0 % of held-out pairs as the annotators did" in " ".join(verdict.sentences)
+    # From 0.55 to 0.75 at t = 0.4, which is step 200 of 500, then to 0.15; KL is 9 t.
+    fallen = judge(load_run(write_preference(tmp_path / "b", fall=True)))
+    assert (fallen.outcome, fallen.peak) == ("declined", 200)
+    assert fallen.headline == "Gold peaks at step 200, then falls"
+    assert "The policy worth keeping is the one near step 200, 3.60 nats from the reference." in fallen.sentences
+
+
+def test_preferences_without_gold_claim_nothing_about_quality(tmp_path):
+    verdict = judge(load_run(write_preference(tmp_path / "a", gold=False)))
+    assert (verdict.outcome, verdict.headline) == ("no_gold", "Held-out accuracy: 50 → 80 %")
+    assert any("cannot be told" in sentence for sentence in verdict.sentences)

@@ -24,7 +24,6 @@ from rlhf_lightning.tasks.bandit.tree import as_rollout
 BY_NAME = {one.name: one for one in ESTIMATORS}
 SEEDS = (0, 1)
 
-
 UNBIASED = {
     "REINFORCE, whole return",
     "REINFORCE, reward to go",
@@ -40,6 +39,7 @@ UNBIASED = {
     "RLOO",
 }
 SHORT = {"REINFORCE, batch mean", "GRPO, no std, response sum"}
+"""By a factor that the size of the batch decides."""
 
 
 @cache

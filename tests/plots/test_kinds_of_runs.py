@@ -1,0 +1,208 @@
+"""Figures of control tasks, of preference optimizers, and of runs of several kinds side by side."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from rlhf_lightning import plots
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.plots import style
+from rlhf_lightning.plots.measures import experience, families
+from rlhf_lightning.runs import load_run
+from tests.plots.figure_text import overlapping_texts, panel_titles
+from tests.plots.synthetic_kinds import write_control, write_preference
+from tests.plots.synthetic_runs import write_csv, write_policy
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One run of each kind, by name, and some that differ from it in one thing."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        run.name: run
+        for run in map(
+            load_run,
+            (
+                write_control(folder / "trpo"),
+                write_control(folder / "trpo-small-batches", batch=256, iterations=200, every=40),
+                write_control(folder / "acrobot", environment="Acrobot-v1", best=-80.0),
+                write_preference(folder / "dpo"),
+                write_preference(folder / "unlikelihood", group="unlikelihood", fall=True),
+                write_preference(folder / "dpo-without-gold", gold=False),
+                write_policy(folder / "ppo", iterations=60),
+                write_policy(folder / "on-gold", "healthy", on_gold=True, iterations=60),
+                write_policy(folder / "larger-batches", "healthy", on_gold=True, iterations=60, batch=256),
+                write_policy(folder / "no-gold-and-a-name-that-is-so-long-that-it-fits-on-no-line", gold=False),
+            ),
+        )
+    }
+
+
+MIXTURES = {
+    "control": ("trpo", "trpo-small-batches", "acrobot"),
+    "one preference run": ("dpo",),
+    "preferences beside text": ("dpo", "unlikelihood", "ppo", "on-gold"),
+    "no gold": ("no-gold-and-a-name-that-is-so-long-that-it-fits-on-no-line",),
+}
+
+
+def place_of(figure, title):
+    """The panel with that title."""
+    return next(axes for axes in figure.axes if axes.texts and title in [text.get_text() for text in axes.texts])
+
+
+def lines(axes):
+    return [line for line in axes.lines if len(line.get_xdata()) > 2]
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_no_text_overlaps_or_leaves_the_figure_whatever_the_kinds(runs, mixture):
+    chosen = [runs[name] for name in MIXTURES[mixture]]
+    figures = [plots.learning_curves(chosen)]
+    figures += [plots.dashboard(chosen, family=family) for family in families(chosen)]
+    if any(run.kind != "control" for run in chosen):
+        figures.append(plots.frontier(chosen))
+    for figure in figures:
+        assert overlapping_texts(figure) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["trpo", "dpo", "on-gold", "no-gold-and-a-name-that-is-so-long-that-it-fits-on-no-line"]
+)
+def test_there_is_no_overoptimization_without_a_proxy_and_gold(runs, name):
+    with pytest.raises(UserError, match="no policy run with a gold reward and another"):
+        plots.overoptimization(runs[name])
+
+
+def test_control_is_drawn_over_environment_steps(runs):
+    returns = place_of(plots.dashboard(runs["trpo"]), "Return")
+    (line,) = [line for line in lines(returns) if line.get_marker() == "o"]
+    np.testing.assert_allclose(line.get_xdata(), 2048 * np.array([0, 10, 20, 30, 40, 48]))
+    np.testing.assert_allclose(line.get_ydata(), runs["trpo"].series("eval/score"))
+    figure = plots.learning_curves([runs["trpo"], runs["trpo-small-batches"]])
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "environment steps"
+    ends = [line.get_xdata()[-1] for line in lines(axes)]
+    assert ends == [48 * 2048, 200 * 256]
+
+
+def test_words_of_control_are_not_those_of_text(runs):
+    figure = plots.dashboard(runs["trpo"])
+    assert {"Return", "Episode length", "KL of the step", "Rejected steps"} <= panel_titles(figure)
+    words = " ".join(text.get_text() for text in figure.findobj(match=is_text)).lower()
+    for word in ("proxy", "gold", "reply", "tokens", "prompts"):
+        assert word not in words
+
+
+def is_text(artist):
+    return hasattr(artist, "get_text") and bool(artist.get_text())
+
+
+def test_the_trust_region_panel_shows_its_limit(runs, tmp_path):
+    panel = place_of(plots.dashboard(runs["trpo"]), "KL of the step")
+    assert "δ = 0.01" in [text.get_text() for text in panel.texts]
+    assert [line.get_ydata()[0] for line in panel.lines if line.get_linestyle() == "--"] == [0.01]
+    fixed = write_control(tmp_path / "npg")
+    text = (fixed / "config.yaml").read_text().replace("max_kl: 0.01", "max_kl: 0.01, step_size: 0.1")
+    (fixed / "config.yaml").write_text(text)
+    panel = place_of(plots.dashboard(load_run(fixed)), "KL of the step")
+    assert not [text for text in panel.texts if "δ =" in text.get_text()]
+
+
+def test_steps_of_the_line_search_are_drawn_as_they_are(runs):
+    figure = plots.dashboard(runs["trpo"])
+    (line,) = lines(place_of(figure, "Length of the step"))
+    expected = np.ones(48)
+    expected[[6, 19]], expected[11] = 0.0, 0.5  # iterations 7 and 20 were rejected, 12 was halved
+    np.testing.assert_allclose(line.get_ydata(), expected)
+    (line,) = lines(place_of(figure, "Rejected steps"))
+    assert (line.get_ydata()[5], line.get_ydata()[6], line.get_ydata()[-1]) == (0, 1, 2)
+    improvement = place_of(figure, "Improvement")
+    thin = next(line for line in lines(improvement) if line.get_linewidth() < 1)
+    assert set(np.round(thin.get_ydata(), 6)) == {0.0, 0.9}  # 0.018 / 0.02, and 0 where rejected
+    assert "Step size" not in panel_titles(figure)
+
+
+def test_an_environment_has_a_panel_and_a_dashboard_of_its_own(runs):
+    chosen = [runs["trpo"], runs["acrobot"]]
+    first, second = plots.learning_curves(chosen).axes
+    assert first.get_ylim() != second.get_ylim()
+    assert families(chosen) == ["CartPole-v1", "Acrobot-v1"]
+    with pytest.raises(UserError, match=r"one family, got CartPole-v1, Acrobot-v1; name one of them"):
+        plots.dashboard(chosen)
+    acrobot = place_of(plots.dashboard(chosen, family="Acrobot-v1"), "Return")
+    assert max(line.get_ydata().max() for line in lines(acrobot)) < 0
+
+
+def test_pairs_and_samples_are_not_counted_as_one(runs):
+    figure = plots.learning_curves([runs["dpo"], runs["ppo"]])
+    pairs, responses = figure.axes
+    assert (pairs.get_xlabel(), responses.get_xlabel()) == ("preference pairs", "sampled responses")
+    assert pairs.get_ylim() == responses.get_ylim()
+    (line,) = lines(pairs)
+    np.testing.assert_allclose(line.get_xdata(), 64 * np.array([0, 100, 200, 300, 400, 500]))
+    (line,) = lines(responses)
+    assert line.get_xdata()[-1] == 60 * 64
+
+
+def test_experience_before_the_first_count_is_none(runs):
+    along = experience(runs["trpo"])
+    assert (along.count[0], along.count[1]) == (0, 2048)
+    assert experience(runs["dpo"]).count[10] == 640
+
+
+def test_experience_of_a_run_that_does_not_count_it_is_its_axis(tmp_path):
+    (tmp_path / "a").mkdir()
+    write_csv(tmp_path / "a" / "metrics.csv", {"step": np.arange(3.0), "dpo/loss": np.ones(3), "eval/gold": np.ones(3)})
+    along = experience(load_run(tmp_path / "a"))
+    assert (along.unit, along.count.to_list()) == ("step", [0, 1, 2])
+
+
+def test_batches_of_different_sizes_are_drawn_over_samples(runs):
+    assert plots.dashboard([runs["on-gold"], runs["larger-batches"]]).axes[-1].get_xlabel() == "sampled responses"
+    assert plots.dashboard([runs["on-gold"], runs["ppo"]]).axes[-1].get_xlabel() == "iteration"
+
+
+def test_a_reward_is_a_proxy_only_beside_gold(runs):
+    assert "Proxy reward" in panel_titles(plots.dashboard(runs["ppo"]))
+    on_gold = panel_titles(plots.dashboard(runs["on-gold"]))
+    assert "Gold reward" in on_gold
+    assert not {"Proxy reward", "Reward"} & on_gold
+    without = panel_titles(plots.dashboard(runs["no-gold-and-a-name-that-is-so-long-that-it-fits-on-no-line"]))
+    assert "Reward" in without
+    assert not {"Proxy reward", "Gold reward"} & without
+    both = panel_titles(plots.dashboard([runs["ppo"], runs["on-gold"]]))
+    assert {"Reward", "Gold reward"} <= both
+
+
+def test_preference_runs_have_their_own_panels_and_share_no_loss(runs):
+    titles = panel_titles(plots.dashboard(runs["dpo"]))
+    assert {"Loss", "Accuracy", "Margin", "Reward of the chosen", "Reward of the rejected"} <= titles
+    figure = plots.dashboard([runs["dpo"], runs["unlikelihood"]])
+    for title in ("Loss of DPO", "Loss of Unlikelihood"):
+        assert len(lines(place_of(figure, title))) == 1
+
+
+def test_a_run_keeps_its_colour_where_others_have_another_kind(runs):
+    chosen = [runs["trpo"], runs["on-gold"], runs["dpo"], runs["larger-batches"]]
+    gold = place_of(plots.dashboard(chosen, family="Assistant"), "Gold reward")
+    assert {to_hex(line.get_color()) for line in lines(gold)} == {style.RUNS[1], style.RUNS[3]}
+    responses, _ = plots.learning_curves(chosen[1:]).axes
+    assert {to_hex(line.get_color()) for line in lines(responses)} == {style.RUNS[0], style.RUNS[2]}
+
+
+def test_the_curve_of_one_run_has_the_colour_of_its_reward(runs):
+    (axes,) = plots.learning_curves(runs["trpo"]).axes
+    assert [to_hex(line.get_color()) for line in lines(axes) if line.get_marker() == "o"] == [style.PROXY]
+    assert {"evaluation", "training"} <= {text.get_text() for text in axes.texts}
+    (axes,) = plots.learning_curves(runs["on-gold"]).axes
+    assert style.GOLD in [to_hex(line.get_color()) for line in lines(axes)]
+
+
+def test_runs_without_two_evaluations_are_named_and_not_drawn(runs, tmp_path):
+    young = load_run(write_control(tmp_path / "young", iterations=1, every=10))
+    young.metrics = young.metrics[:1]
+    figure = plots.learning_curves([runs["trpo"], young])
+    assert "fewer than two: young" in " ".join(text.get_text() for text in figure.texts)
+    with pytest.raises(UserError, match="no policy run with two evaluations"):
+        plots.learning_curves(young)
