@@ -292,19 +292,21 @@ def test_least_share_is_one_row():
 # -- time and memory ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("microbatch_size", "evaluations"), [(None, 1), (2, 3 * 4)])
-def test_a_single_microbatch_is_evaluated_once_for_all_products(microbatch_size, evaluations, monkeypatch):
+# five rows are one microbatch, three or five of them; four products
+@pytest.mark.parametrize(
+    ("of_fisher", "microbatch_size", "evaluations"), [(None, None, 1), (5, 2, 1), (None, 2, 3 * 4), (1, None, 5 * 4)]
+)
+def test_a_single_microbatch_is_evaluated_once_for_all_products(of_fisher, microbatch_size, evaluations, monkeypatch):
     calls, evaluate = [], LanguagePolicy.evaluate
     monkeypatch.setattr(LanguagePolicy, "evaluate", lambda *args, **kw: calls.append(1) or evaluate(*args, **kw))
     one = language_policy("gpt2")
-    here = geometry(one, text_batch(), microbatch_size=microbatch_size)
+    options = FisherOptions(microbatch_size=of_fisher)
+    here, again = (PolicyGeometry(one, text_batch(), options, microbatch_size=microbatch_size, key=0) for _ in range(2))
     vectors = [random_vector(here, seed) for seed in (0, 1, 2, 0)]
     products = [here.fisher_product(vector) for vector in vectors]
     assert len(calls) == evaluations
     assert torch.equal(products[0], products[3])
-    assert torch.equal(
-        products[1], geometry(one, text_batch(), microbatch_size=microbatch_size).fisher_product(vectors[1])
-    )
+    assert torch.equal(products[1], again.fisher_product(vectors[1]))
 
 
 class WidestTensor(TorchDispatchMode):

@@ -6,7 +6,8 @@ E[Â log π]; with a fixed step size, or scaled so that the quadratic model of t
 
 Deviations from the paper: F is damped and known by its products with vectors, for which conjugate gradient solves;
 advantages by GAE, with a critic that is fitted by AdamW after each step; F is a mean over actions, g one over
-trajectories of sums over actions, like those of every optimizer here.
+trajectories of sums over actions, like those of every optimizer here. All of the step is computed in full precision,
+also where training is in mixed precision.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ measured KL, exact at every action, is within δ. A step that no length saves is
 
 Deviations from the paper: damping λ; advantages by GAE (Schulman et al. 2016) with a critic that is fitted by AdamW
 after each step; means are over actions, so δ is in nats per action; the Fisher matrix may be averaged over a share of
-the rollout only.
+the rollout only. All of the step is computed in full precision, also where training is in mixed precision.
 """
 
 from __future__ import annotations
@@ -132,9 +132,8 @@ class TRPO(ActorCritic):
             key=self.current_epoch,
         )
         row = self.accumulate(self.whole(batch))
-        gradient = -geometry.gradient(
-            getattr(self.trainer.precision_plugin, "scaler", None)
-        )  # of the surrogate, which the loss is the negative of
+        # of the surrogate, which the loss is the negative of
+        gradient = -geometry.gradient(getattr(self.trainer.precision_plugin, "scaler", None))
         product = damped(geometry.fisher_product, damping=self.fisher.damping)
         direction, residual = conjugate_gradient(
             product, gradient, iterations=self.fisher.iterations, tolerance=self.fisher.tolerance

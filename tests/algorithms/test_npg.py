@@ -112,6 +112,14 @@ def test_advantages_are_not_whitened():
     assert whitened[0] != pytest.approx(1, abs=0.05)
 
 
+def test_share_of_npg_is_drawn_anew_in_each_iteration(monkeypatch):
+    keys, geometry = [], npg.PolicyGeometry
+    monkeypatch.setattr(npg, "PolicyGeometry", lambda *args, **kw: keys.append(kw["key"]) or geometry(*args, **kw))
+    task = Letters()
+    fit(algorithm(task), rollouts(task, size=SIZE), max_epochs=3)
+    assert keys == [0, 1, 2]
+
+
 # -- what moves ---------------------------------------------------------------------------------------------------
 
 

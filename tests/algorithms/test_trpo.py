@@ -203,10 +203,18 @@ def test_line_search_goes_back_as_often_as_it_must(monkeypatch):
     fits = fit(algorithm(task), rollouts(task), max_epochs=1).rows[-1]
     assert fits["trust_region/backtracks"] == 0
     monkeypatch.setattr(trpo, "trust_region_scale", lambda *args, **settings: 16 * scale(*args, **settings))
-    row = fit(algorithm(task), rollouts(task), max_epochs=1).rows[-1]
-    assert 0 < row["trust_region/backtracks"] <= 4  # 16 / 2⁴ is the step that fits
-    assert row["trust_region/step_size"] == 0.5 ** row["trust_region/backtracks"]
+    row = fit(algorithm(task, shrink=0.7), rollouts(task), max_epochs=1).rows[-1]
+    assert 1 < row["trust_region/backtracks"] <= 8  # 16 · 0.7⁸ = 0.92 of the step that fits
+    assert row["trust_region/step_size"] == 0.7 ** row["trust_region/backtracks"]
     assert row["trust_region/kl"] <= 0.01
+
+
+def test_share_of_trpo_is_drawn_anew_in_each_iteration(monkeypatch):
+    keys, geometry = [], trpo.PolicyGeometry
+    monkeypatch.setattr(trpo, "PolicyGeometry", lambda *args, **kw: keys.append(kw["key"]) or geometry(*args, **kw))
+    task = Letters()
+    fit(algorithm(task), rollouts(task), max_epochs=3)
+    assert keys == [0, 1, 2]
 
 
 # -- a resumed run ------------------------------------------------------------------------------------------------

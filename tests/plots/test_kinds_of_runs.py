@@ -1,5 +1,7 @@
 """Figures of control tasks, of preference optimizers, and of runs of several kinds side by side."""
 
+import functools
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -38,6 +40,17 @@ def runs(tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="module")
+def dashboard(runs):
+    """Draws the dashboard of the runs with these names, each once."""
+
+    @functools.cache
+    def draw(*names, family=None):
+        return plots.dashboard([runs[name] for name in names], family=family)
+
+    return draw
+
+
 MIXTURES = {
     "control": ("trpo", "trpo-small-batches", "acrobot"),
     "one preference run": ("dpo",),
@@ -56,10 +69,10 @@ def lines(axes):
 
 
 @pytest.mark.parametrize("mixture", MIXTURES)
-def test_no_text_overlaps_or_leaves_the_figure_whatever_the_kinds(runs, mixture):
+def test_no_text_overlaps_or_leaves_the_figure_whatever_the_kinds(runs, dashboard, mixture):
     chosen = [runs[name] for name in MIXTURES[mixture]]
     figures = [plots.learning_curves(chosen)]
-    figures += [plots.dashboard(chosen, family=family) for family in families(chosen)]
+    figures += [dashboard(*MIXTURES[mixture], family=family) for family in families(chosen)]
     if any(run.kind != "control" for run in chosen):
         figures.append(plots.frontier(chosen))
     for figure in figures:
@@ -74,8 +87,8 @@ def test_there_is_no_overoptimization_without_a_proxy_and_gold(runs, name):
         plots.overoptimization(runs[name])
 
 
-def test_control_is_drawn_over_environment_steps(runs):
-    returns = place_of(plots.dashboard(runs["trpo"]), "Return")
+def test_control_is_drawn_over_environment_steps(runs, dashboard):
+    returns = place_of(dashboard("trpo"), "Return")
     (line,) = [line for line in lines(returns) if line.get_marker() == "o"]
     np.testing.assert_allclose(line.get_xdata(), 2048 * np.array([0, 10, 20, 30, 40, 48]))
     np.testing.assert_allclose(line.get_ydata(), runs["trpo"].series("eval/score"))
@@ -86,8 +99,8 @@ def test_control_is_drawn_over_environment_steps(runs):
     assert ends == [48 * 2048, 200 * 256]
 
 
-def test_words_of_control_are_not_those_of_text(runs):
-    figure = plots.dashboard(runs["trpo"])
+def test_words_of_control_are_not_those_of_text(dashboard):
+    figure = dashboard("trpo")
     assert {"Return", "Episode length", "KL of the step", "Rejected steps"} <= panel_titles(figure)
     words = " ".join(text.get_text() for text in figure.findobj(match=is_text)).lower()
     for word in ("proxy", "gold", "reply", "tokens", "prompts"):
@@ -98,8 +111,8 @@ def is_text(artist):
     return hasattr(artist, "get_text") and bool(artist.get_text())
 
 
-def test_the_trust_region_panel_shows_its_limit(runs, tmp_path):
-    panel = place_of(plots.dashboard(runs["trpo"]), "KL of the step")
+def test_the_trust_region_panel_shows_its_limit(dashboard, tmp_path):
+    panel = place_of(dashboard("trpo"), "KL of the step")
     assert "δ = 0.01" in [text.get_text() for text in panel.texts]
     assert [line.get_ydata()[0] for line in panel.lines if line.get_linestyle() == "--"] == [0.01]
     fixed = write_control(tmp_path / "npg")
@@ -109,8 +122,8 @@ def test_the_trust_region_panel_shows_its_limit(runs, tmp_path):
     assert not [text for text in panel.texts if "δ =" in text.get_text()]
 
 
-def test_steps_of_the_line_search_are_drawn_as_they_are(runs):
-    figure = plots.dashboard(runs["trpo"])
+def test_steps_of_the_line_search_are_drawn_as_they_are(dashboard):
+    figure = dashboard("trpo")
     (line,) = lines(place_of(figure, "Length of the step"))
     expected = np.ones(48)
     expected[[6, 19]], expected[11] = 0.0, 0.5  # iterations 7 and 20 were rejected, 12 was halved
@@ -158,27 +171,27 @@ def test_experience_of_a_run_that_does_not_count_it_is_its_axis(tmp_path):
     assert (along.unit, along.count.to_list()) == ("step", [0, 1, 2])
 
 
-def test_batches_of_different_sizes_are_drawn_over_samples(runs):
-    assert plots.dashboard([runs["on-gold"], runs["larger-batches"]]).axes[-1].get_xlabel() == "sampled responses"
-    assert plots.dashboard([runs["on-gold"], runs["ppo"]]).axes[-1].get_xlabel() == "iteration"
+def test_batches_of_different_sizes_are_drawn_over_samples(dashboard):
+    assert dashboard("on-gold", "larger-batches").axes[-1].get_xlabel() == "sampled responses"
+    assert dashboard("on-gold", "ppo").axes[-1].get_xlabel() == "iteration"
 
 
-def test_a_reward_is_a_proxy_only_beside_gold(runs):
-    assert "Proxy reward" in panel_titles(plots.dashboard(runs["ppo"]))
-    on_gold = panel_titles(plots.dashboard(runs["on-gold"]))
+def test_a_reward_is_a_proxy_only_beside_gold(dashboard):
+    assert "Proxy reward" in panel_titles(dashboard("ppo"))
+    on_gold = panel_titles(dashboard("on-gold"))
     assert "Gold reward" in on_gold
     assert not {"Proxy reward", "Reward"} & on_gold
-    without = panel_titles(plots.dashboard(runs["no-gold-and-a-name-that-is-so-long-that-it-fits-on-no-line"]))
+    without = panel_titles(dashboard("no-gold-and-a-name-that-is-so-long-that-it-fits-on-no-line"))
     assert "Reward" in without
     assert not {"Proxy reward", "Gold reward"} & without
-    both = panel_titles(plots.dashboard([runs["ppo"], runs["on-gold"]]))
+    both = panel_titles(dashboard("ppo", "on-gold"))
     assert {"Reward", "Gold reward"} <= both
 
 
-def test_preference_runs_have_their_own_panels_and_share_no_loss(runs):
-    titles = panel_titles(plots.dashboard(runs["dpo"]))
+def test_preference_runs_have_their_own_panels_and_share_no_loss(dashboard):
+    titles = panel_titles(dashboard("dpo"))
     assert {"Loss", "Accuracy", "Margin", "Reward of the chosen", "Reward of the rejected"} <= titles
-    figure = plots.dashboard([runs["dpo"], runs["unlikelihood"]])
+    figure = dashboard("dpo", "unlikelihood")
     for title in ("Loss of DPO", "Loss of Unlikelihood"):
         assert len(lines(place_of(figure, title))) == 1
 
