@@ -7,8 +7,14 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from rlhf_lightning.algorithms.ppo import PPO
+from rlhf_lightning.data.environments import EnvironmentDataModule
+from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.models.control import ControlPolicy
+from rlhf_lightning.models.control_backbone import ControlBackbone
 from rlhf_lightning.models.spaces import Spaces
+from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.tasks.control import Control
 
 
 class Watched(gymnasium.Env):
@@ -143,3 +149,33 @@ def scattered(network: torch.nn.Module, scale: float = 1.0) -> torch.nn.Module:
         for parameter in network.parameters():
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     return network
+
+
+SEEDED = Control("Seeded-v0")
+
+
+def data(task=SEEDED, **settings):
+    """Three environments and twelve steps in each, unless told otherwise."""
+    module = EnvironmentDataModule(
+        task, **{"environments": 3, "rollout_batch_size": 36, "eval_episodes": 4, **settings}
+    )
+    module.setup()
+    return module
+
+
+def acting(task=SEEDED, **settings):
+    return scattered(ControlPolicy(task.interface(), hidden=(4,), **settings).double(), 0.5)
+
+
+def scripted(script):
+    return Control("Scripted-v0", kwargs={"script": script})
+
+
+def told(task, steps):
+    return Told([0] * steps, task.interface())
+
+
+def ppo(task=SEEDED, backbone=None, **settings):
+    defaults = {"minibatch_size": 9, "inner_epochs": 2, "eval_every": 1000, "gamma": 0.9, "kl": KLControl(coef=0.0)}
+    defaults["optimization"] = Optimization(lr=1e-2)
+    return PPO(task, backbone or ControlBackbone(hidden=(6,)), **{**defaults, **settings})
