@@ -37,7 +37,7 @@ def on_two_ranks(tmp_path_factory):
         start_new_session=True,
     ) as process:
         try:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=900)
         except subprocess.TimeoutExpired:  # ranks that wait for each other
             os.killpg(process.pid, signal.SIGKILL)
             raise
