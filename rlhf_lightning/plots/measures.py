@@ -39,7 +39,7 @@ def entries(runs: Run | Sequence[Run]) -> list[Entry]:
 
 def families(runs: Run | Sequence[Run]) -> list[str]:
     """The kinds of training among some runs; within one of them all figures share their units."""
-    return list(dict.fromkeys(family(entry.run) for entry in entries(runs)))
+    return list(dict.fromkeys(family(entry.run) for entry in entries(runs) if len(entry.run.metrics)))
 
 
 def family(run: Run) -> str:

@@ -82,7 +82,7 @@ def _missing_of_policy(run: Run) -> list[str]:
     if not any(str(column).startswith("eval/") for column in run.metrics.columns):
         notes.append("no evaluation on held-out prompts; its figures are of training batches.")
     if not len(measured(run, "gold")):
-        hidden = {"policy": "an exploited reward model", "preference": "a policy that leaves its pairs behind"}
+        hidden = {"policy": "an exploited reward model", "preference": "replies that became worse"}
         notes.append(f"no gold reward, so {hidden[run.kind]} would not show.")
     if not run.samples:
         notes.append("no samples.jsonl, so there are no replies to show.")
