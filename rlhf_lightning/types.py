@@ -154,14 +154,6 @@ class Trajectories:
                 chosen[f.name] = value[:, :width] if value.ndim > 1 else value
         return replace(self, **chosen)
 
-    def units(self) -> Self:
-        """What minibatches are made of: whole responses, or an environment's single transitions, [N, 1] each."""
-        if not isinstance(self.context, ObservationContext):
-            return self
-        mask = self.action_mask
-        cut = {f.name: getattr(self, f.name)[mask][:, None] for f in fields(self) if f.name != "context"}
-        return replace(self, context=self.context.single(mask), **cut)
-
 
 @dataclass
 class Rollout(Trajectories):
@@ -224,3 +216,11 @@ class TrainBatch(Trajectories):
     old_values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
+
+    def units(self) -> Self:
+        """What minibatches are made of: whole responses, or an environment's single transitions, [N, 1] each."""
+        if not isinstance(self.context, ObservationContext):
+            return self
+        mask = self.action_mask
+        cut = {f.name: getattr(self, f.name)[mask][:, None] for f in fields(self) if f.name != "context"}
+        return replace(self, context=self.context.single(mask), **cut)
