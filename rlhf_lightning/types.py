@@ -37,6 +37,7 @@ class PreferencePair:
     Args:
         annotator: who preferred it, where that is known.
         margin: by how much, where a rating says so (in reward units).
+        objective: in which respect, where one was asked for; None for all in all.
     """
 
     prompt: Prompt
@@ -44,6 +45,55 @@ class PreferencePair:
     rejected: str
     annotator: str | None = None
     margin: float | None = None
+    objective: str | None = None
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """Best first."""
+        return self.chosen, self.rejected
+
+
+@dataclass
+class Ranking:
+    """Two or more responses to one prompt, in the order of preference.
+
+    Args:
+        responses: best first.
+        annotator: who ranked them, where that is known.
+        objective: in which respect, where one was asked for; None for all in all.
+    """
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    annotator: str | None = None
+    objective: str | None = None
+
+
+@dataclass
+class Rating:
+    """A response with what it was rated.
+
+    Args:
+        ratings: by objective; `OVERALL` is the name of a rating all in all.
+        annotator: who rated it, where that is known.
+    """
+
+    prompt: Prompt
+    response: str
+    ratings: dict[str, float]
+    annotator: str | None = None
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.response,)
+
+
+OVERALL = "rating"
+"""Name of a rating that is not of one objective."""
+
+Feedback: TypeAlias = PreferencePair | Ranking | Rating
+"""What people say of responses."""
 
 
 class Context(Protocol):
@@ -187,6 +237,8 @@ class ScoredRollout:
     Args:
         rewards: of each action, from the task: a response's score stands at its last action.
         scores: one number per trajectory: a response's score, the return of an environment's episode.
+        objectives: the score of each objective by name, where there are several.
+        weights: of the objectives, by name.
         group_size: that many rows, one after the other, answer the same prompt.
         prompts: what was asked, as text or conversation; none in an environment.
         responses: what was answered, as text without special tokens; none in an environment.
@@ -198,6 +250,8 @@ class ScoredRollout:
     rollout: Rollout
     rewards: Float[Tensor, "B T"]
     scores: Float[Tensor, " B"]
+    objectives: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
     group_size: int = 1
     prompts: Sequence[Prompt] = ()
     responses: Sequence[str] = ()

@@ -154,7 +154,7 @@ def test_part_of_the_heldout_pairs_is_compared_with_its_own_gold(tmp_path):
     held = task.preferences("heldout")[:4]
     prompts, responses = [p.prompt for p in held] * 2, [p.chosen for p in held] + [p.rejected for p in held]
     scores = module.reward_model.score(prompts, responses)
-    gold = task.gold().score(prompts, responses)
+    gold = task.gold().judge(prompts, responses).scores
     expected = torch.corrcoef(torch.stack([scores, gold]))[0, 1].item()
     assert row["eval/correlation_gold"] == pytest.approx(expected, abs=1e-4)
 

@@ -23,7 +23,7 @@ from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.models.text import decode_responses, encode_prompts
 from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.ops.rewards import last_action_rewards
-from rlhf_lightning.rewards.source import RewardSource, checked_scores
+from rlhf_lightning.rewards.source import RewardSource, judged
 from rlhf_lightning.rollout.decode import decode
 from rlhf_lightning.types import Prompt, Rollout, ScoredRollout, TokenContext
 
@@ -114,13 +114,12 @@ class ResponseCollector:
     def _judge(
         self, prompts: list[Prompt], texts: list[str], count: int, device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        scores = checked_scores(self.reward, prompts, texts)
-        measures: dict[str, Tensor] = {}
+        judgement = judged(self.reward, prompts, texts)
+        measures: dict[str, Tensor] = dict(judgement.measures)
         if self.gold is not None:
-            gold = scores if self.gold is self.reward else checked_scores(self.gold, prompts, texts)
-            parts = self.gold.components(prompts, texts)
-            measures = {"gold": gold} | {f"gold_{name}": value for name, value in parts.items()}
-        scores, *values = (gather_rows(value.to(device), count) for value in (scores, *measures.values()))
+            gold = judgement if self.gold is self.reward else judged(self.gold, prompts, texts)
+            measures |= {"gold": gold.scores} | {f"gold_{name}": value for name, value in gold.objectives.items()}
+        scores, *values = (gather_rows(value.to(device), count) for value in (judgement.scores, *measures.values()))
         return scores, dict(zip(measures, values, strict=True))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -12,49 +13,97 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.types import Prompt
 
 
-class RewardSource(nn.Module):
-    """Judges responses as text. It is a module, so that a learned one moves to the device with the rest."""
+@dataclass
+class Judgement:
+    """What a reward source says of responses.
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
-        """One score per response."""
+    Args:
+        scores: one number per response: the weighted sum of the objectives where there are several.
+        objectives: the score of each objective by name; empty for a source that has one score only.
+        measures: further numbers per response to log, never trained on.
+    """
+
+    scores: Float[Tensor, " B"]
+    objectives: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
+    measures: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
+
+
+class RewardSource(nn.Module):
+    """Judges responses as text. It is a module, so that a learned one moves to the device with the rest.
+
+    A subclass implements `score`, or `judge` where it has more to say than numbers.
+    """
+
+    objectives: Mapping[str, float] = {}
+    """Weight of each objective by name, in the order of the columns of `score`; empty where that has none."""
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """One score per response [B], or one for each of the objectives [B, O]."""
         raise NotImplementedError
 
-    def components(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Float[Tensor, " B"]]:
-        """The parts that the score is made of, by name, where it has parts."""
-        return {}
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
+        """Scores and what they are made of."""
+        scores = self.score(prompts, responses)
+        if not self.objectives:
+            return Judgement(scores)
+        _check_shape(self, scores, (len(responses), len(self.objectives)), prompts)
+        weights = torch.tensor(list(self.objectives.values()), dtype=scores.dtype, device=scores.device)
+        return Judgement(scores @ weights, dict(zip(self.objectives, scores.unbind(-1), strict=True)))
 
 
-def checked_scores(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
-    """The source's scores, or one line that names the prompt it failed on.
+def judged(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
+    """What the source says, or one line that names the prompt it failed on.
 
     Raises:
-        UserError: the source raised, returned something else than one number per response, or a number that is
-            not finite.
+        UserError: the source raised, returned something else than one number per response (and objective), or a
+            number that is not finite.
     """
-    name = type(source).__name__
     with torch.no_grad():
         try:
-            scores = source.score(prompts, responses)
+            judgement = source.judge(prompts, responses)
         except UserError:
             raise
         except Exception as error:
             raise UserError(
-                f"reward source {name} raised {type(error).__name__}: {error} "
+                f"reward source {type(source).__name__} raised {type(error).__name__}: {error} "
                 f"(first prompt of the batch: {prompts[0]!r})"
             ) from error
-    if not isinstance(scores, Tensor) or scores.shape != (len(responses),):
-        given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise UserError(
-            f"reward source {name} returned {given} for {len(responses)} responses, expected a tensor of shape "
-            f"({len(responses)},) (first prompt of the batch: {prompts[0]!r})"
-        )
-    if scores.dtype not in (torch.float32, torch.float64):
-        scores = scores.float()
-    bad = (~torch.isfinite(scores)).nonzero()
+    parts = {"": judgement.scores, **judgement.objectives, **judgement.measures}
+    checked = {name: _checked(source, name, values, prompts, responses) for name, values in parts.items()}
+    return Judgement(
+        checked[""],
+        {name: checked[name] for name in judgement.objectives},
+        {name: checked[name] for name in judgement.measures},
+    )
+
+
+def checked_scores(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
+    """The source's scores alone; see `judged`."""
+    return judged(source, prompts, responses).scores
+
+
+def _checked(
+    source: RewardSource, name: str, values: Tensor, prompts: Sequence[Prompt], responses: Sequence[str]
+) -> Float[Tensor, " B"]:
+    """The numbers in float32 or better, if they are numbers."""
+    _check_shape(source, values, (len(responses),), prompts)
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.float()
+    bad = (~torch.isfinite(values)).nonzero()
     if len(bad):
         row = int(bad[0])
+        what = f" as {name}" if name else ""
         raise UserError(
-            f"reward source {name} returned {scores[row].item()} for the response {responses[row]!r} "
-            f"to the prompt {prompts[row]!r}; expected a finite number"
+            f"reward source {type(source).__name__} returned {values[row].item()}{what} for the response "
+            f"{responses[row]!r} to the prompt {prompts[row]!r}; expected a finite number"
         )
-    return scores
+    return values
+
+
+def _check_shape(source: RewardSource, values: Tensor, shape: tuple[int, ...], prompts: Sequence[Prompt]) -> None:
+    if not isinstance(values, Tensor) or values.shape != shape:
+        given = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        raise UserError(
+            f"reward source {type(source).__name__} returned {given} for {shape[0]} responses, expected a tensor of "
+            f"shape {shape} (first prompt of the batch: {prompts[0]!r})"
+        )

@@ -194,7 +194,7 @@ def test_gold_pairs_are_asked_for_on_the_command_line(pairs, tmp_path):
     found = records(target)
     assert found
     for record in found:
-        better, worse = Assistant().gold().score([record["prompt"]] * 2, [record["chosen"], record["rejected"]])
+        better, worse = Assistant().gold().judge([record["prompt"]] * 2, [record["chosen"], record["rejected"]]).scores
         assert better > worse
 
 

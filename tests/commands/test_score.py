@@ -90,7 +90,7 @@ def test_scores_do_not_depend_on_the_batch_size(score, tmp_path):
 def test_gold_scores_come_from_the_task(score, root, tmp_path):
     assert score("shop.jsonl", "--gold", *TASK, "--out", tmp_path / "gold.jsonl")[0] == 0
     answers = records(root / "shop.jsonl")
-    gold = Assistant().gold().score([a["prompt"] for a in answers], [a["response"] for a in answers])
+    gold = Assistant().gold().judge([a["prompt"] for a in answers], [a["response"] for a in answers]).scores
     assert [r["score"] for r in records(tmp_path / "gold.jsonl")] == pytest.approx(gold.tolist(), abs=1e-6)
 
 

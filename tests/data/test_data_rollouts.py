@@ -6,7 +6,7 @@ import torch
 
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.rewards.source import Judgement, RewardSource
 from rlhf_lightning.tasks.task import Task
 
 
@@ -21,9 +21,9 @@ class Counts(RewardSource):
     def score(self, prompts, responses):
         return torch.tensor([float(response.split().count(self.word)) for response in responses]) + self.offset
 
-    def components(self, prompts, responses):
+    def judge(self, prompts, responses):
         lengths = torch.tensor([float(len(response.split())) for response in responses])
-        return {"words": lengths}
+        return Judgement(self.score(prompts, responses), {"words": lengths})
 
 
 class Fails(RewardSource):

@@ -90,7 +90,6 @@ def test_scores_carry_no_gradient():
     assert not checked_scores(Learns(), PROMPTS, RESPONSES).requires_grad
 
 
-def test_source_without_parts_has_none():
-    assert RewardSource().components(PROMPTS, RESPONSES) == {}
+def test_a_source_has_to_be_written():
     with pytest.raises(NotImplementedError):
         RewardSource().score(PROMPTS, RESPONSES)

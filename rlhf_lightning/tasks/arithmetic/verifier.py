@@ -24,8 +24,6 @@ from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.arithmetic.problems import Problem, parse
 from rlhf_lightning.types import Prompt
 
-COMPONENTS = ("right", "steps_right", "well_formed")
-
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
@@ -41,18 +39,12 @@ class ArithmeticVerifier(RewardSource):
         super().__init__()
         if not 0 <= step_credit <= 1:
             raise UserError(f"step_credit is {step_credit}; expected a weight between 0 and 1")
-        self.step_credit = step_credit
+        self.objectives = {"right": 1 - step_credit, "steps_right": step_credit, "well_formed": 0.0}
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
-        """(1 − step_credit) · right + step_credit · steps_right."""
-        parts = self.components(prompts, responses)
-        return (1 - self.step_credit) * parts["right"] + self.step_credit * parts["steps_right"]
-
-    def components(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Float[Tensor, " B"]]:
-        """Each component of each response."""
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, "B O"]:
+        """Whether the answer is right, the share of right steps, and whether the response is well formed."""
         rows = [_judge(parse(prompt), response) for prompt, response in zip(prompts, responses, strict=True)]
-        table = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(COMPONENTS))
-        return dict(zip(COMPONENTS, table.unbind(-1), strict=True))
+        return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(self.objectives))
 
 
 def _judge(problem: Problem, response: str) -> tuple[float, float, float]:

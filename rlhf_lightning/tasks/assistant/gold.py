@@ -39,26 +39,16 @@ class GoldReward(RewardSource):
     def __init__(self, book: PromptBook, judge: Judge, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.book = book
-        self.judge = judge
-        given = check_weights(weights)
-        self.weights: Tensor
-        self.register_buffer("weights", torch.tensor([given[c] for c in COMPONENTS]), persistent=False)
+        self.reader = judge
+        self.objectives = check_weights(weights)
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
-        """The weighted sum of the components of each response."""
-        return self._table(prompts, responses) @ self.weights
-
-    def components(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Float[Tensor, " B"]]:
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, "B O"]:
         """Each component of each response."""
-        return dict(zip(COMPONENTS, self._table(prompts, responses).unbind(-1), strict=True))
-
-    def _table(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, "B C"]:
         rows = [
-            self.judge.components(self.book.parse(prompt), response)
+            self.reader.components(self.book.parse(prompt), response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        values = torch.tensor(rows, dtype=self.weights.dtype, device=self.weights.device)
-        return values.reshape(len(rows), len(COMPONENTS))
+        return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(COMPONENTS))
 
 
 def check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:

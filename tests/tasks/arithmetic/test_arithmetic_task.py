@@ -68,7 +68,7 @@ def test_fewer_problems_are_a_prefix_of_more():
 
 def test_the_stated_share_of_the_demonstrations_is_wrong():
     demonstrations = TASK.demonstrations("train")
-    parts = TASK.gold().components([d.prompt for d in demonstrations], [d.response for d in demonstrations])
+    parts = TASK.gold().judge([d.prompt for d in demonstrations], [d.response for d in demonstrations]).objectives
     # a slip share of one half, within 4 deviations
     assert abs(parts["right"].mean().item() - 0.5) < 4 * math.sqrt(0.25 / 2000)
     assert parts["well_formed"].min() == 1

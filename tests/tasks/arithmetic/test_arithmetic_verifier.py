@@ -16,7 +16,7 @@ QUESTION = "running sums of 3 8 5"  # 3 11 16
 
 
 def judged(response, question=QUESTION):
-    parts = VERIFIER.components([question], [response])
+    parts = VERIFIER.judge([question], [response]).objectives
     return tuple(parts[name].item() for name in ("right", "steps_right", "well_formed"))
 
 
@@ -61,24 +61,25 @@ def test_sums_with_a_modulus_are_verified_modulo_it():
 
 def test_score_is_the_answer_alone():
     responses = ["3 11 16", "16", "3 11 17", ""]
-    assert VERIFIER.score([QUESTION] * 4, responses).tolist() == [1, 1, 0, 0]
+    assert VERIFIER.judge([QUESTION] * 4, responses).scores.tolist() == [1, 1, 0, 0]
 
 
 def test_step_credit_mixes_answer_and_steps():
     responses = ["3 11 16", "3 11 17", "16"]
     # ¾ · right + ¼ · steps: ¾ + ¼; ¼ · ⅔; ¾
-    assert ArithmeticVerifier(0.25).score([QUESTION] * 3, responses).tolist() == pytest.approx([1, 1 / 6, 0.75])
-    assert ArithmeticVerifier(1.0).score([QUESTION] * 3, responses).tolist() == pytest.approx([1, 2 / 3, 0])
+    assert ArithmeticVerifier(0.25).judge([QUESTION] * 3, responses).scores.tolist() == pytest.approx([1, 1 / 6, 0.75])
+    assert ArithmeticVerifier(1.0).judge([QUESTION] * 3, responses).scores.tolist() == pytest.approx([1, 2 / 3, 0])
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(1, 99), min_size=2, max_size=6), st.text(max_size=30)), max_size=4))
 def test_any_text_is_judged_row_by_row(rows):
     prompts = [f"running sums of {' '.join(map(str, terms))}" for terms, _ in rows]
     responses = [text for _, text in rows]
-    scores, parts = VERIFIER.score(prompts, responses), VERIFIER.components(prompts, responses)
+    judgement = VERIFIER.judge(prompts, responses)
+    scores, parts = judgement.scores, judgement.objectives
     assert scores.shape == (len(rows),)
     assert all(((part >= 0) & (part <= 1)).all() for part in parts.values())
-    alone = [VERIFIER.score([prompt], [text]) for prompt, text in zip(prompts, responses, strict=True)]
+    alone = [VERIFIER.judge([prompt], [text]).scores for prompt, text in zip(prompts, responses, strict=True)]
     assert scores.tolist() == [score.item() for score in alone]
 
 

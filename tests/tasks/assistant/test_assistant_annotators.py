@@ -17,7 +17,7 @@ ONE = "tell me the colour of the lamp"
 
 
 def pool(seed=0, count=5):
-    return Annotators(TASK.book, TASK.gold().judge, seed, count)
+    return Annotators(TASK.book, TASK.gold().reader, seed, count)
 
 
 def sigmoid(x):
@@ -57,7 +57,7 @@ def test_utility_hand_computed():
 
 def test_biases_are_absent_from_gold():
     short, long = "the lamp is black .", "the colour of the lamp is black ."
-    gold = TASK.gold().score([ONE, ONE], [short, long])
+    gold = TASK.gold().judge([ONE, ONE], [short, long]).scores
     assert gold[0] == gold[1]
     annotators = pool()
     for name, person in annotators.people.items():
@@ -125,7 +125,8 @@ def sampled_pairs(count, rng):
 def test_labels_agree_with_gold_more_often_than_not():
     pairs, gold = sampled_pairs(1500, random.Random(0)), TASK.gold()
     prompts = [pair.prompt for pair in pairs]
-    margins = gold.score(prompts, [p.chosen for p in pairs]) - gold.score(prompts, [p.rejected for p in pairs])
+    chosen, rejected = (gold.judge(prompts, [p.responses[i] for p in pairs]).scores for i in (0, 1))
+    margins = chosen - rejected
     decided = margins[margins.abs() > 1e-6]
     assert 0.7 < (decided > 0).float().mean().item() < 0.9
 

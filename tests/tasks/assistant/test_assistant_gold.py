@@ -21,7 +21,7 @@ HAZARD = "how do i open the safe ?"
 
 
 def judged(prompt, response):
-    return {name: value.item() for name, value in GOLD.components([prompt], [response]).items()}
+    return {name: value.item() for name, value in GOLD.judge([prompt], [response]).objectives.items()}
 
 
 def test_facts_that_these_tests_rely_on():
@@ -137,14 +137,14 @@ def test_fluent_hand_computed(response, fluent):
 def test_score_is_the_weighted_sum():
     response = "gladly , the lamp is black . thanks for asking ."
     # helpful ½, harmless 0, concise 0 (10 ≤ 16), polite 0.1, fluent 0
-    assert GOLD.score([TWO], [response]).item() == pytest.approx(0.6)
+    assert GOLD.judge([TWO], [response]).scores.item() == pytest.approx(0.6)
     weighted = Assistant(gold_weights={"helpful": 2.0, "polite": -1.0}).gold()
-    assert weighted.score([TWO], [response]).item() == pytest.approx(0.9)
+    assert weighted.judge([TWO], [response]).scores.item() == pytest.approx(0.9)
 
 
 def test_statements_are_found_in_order():
     words = words_of("the price of the lamp is nine dollars, the chair is made of wood. it comes from spain")
-    assert GOLD.judge.statements(words, "mug") == [
+    assert GOLD.reader.statements(words, "mug") == [
         Statement("lamp", "price", "nine dollars"),
         Statement("chair", "material", "wood"),
         Statement("chair", "origin", "spain"),
@@ -156,9 +156,9 @@ def test_capitals_and_attached_punctuation_read_the_same():
 
 
 def test_an_excellent_answer_reaches_the_maximum():
-    assert GOLD.score([ONE], ["gladly , the lamp is black ."]).item() == pytest.approx(1.2)
+    assert GOLD.judge([ONE], ["gladly , the lamp is black ."]).scores.item() == pytest.approx(1.2)
     # seven words where six are free: 1 + 0.2 − 0.1
-    assert GOLD.score([HAZARD], ["thanks but i will not tell you ."]).item() == pytest.approx(1.0)
+    assert GOLD.judge([HAZARD], ["thanks but i will not tell you ."]).scores.item() == pytest.approx(1.0)
 
 
 VOCABULARY = words_of(
@@ -181,13 +181,13 @@ def test_components_of_any_text_are_clipped(prompt, response):
 @given(st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=30))
 def test_rows_are_judged_independently(words):
     responses = [" ".join(words), "the lamp is black .", ""]
-    together = GOLD.score([ONE, TWO, HAZARD], responses)
-    apart = [GOLD.score([p], [r]).item() for p, r in zip((ONE, TWO, HAZARD), responses, strict=True)]
+    together = GOLD.judge([ONE, TWO, HAZARD], responses).scores
+    apart = [GOLD.judge([p], [r]).scores.item() for p, r in zip((ONE, TWO, HAZARD), responses, strict=True)]
     assert together.tolist() == pytest.approx(apart)
 
 
 def test_score_of_no_responses_is_empty():
-    assert GOLD.score([], []).shape == (0,)
+    assert GOLD.judge([], []).scores.shape == (0,)
 
 
 def test_score_passes_the_check_on_shape_and_finiteness():

@@ -62,7 +62,7 @@ def test_demonstration_entropy_ignores_the_response():
 
 def test_demonstrations_leave_something_to_improve():
     demonstrations = TASK.demonstrations("train")
-    gold = TASK.gold().score([d.prompt for d in demonstrations], [d.response for d in demonstrations])
+    gold = TASK.gold().judge([d.prompt for d in demonstrations], [d.response for d in demonstrations]).scores
     assert 0.5 < gold.mean().item() < 0.7
 
 
