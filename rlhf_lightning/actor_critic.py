@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlhf_lightning.algorithm import PolicyAlgorithm
@@ -19,6 +20,7 @@ from rlhf_lightning.models.policy import PolicyOutputs
 from rlhf_lightning.ops.advantages import gae
 from rlhf_lightning.ops.losses import value_loss
 from rlhf_lightning.ops.masking import explained_variance
+from rlhf_lightning.ops.objectives import objective_rewards, weighted_advantages
 from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.synced import on_cpu
 from rlhf_lightning.tasks.task import Task
@@ -36,6 +38,11 @@ class CriticOptions:
         clip_range: bound on how far values move in an update, in reward units; None for no bound.
         coef: weight of the value loss on a shared trunk.
         warmup: iterations at the start in which only the critic learns.
+        per_objective: one value for each objective of the reward, and advantages that are normalized for each by
+            itself before they are weighed: an objective pulls as hard as its weight says, however far its scores are
+            spread. The KL price and penalties are shared among the objectives. What an algorithm whitens itself comes
+            after, and only sets the scale of the sum. Where there is no critic, data.init_args.scaling ZScore does
+            much the same to the scores.
     """
 
     lr: float | None = None
@@ -44,6 +51,7 @@ class CriticOptions:
     clip_range: float | None = None
     coef: float = 0.5
     warmup: int = 0
+    per_objective: bool = False
 
     def __post_init__(self) -> None:
         if self.lr is not None and not 0 < self.lr < math.inf:
@@ -56,6 +64,11 @@ class CriticOptions:
             raise UserError(f"critic.coef must be above 0, got {self.coef}")
         if self.warmup < 0:
             raise UserError(f"critic.warmup is a number of iterations, got {self.warmup}")
+        if self.per_objective and self.init is not None:
+            raise UserError(
+                f"critic.init is {self.init}, and the head of a reward model is no value of each objective; expected "
+                "null with critic.per_objective"
+            )
 
 
 class ActorCritic(PolicyAlgorithm):
@@ -85,11 +98,7 @@ class ActorCritic(PolicyAlgorithm):
         check_range("lam", lam, 0, 1)
         self.critic_options = critic
         self.gamma, self.lam = gamma, lam
-        if self.kl.needs_full_vocabulary:
-            raise UserError(
-                "model.init_args.kl.estimator exact is the same for every action in a state, so in a reward it cannot "
-                "hold the policy back; expected k1 (unbiased), k2 or k3"
-            )
+        self.objectives: tuple[str, ...] = ()
 
     # -- networks ----------------------------------------------------------------------------------------------
 
@@ -97,9 +106,18 @@ class ActorCritic(PolicyAlgorithm):
         """Build policy, reference and critic, once."""
         super().configure_model()
         options = self.critic_options
-        if options is not None and not hasattr(self, "critic"):
-            with on_cpu():
-                self.critic = self.backbone.critic(self.policy, init=options.init, shared=options.shared)
+        if options is None or hasattr(self, "critic"):
+            return
+        if options.per_objective:
+            self.objectives = tuple(self.rollouts.objectives)
+            if not self.objectives:
+                raise UserError(
+                    "critic.per_objective is true, and the reward gives one score only; expected a reward with "
+                    "objectives, or false"
+                )
+        heads = len(self.objectives) or None
+        with on_cpu():
+            self.critic = self.backbone.critic(self.policy, init=options.init, shared=options.shared, outputs=heads)
 
     def networks(self) -> dict[str, nn.Module]:
         """Policy and critic."""
@@ -131,11 +149,20 @@ class ActorCritic(PolicyAlgorithm):
         """Penalize the KL to the reference, then advantages and returns by GAE."""
         rollout = scored.rollout
         mask = rollout.action_mask
-        values, next_values = self.over_own_rows(self._values, rollout)
-        self.check_rows("values", values, scored)
-        rewards = self.shaped_rewards(scored).to(values.dtype)
-        advantages, returns = gae(rewards, values, next_values, rollout.continues, gamma=self.gamma, lam=self.lam)
-        self.row |= {"value/explained_variance": explained_variance(values, returns, mask).item()}
+        values, next_values = self._old_values(scored)
+        rewards, ref_logprobs = self.shaped_rewards(scored)
+        rewards = rewards.to(values.dtype)[..., None]
+        if self.objectives:
+            scores, weights = self._weighed(scored, values)
+            rewards = objective_rewards(rewards.squeeze(-1), scores, weights, mask)
+        columns = (x.unbind(-1) for x in (rewards, values, next_values))
+        estimates = [gae(*x, rollout.continues, gamma=self.gamma, lam=self.lam) for x in zip(*columns, strict=True)]
+        advantages, returns = (torch.stack(x, dim=-1) for x in zip(*estimates, strict=True))
+        self._report_explained_variance(values, returns, mask)
+        if self.objectives:
+            advantages = weighted_advantages(advantages, weights, mask, eps=1e-8)
+        else:
+            advantages, values, returns = (x.squeeze(-1) for x in (advantages, values, returns))
         return TrainBatch(
             context=rollout.context,
             actions=rollout.actions,
@@ -144,19 +171,50 @@ class ActorCritic(PolicyAlgorithm):
             old_values=values,
             advantages=advantages,
             returns=returns,
+            ref_logprobs=ref_logprobs,
         )
 
-    def _values(self, part: Rollout) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    def _old_values(self, scored: ScoredRollout) -> tuple[Float[Tensor, "B T O"], Float[Tensor, "B T O"]]:
+        """Values before and after each action, one column for each head of the critic."""
+        columns = self.over_own_rows(self._values, scored.rollout)
+        for column in columns:
+            self.check_rows("values", column, scored)
+        heads = len(columns) // 2
+        return torch.stack(columns[:heads], dim=-1), torch.stack(columns[heads:], dim=-1)
+
+    def _values(self, part: Rollout) -> tuple[Float[Tensor, "B T"], ...]:
+        """Values of each head, then next values of each."""
         trunk = None
         if self.critic_options.shared:
             trunk = self.policy.hidden_before(part.context, part.actions, part.action_mask)
         values = self.critic.values(part.context, part.actions, part.action_mask, trunk=trunk)
-        return values, self.critic.next_values(part, values)
+        next_values = self.critic.next_values(part, values)
+        return (*values.unbind(-1), *next_values.unbind(-1)) if self.objectives else (values, next_values)
+
+    def _weighed(self, scored: ScoredRollout, like: Tensor) -> tuple[Float[Tensor, "B O"], Float[Tensor, " O"]]:
+        """Scores of the objectives, and their weights."""
+        scores = torch.stack([scored.objectives[name] for name in self.objectives], dim=-1).to(like)
+        weights = like.new_tensor([scored.weights[name] for name in self.objectives])
+        if not weights.sum() > 0:
+            listed = ", ".join(f"{name} {scored.weights[name]:g}" for name in self.objectives)
+            raise UserError(
+                f"critic.per_objective shares the price of the KL among the objectives, and at {self.position()} their "
+                f"weights are {listed}; expected a sum above 0"
+            )
+        return scores, weights
+
+    def _report_explained_variance(
+        self, values: Float[Tensor, "B T O"], returns: Float[Tensor, "B T O"], mask: Bool[Tensor, "B T"]
+    ) -> None:
+        pairs = zip(values.unbind(-1), returns.unbind(-1), strict=True)
+        shares = [explained_variance(*pair, mask).item() for pair in pairs]
+        named = {f"value/explained_variance_{name}": x for name, x in zip(self.objectives, shares, strict=False)}
+        self.row |= {"value/explained_variance": sum(shares) / len(shares), **named}
 
     # -- the critic's own loss ---------------------------------------------------------------------------------
 
     def critic_loss(self, part: TrainBatch, whole: Minibatch, outputs: PolicyOutputs | None = None) -> Loss:
-        """Regression on the returns.
+        """Regression on the returns; the mean over objectives, where each has a value of its own.
 
         Args:
             outputs: of the policy, for a critic on its trunk; None evaluates it.
@@ -167,11 +225,12 @@ class ActorCritic(PolicyAlgorithm):
         trunk = outputs.hidden if options.shared else None
         values = self.critic.values(part.context, part.actions, mask, trunk=trunk)[mask]
         old_values, returns = part.old_values[mask], part.returns[mask]
-        regression = value_loss(values, old_values, returns, value_clip_range=options.clip_range)
-        sums = {"value/loss": regression.sum()}
+        heads = values.shape[1:].numel()
+        regression = value_loss(values, old_values, returns, value_clip_range=options.clip_range).sum() / heads
+        sums = {"value/loss": regression}
         if options.clip_range is not None:
-            sums["value/clip_fraction"] = ((values - old_values).abs() > options.clip_range).sum()
-        return Loss((options.coef if options.shared else 1.0) * regression.sum() / whole.sequences, sums)
+            sums["value/clip_fraction"] = ((values - old_values).abs() > options.clip_range).sum() / heads
+        return Loss((options.coef if options.shared else 1.0) * regression / whole.sequences, sums)
 
     def fit_critic(self, batch: TrainBatch, *, size: int, epochs: int) -> dict[str, float]:
         """Some epochs of regression on the returns, the policy left alone."""

@@ -5,44 +5,35 @@ One Lightning epoch is one iteration: collect → prepare → update → evaluat
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.distributed import world_size
-from rlhf_lightning.errors import UserError, located
+from rlhf_lightning.errors import UserError, check_limits, located
 from rlhf_lightning.heldout import HeldoutEvaluation
 from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.minibatches import Batch, Loss, Minibatch, over_own_rows, shuffled_minibatches, whole_batch
+from rlhf_lightning.minibatches import Loss, Minibatch, shuffled_minibatches, whole_batch
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.policy import Policy
-from rlhf_lightning.models.state import fingerprint, frozen_copy
-from rlhf_lightning.models.text import plain_text
-from rlhf_lightning.ops.masking import sequence_sum
-from rlhf_lightning.ops.rewards import kl_shaped_rewards
 from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.reference import leave_out_reference, put_reference_back
-from rlhf_lightning.synced import SyncedModule, on_cpu
+from rlhf_lightning.penalized import PenalizedModule
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch, Trajectories
+from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch
 
 
-class PolicyAlgorithm(SyncedModule):
-    """A policy, its frozen reference and the price of leaving it.
+class PolicyAlgorithm(PenalizedModule):
+    """A policy that is improved on rollouts of its own.
 
     The convention of all optimizers: a loss is summed over a trajectory's actions and averaged over trajectories, so
     that its expected gradient is the policy gradient itself, not one that depends on lengths.
 
     Args:
-        kl: penalty on the KL to the reference; tasks without a reference (environments) take a coefficient of 0.
+        kl: penalty on the KL to the reference, in the reward or in the loss; tasks without a reference (environments)
+            take a coefficient of 0.
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations on held-out prompts or in fresh episodes.
     """
@@ -56,22 +47,10 @@ class PolicyAlgorithm(SyncedModule):
         temperature: float,
         eval_every: int,
     ) -> None:
-        super().__init__(task, backbone, optimization)
+        super().__init__(task, backbone, optimization, kl, temperature)
         if eval_every < 1:
             raise UserError(f"model.init_args.eval_every must be at least 1, got {eval_every}")
-        self.kl = copy.deepcopy(kl)
-        self.has_reference = "prompts" in task.provides
-        if self.kl.coef and not self.has_reference:
-            raise UserError(
-                f"model.init_args.kl.coef is {self.kl.coef}, and task {type(task).__name__} has no reference policy "
-                "to stay close to; expected 0"
-            )
-        self.temperature = temperature
         self.eval_every = eval_every
-        self.policy: Policy
-        self.reference: Policy | None = None
-        self.reference_hash: str | None = None
-        self.row: dict[str, float] = {}
         self.iterations_loaded = 0
         self._heldout: HeldoutEvaluation | None = None
 
@@ -94,17 +73,7 @@ class PolicyAlgorithm(SyncedModule):
         """Whether the policy is moved in this iteration."""
         return True
 
-    # -- networks ----------------------------------------------------------------------------------------------
-
-    def configure_model(self) -> None:
-        """Build policy and reference, once."""
-        if hasattr(self, "policy"):
-            return
-        with on_cpu():
-            self.policy = self.backbone.policy(self.task.interface, temperature=self.temperature)
-        self.reference = frozen_copy(self.policy) if self.has_reference else None
-        # now: a precision plugin may convert the weights later
-        self.reference_hash = fingerprint(self.reference) if self.reference is not None else None
+    # -- the trainer -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """See that data and budget fit before anything is collected.
@@ -122,14 +91,6 @@ class PolicyAlgorithm(SyncedModule):
                 "iteration; give the number of iterations: trainer.max_epochs"
             )
         self._heldout = None  # of the prompts of the data module before
-
-    def networks(self) -> dict[str, nn.Module]:
-        """The policy."""
-        return {"policy": self.policy}
-
-    def export(self, path: Path) -> None:
-        """The policy."""
-        self.policy.save(path)
 
     def schedule_length(self) -> float:
         """One step per iteration."""
@@ -175,6 +136,8 @@ class PolicyAlgorithm(SyncedModule):
         started = time.perf_counter()
         with self.local_backward():
             self.row |= self.update(self.batch)
+        if self.reference is not None and self.policy_learns:
+            self.kl.update(self.row["objective/kl_ref_sequence"])
         self.rollouts.finish(self.scored)
         self.row |= self.gradient_norms()
         self.row |= {"timing/update_seconds": time.perf_counter() - started}
@@ -211,12 +174,6 @@ class PolicyAlgorithm(SyncedModule):
 
     # -- for prepare -------------------------------------------------------------------------------------------
 
-    def over_own_rows(
-        self, evaluate: Callable[[Batch], tuple[Tensor, ...]], batch: Batch
-    ) -> tuple[Float[Tensor, "B T"], ...]:
-        """Evaluate a batch in microbatches, each rank its own rows, and give every rank the whole result."""
-        return over_own_rows(evaluate, batch, microbatch_size=self.optimization.microbatch_size)
-
     def rescored(self, rollout: Rollout) -> Rollout:
         """Under autocast, with logprobs as the update will compute them: decoding rounds differently."""
         if not torch.is_autocast_enabled(rollout.actions.device.type):
@@ -225,47 +182,6 @@ class PolicyAlgorithm(SyncedModule):
             lambda part: (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,), rollout
         )
         return replace(rollout, old_logprobs=logprobs)
-
-    def shaped_rewards(self, scored: ScoredRollout) -> Float[Tensor, "B T"]:
-        """The task's rewards less the price of the KL to the reference; reports both and adapts the coefficient."""
-        rollout = scored.rollout
-        mask = rollout.action_mask
-        if self.reference is None:
-            return torch.where(mask, scored.rewards, torch.zeros_like(scored.rewards))
-        kl = self.reference_kl(rollout)
-        self.check_rows("logprobs", rollout.old_logprobs + kl, scored)
-        rewards = kl_shaped_rewards(scored.rewards, kl, mask, kl_coef=self.kl.coef)
-        kl_sequence = sequence_sum(kl, mask).mean().item()
-        self.row |= {
-            "objective/reward": sequence_sum(rewards, mask).mean().item(),
-            "objective/kl_ref_sequence": kl_sequence,
-            "objective/kl_ref_token": (kl.sum() / mask.sum()).item(),
-            "kl_control/coef": self.kl.coef,
-        }
-        if self.policy_learns:
-            self.kl.update(kl_sequence)
-        return rewards
-
-    def reference_kl(self, batch: Trajectories) -> Float[Tensor, "B T"]:
-        """KL to the reference at each action, by the estimator of ``kl``; 0 where the mask is False."""
-
-        def estimate(part: Trajectories) -> tuple[Tensor]:
-            if self.kl.needs_full_vocabulary:
-                return (self.policy.evaluate(part.context, part.actions, part.action_mask, against=self.reference).kl,)
-            reference = self.reference.evaluate(part.context, part.actions, part.action_mask)
-            return (self.kl.estimate(part.old_logprobs, reference.logprobs, None),)
-
-        (kl,) = self.over_own_rows(estimate, batch)
-        return torch.where(batch.action_mask, kl, torch.zeros_like(kl))
-
-    def check_rows(self, name: str, values: Float[Tensor, "B T"], scored: ScoredRollout) -> None:
-        """Stop where a number of the rollout is not finite, and name the prompt."""
-        mask = scored.rollout.action_mask
-        bad = (~torch.isfinite(torch.where(mask, values, torch.zeros_like(values)))).any(-1).nonzero()
-        if len(bad):
-            row = int(bad[0])
-            where = f"the prompt {plain_text(scored.prompts[row])!r}" if scored.prompts else f"environment {row}"
-            raise UserError(f"{name} are not finite at {self.position()} for {where}; the checkpoint before it is kept")
 
     # -- for update --------------------------------------------------------------------------------------------
 
@@ -300,6 +216,18 @@ class PolicyAlgorithm(SyncedModule):
         self.check_finite(f"the {type(self).__name__} loss", reduced.pop("loss"))
         return {name: value if name in largest else value / minibatch.tokens for name, value in reduced.items()}
 
+    def went_too_far(self, kl_old: float, stop_kl: float | None) -> bool:
+        """Whether an update ends before the step whose gradients are there; these are forgotten then.
+
+        Args:
+            kl_old: KL(π_old‖π) in nats per action, the same on all ranks.
+            stop_kl: its limit; None for none.
+        """
+        if stop_kl is None or kl_old <= stop_kl:
+            return False
+        self.forget_gradients()
+        return True
+
     def check_groups(self) -> None:
         """Refuse to train on single responses, which have none to be compared with."""
         samples = self.rollouts.samples_per_prompt
@@ -320,15 +248,21 @@ class PolicyAlgorithm(SyncedModule):
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the KL controller; the reference by path and hash only."""
-        checkpoint["kl_control"] = self.kl.state_dict()
+        """Keep the number of the iteration."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["iteration"] = int(self.row.get("iteration", self.iterations_loaded))
-        path = getattr(self.backbone, "checkpoint", None)
-        leave_out_reference(checkpoint, path=path, fingerprint=self.reference_hash)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the KL controller and see that the reference is the same."""
+        """Remember it."""
         super().on_load_checkpoint(checkpoint)
-        put_reference_back(checkpoint, self.reference, fingerprint=self.reference_hash, by=type(self).__name__)
-        self.kl.load_state_dict(checkpoint["kl_control"])
         self.iterations_loaded = int(checkpoint["iteration"])
+
+
+def check_stop_kl(stop_kl: float | None) -> None:
+    """Refuse a limit that no update could start with.
+
+    Raises:
+        UserError: it is not above 0.
+    """
+    fits = stop_kl is None or stop_kl > 0
+    check_limits("model.init_args", {"stop_kl": (fits, "above 0 nats per action (null for never)", stop_kl)})

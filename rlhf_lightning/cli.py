@@ -21,6 +21,7 @@ from rlhf_lightning import cli_checks as checks
 from rlhf_lightning.algorithm import PolicyAlgorithm
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
+from rlhf_lightning.callbacks.detectors import Detector, WarningsFile, default_detectors
 from rlhf_lightning.callbacks.export import Export
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
 from rlhf_lightning.callbacks.progress import PrintedRows, Progress
@@ -231,7 +232,9 @@ class CommandLine(LightningCLI):
         if self.command != "fit":
             return [PrintedRows(), *own]
         if self.plan is not None:
-            own = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), *own]
+            own = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), WarningsFile(), *own]
+        if self.plan is not None and isinstance(self.model, PolicyAlgorithm):
+            own += default_detectors(besides=trainer["callbacks"])
         if self.plan is not None and trainer["enable_checkpointing"] is not False:
             every = self._get(self.config, "checkpoint_every")
             own.append(Checkpoints(self.directory / "checkpoints", every=every))
@@ -254,11 +257,11 @@ class CommandLine(LightningCLI):
             print(f"{self.directory}: done", flush=True)
 
     def _complete(self) -> None:
-        """Make up for what is missing when the checkpoint was already that of the end: the export."""
+        """Make up for what is missing when the checkpoint was already that of the end: the export of the right one."""
         if self.plan is None or self.plan.resume_from is None:
             raise UserError("there was nothing to train: the trainer's limits allow no step")
         for callback in self.trainer.callbacks:
-            if isinstance(callback, Export):
+            if isinstance(callback, Detector | Export):
                 callback.on_train_end(self.trainer, self.model)
 
     def validate(self, **kwargs: Any) -> None:

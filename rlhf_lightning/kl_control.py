@@ -1,52 +1,134 @@
-"""The price of leaving the reference policy: an estimator of the KL and a rule for its coefficient."""
+"""The price of leaving the reference policy: where it is paid, how the KL is measured, a rule for its coefficient.
+
+In the reward, action by action, the price acts through the policy gradient: an action also pays for the KL that it
+leads to later. In the loss it is differentiated directly: at each state that was met, not in how often states are met.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.errors import UserError
-from rlhf_lightning.ops import kl as estimators
+from rlhf_lightning.errors import UserError, check_limits
+from rlhf_lightning.ops import kl as ops
 
 Estimator: TypeAlias = Literal["k1", "k2", "k3", "exact"]
 
-ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "k1": estimators.k1,
-    "k2": estimators.k2,
-    "k3": estimators.k3,
-}
+ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": ops.k1, "k2": ops.k2, "k3": ops.k3}
+
+
+def estimated(
+    estimator: Estimator,
+    logprobs: Float[Tensor, "*N"],
+    ref_logprobs: Float[Tensor, "*N"] | None,
+    exact: Float[Tensor, "*N"] | None,
+) -> Float[Tensor, "*N"]:
+    """KL at each action, in nats.
+
+    Args:
+        ref_logprobs: may be None for ``exact``.
+        exact: summed over the vocabulary; may be None for the others.
+    """
+    if estimator == "exact":
+        if exact is None:
+            raise ValueError("the exact estimator needs the KL over the whole vocabulary")
+        return exact
+    if ref_logprobs is None:
+        raise ValueError(f"the estimator {estimator} needs the log-probabilities under the reference")
+    return ESTIMATORS[estimator](logprobs, ref_logprobs)
+
+
+def check_estimator(name: str, estimator: str) -> None:
+    """Refuse an estimator that does not exist."""
+    if estimator not in get_args(Estimator):
+        raise UserError(f"{name} is one of {', '.join(get_args(Estimator))}, got {estimator}")
+
+
+@dataclass(frozen=True)
+class KLLoss:
+    """A KL to the reference as a term of the loss.
+
+    What its gradient is, in expectation over actions that the policy itself has drawn:
+
+    | estimator | reverse     | forward     |
+    |-----------|-------------|-------------|
+    | exact     | ∇KL(π‖ref)  | ∇KL(ref‖π)  |
+    | k2        | ∇KL(π‖ref)  | refused     |
+    | k3        | ∇KL(ref‖π)  | refused     |
+    | k1        | 0: refused  | refused     |
+
+    Later steps on a rollout meet actions of an older policy. ``exact``, which sums over all actions in a state, does
+    not mind; k2 and k3 drift from what the table says as the policy moves.
+
+    Args:
+        estimator: ``exact`` evaluates the reference in every step and sums over the vocabulary; k2 and k3 look at the
+            actions that were drawn.
+        direction: of the exact KL: reverse KL(π‖ref), or forward KL(ref‖π).
+    """
+
+    estimator: Estimator = "k2"
+    direction: ops.Direction = "reverse"
+
+    def __post_init__(self) -> None:
+        check_estimator("kl.loss.estimator", self.estimator)
+        if self.estimator == "k1":
+            raise UserError(
+                "kl.loss.estimator k1 has no gradient in expectation, so in a loss it cannot hold the policy back; "
+                "expected k2, k3 (as GRPO has it) or exact"
+            )
+        if self.direction not in get_args(ops.Direction):
+            raise UserError(f"kl.loss.direction is reverse or forward, got {self.direction}")
+        if self.direction == "forward" and self.estimator != "exact":
+            raise UserError(f"kl.loss.direction forward is for kl.loss.estimator exact, got {self.estimator}")
+
+    @property
+    def needs_full_vocabulary(self) -> bool:
+        """Whether the estimator reads both distributions whole."""
+        return self.estimator == "exact"
 
 
 @dataclass
 class KLControl:
     """A penalty of ``coef`` reward units per nat of KL to the reference, the same throughout.
 
-    One object estimates the KL for the reward, for the controller and for the log.
-
     Args:
         coef: β, 0.01 to 0.1; 0 leaves the policy free.
-        estimator: how the KL at each action is measured; ``exact`` sums over the vocabulary. In a reward only ``k1``
-            has the gradient of the KL; ``k2`` and ``k3`` have another one, ``exact`` (almost) none.
+        estimator: how the KL at each action is measured, for the log, the controller and the reward; ``exact`` sums
+            over the vocabulary. In a reward only ``k1`` has the gradient of the KL; ``k2`` and ``k3`` have another one,
+            ``exact`` (almost) none: it is refused there.
+        loss: puts the penalty into the loss, with an estimator of its own; None leaves it in the reward. β is then in
+            units of that loss: where advantages are whitened, of their standard deviation.
     """
 
     coef: float = 0.05
     estimator: Estimator = "k1"
+    loss: KLLoss | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.coef < math.inf:
             raise UserError(f"kl.coef must not be negative, got {self.coef}")
-        if self.estimator not in get_args(Estimator):
-            raise UserError(f"kl.estimator is one of {', '.join(get_args(Estimator))}, got {self.estimator}")
+        check_estimator("kl.estimator", self.estimator)
 
     @property
     def needs_full_vocabulary(self) -> bool:
-        """Whether the estimator reads both distributions whole."""
+        """Whether the estimator of the value reads both distributions whole."""
         return self.estimator == "exact"
+
+    @property
+    def reward_coef(self) -> float:
+        """β in the reward."""
+        return self.coef if self.loss is None else 0.0
+
+    @property
+    def active_loss(self) -> KLLoss | None:
+        """The term of the loss, where it has any weight."""
+        return self.loss if self.coef > 0 else None
 
     def estimate(
         self,
@@ -54,47 +136,100 @@ class KLControl:
         ref_logprobs: Float[Tensor, "B T"],
         exact: Float[Tensor, "B T"] | None,
     ) -> Float[Tensor, "B T"]:
-        """KL at each action, in nats."""
-        if self.needs_full_vocabulary:
-            if exact is None:
-                raise ValueError("the exact estimator needs the KL over the whole vocabulary")
-            return exact
-        return ESTIMATORS[self.estimator](logprobs, ref_logprobs)
+        """Value of the KL at each action, in nats."""
+        return estimated(self.estimator, logprobs, ref_logprobs, exact)
 
     def update(self, kl: float) -> None:
         """Adapt to the KL measured in this iteration, in nats per sequence."""
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"coef": self.coef}
+        return {"controller": type(self).__name__, "coef": self.coef}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from a checkpoint."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            UserError: another controller wrote it.
+        """
+        if state.get("controller") != type(self).__name__:
+            raise UserError(
+                f"the checkpoint was written with model.init_args.kl {state.get('controller')}, and this run has "
+                f"{type(self).__name__}; expected the same"
+            )
         self.coef = state["coef"]
 
 
 @dataclass
-class AdaptiveKLControl(KLControl):
-    """A coefficient that steers the KL to a target (Ziegler et al. 2019, § 2.2).
+class TargetedKLControl(KLControl, ABC):
+    """A coefficient that follows the KL to a target, by a rule.
+
+    It stays within 1e-8 and 1e8, so that it neither vanishes, which no factor can undo, nor overflows.
 
     Args:
         coef: β at the start.
         target: wanted KL to the reference, in nats per sequence.
-        gain: K; the paper's 0.1 moves β by at most 2 % an iteration, short runs need more.
     """
 
     target: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        if self.coef == 0:
+            raise UserError(f"kl.coef must be above 0 for {name}: it is multiplied, so 0 stays 0")
+        within = ops.SMALLEST_COEFFICIENT <= self.coef <= ops.LARGEST_COEFFICIENT
+        limits = {
+            "coef": (within, f"between {ops.SMALLEST_COEFFICIENT:g} and {ops.LARGEST_COEFFICIENT:g}", self.coef),
+            "target": (0 < self.target < math.inf, "above 0 nats per sequence", self.target),
+        }
+        check_limits("kl", limits)
+
+    @abstractmethod
+    def following(self, kl: float) -> float:
+        """The coefficient after an iteration in which the KL was ``kl``."""
+
+    def update(self, kl: float) -> None:
+        """Apply the rule."""
+        self.coef = self.following(kl)
+
+
+@dataclass
+class AdaptiveKLControl(TargetedKLControl):
+    """A coefficient that steers the KL to a target in proportion to how far it is off (Ziegler et al. 2019, § 2.2).
+
+    Args:
+        gain: K; the paper's 0.1 moves β by at most 2 % an iteration, short runs need more.
+    """
+
     gain: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.coef == 0:
-            raise UserError("kl.coef must be above 0 for AdaptiveKLControl: it is multiplied, so 0 stays 0")
-        if not 0 < self.target < math.inf:
-            raise UserError(f"kl.target must be above 0 nats per sequence, got {self.target}")
         if not 0 < self.gain < 5:
             raise UserError(f"kl.gain must be between 0 and 5 (at 5 the coefficient can drop to 0), got {self.gain}")
 
-    def update(self, kl: float) -> None:
-        """β ← β (1 + K · clip(KL/target − 1, ±0.2))."""
-        self.coef = estimators.ziegler_coefficient(self.coef, kl, target=self.target, gain=self.gain)
+    def following(self, kl: float) -> float:
+        """β (1 + K · clip(KL/target − 1, ±0.2))."""
+        return ops.ziegler_coefficient(self.coef, kl, target=self.target, gain=self.gain)
+
+
+@dataclass
+class HalveDoubleKLControl(TargetedKLControl):
+    """A coefficient that is halved or doubled where the KL is a factor 1.5 away from its target.
+
+    Schulman et al. 2017, "Proximal Policy Optimization Algorithms", § 4, where the KL is the one to the old policy.
+    """
+
+    def following(self, kl: float) -> float:
+        """β / 2 below target / 1.5, 2 β above 1.5 × target."""
+        return ops.halve_double_coefficient(self.coef, kl, target=self.target)
+
+
+@dataclass
+class ThresholdKLControl(TargetedKLControl):
+    """A coefficient that moves only where the KL is a factor 2 away from its target."""
+
+    def following(self, kl: float) -> float:
+        """1.5 β above 2 × target, β / 2 below target / 2."""
+        return ops.threshold_coefficient(self.coef, kl, target=self.target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -97,25 +97,10 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
         self.shortened = checkpoint["shortened"]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One step on the global batch of this step, in microbatches, each rank its own rows."""
-        examples = self.data.train_batch(self.global_step)
-        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
-        parts = [
-            [mine[row] for row in rows.tolist()] for rows in row_slices(len(mine), self.optimization.microbatch_size)
-        ]
-        encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
-        total = self.reduced({"weight": self._number(sum(self.weight(*part) for part in encoded))})["weight"]
-
-        sums = {name: self._number(0) for name in ("loss", *self.measured)}
+        """One step on the global batch of this step."""
         with self.local_backward():
-            for part in encoded:
-                loss, measured = self.loss_sum(*part)
-                self.manual_backward(loss / total)
-                for name, value in {"loss": loss, **measured}.items():
-                    sums[name] = sums[name] + value.detach()
-        means = {name: value / total for name, value in self.reduced(sums).items()}
+            means = self.gradients()
         self.check_finite("the loss", means["loss"])
-        self._count_shortened([one for _, one in encoded])
         lr = self.optimizers().param_groups[0]["lr"]
         self.apply_gradients()
         self.step_schedule()
@@ -124,6 +109,39 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
         if self.global_step % self.log_every == 0 or self.global_step == 1:
             row = {"step": self.global_step, **self.training_row(means), **norms, "lr": lr}
             self.publish(row | {name: count for name, count in self.shortened.items() if count})
+
+    def gradients(self) -> dict[str, float]:
+        """Accumulate those of this step; the mean loss and the means of the further sums."""
+        return self.accumulate(self.data.train_batch(self.global_step), self.loss_sum)
+
+    def accumulate(
+        self,
+        examples: Sequence[Example],
+        loss_sum: Callable[[Sequence[Example], EncodedResponses], tuple[Tensor, dict[str, Tensor]]],
+        *,
+        counted: bool = True,
+    ) -> dict[str, float]:
+        """Add the gradients of the mean loss over a global batch, in microbatches, each rank its own rows.
+
+        Args:
+            loss_sum: the loss of some examples, and further sums.
+            counted: whether examples that do not fit into the context are counted.
+        """
+        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
+        parts = [
+            [mine[row] for row in rows.tolist()] for rows in row_slices(len(mine), self.optimization.microbatch_size)
+        ]
+        encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
+        total = self.reduced({"weight": self._number(sum(self.weight(*part) for part in encoded))})["weight"]
+        sums = {name: self._number(0) for name in ("loss", *self.measured)}
+        for part in encoded:
+            loss, measured = loss_sum(*part)
+            self.manual_backward(loss / total)
+            for name, value in {"loss": loss, **measured}.items():
+                sums[name] = sums[name] + value.detach()
+        if counted:
+            self._count_shortened([one for _, one in encoded])
+        return {name: value / total for name, value in self.reduced(sums).items()}
 
     def _count_shortened(self, encoded: Sequence[EncodedResponses]) -> None:
         """Add up over ranks what did not fit into the context."""

@@ -75,7 +75,8 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
         judge = next(source for source in (reward, gold, _Unjudged()) if source is not None)
         self._responses = ResponseCollector(judge, gold, max_new_tokens=max_new_tokens)
         # Gold does not pass for a score: nobody trains on it here, and checkpoints are chosen by scores.
-        self._left_out = () if judge is reward else ("score",) if judge is gold else ("score", *_WIN_RATE)
+        scores = ("score", *(f"score_{name}" for name in judge.objectives))
+        self._left_out = () if judge is reward else scores if judge is gold else (*scores, *_WIN_RATE)
         self._sampled: HeldoutEvaluation | None = None
 
     # -- networks ----------------------------------------------------------------------------------------------

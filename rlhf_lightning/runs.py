@@ -29,6 +29,7 @@ POLICIES = ("policy", "control", "preference")
 
 _MARKS = ("metrics.csv", "config.yaml", "samples.jsonl", "environment.json", "pairs.jsonl", "DONE")
 _SAMPLE_KEYS = ("iteration", "row", "prompt", "response", "score")
+_WARNING_KEYS = ("detector", "message")
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Run:
         metrics: one row per iteration or step, sorted, that counter being the first column; NaN where a row lacks
             a metric. Rows that a resumed run wrote again count once, with their last values.
         samples: replies to held-out prompts: ``iteration, row, prompt, response, score, gold, kl`` each.
-        reliability: a reward model's calibration on held-out pairs, where it was measured.
+        evaluation: accuracy, calibration and biases of a reward model on held-out pairs, where they were measured.
+        warnings: what detectors warned of: ``iteration`` or ``step``, ``detector`` and ``message`` each.
         done: whether the run finished.
         stages: the stages found in a pipeline's directory, by name; empty for a single run.
     """
@@ -50,7 +52,8 @@ class Run:
     samples: list[dict[str, Any]] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
-    reliability: dict[str, Any] | None = None
+    evaluation: dict[str, Any] | None = None
+    warnings: list[dict[str, Any]] = field(default_factory=list)
     done: bool = False
     stages: dict[str, Run] = field(default_factory=dict)
 
@@ -134,7 +137,8 @@ def load_run(path: str | Path) -> Run:
         samples=_read_samples(path / "samples.jsonl", done=done),
         config=read_config(path / "config.yaml"),
         environment=_read_json(path / "environment.json") or {},
-        reliability=_read_json(path / "reliability.json"),
+        evaluation=_read_json(path / "evaluation.json"),
+        warnings=_read_warnings(path / "warnings.jsonl", done=done),
         done=done or (bool(stages) and all(stage.done for stage in stages.values()) and "policy" in stages),
         stages=stages,
     )
@@ -213,29 +217,35 @@ def _read_samples(path: Path, *, done: bool) -> list[dict[str, Any]]:
     """Samples sorted by iteration and row, each pair of these once."""
     if not path.exists():
         return []
-    text = _read_text(path)
     samples: dict[tuple[int, int], dict[str, Any]] = {}
-    for sample in _json_lines(path, text, cut_off=not done and not text.endswith("\n")):
+    for sample in _json_lines(path, _SAMPLE_KEYS, done=done):
         samples[sample["iteration"], sample["row"]] = {"gold": None, "kl": None, **sample}
     return [samples[key] for key in sorted(samples)]
 
 
-def _json_lines(path: Path, text: str, *, cut_off: bool) -> Iterator[dict[str, Any]]:
+def _read_warnings(path: Path, *, done: bool) -> list[dict[str, Any]]:
+    return list(_json_lines(path, _WARNING_KEYS, done=done)) if path.exists() else []
+
+
+def _json_lines(path: Path, keys: Sequence[str], *, done: bool) -> Iterator[dict[str, Any]]:
+    """Objects with at least these keys; a last line that an interruption cut off is left out."""
+    text = _read_text(path)
+    cut_off = not done and not text.endswith("\n")
     # Not str.splitlines: a response may hold U+2028 and its kin, which end no line of a JSONL file.
     lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            sample = json.loads(line)
+            entry = json.loads(line)
         except json.JSONDecodeError as error:
             if cut_off and number == len(lines):
                 return
             raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        missing = [key for key in _SAMPLE_KEYS if not isinstance(sample, dict) or key not in sample]
+        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise UserError(f"{path}, line {number}: {', '.join(missing)} missing")
-        yield sample
+        yield entry
 
 
 def setting(config: dict[str, Any], key: str) -> Any:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.ops.kl import halve_double_coefficient
 from rlhf_lightning.ops.losses import clipped_surrogate_loss, ratio_is_clipped
 from rlhf_lightning.ops.ratios import mean_log_ratio, sequence_log_ratio
 
@@ -145,7 +146,7 @@ class Penalty(Surrogate):
     Args:
         kl_coef: β at the start.
         target: KL in nats per action that β is adapted to (§ 4 there: halved below target/1.5, doubled above
-            1.5 × target); None keeps it fixed.
+            1.5 × target, within 1e-8 and 1e8); None keeps it fixed.
     """
 
     kl_coef: float = 1.0
@@ -167,4 +168,4 @@ class Penalty(Surrogate):
     def adapt(self, kl: float) -> None:
         """β / 2 where the KL is below target / 1.5, 2 β where it is above 1.5 × target."""
         if self.target is not None:
-            self.kl_coef *= 0.5 if kl < self.target / 1.5 else 2.0 if kl > self.target * 1.5 else 1.0
+            self.kl_coef = halve_double_coefficient(self.kl_coef, kl, target=self.target)

@@ -189,7 +189,7 @@ class Trajectories:
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return replace(self, **{name: value.to(device) for name, value in self._given().items()})
 
     def select(self, rows: Int[Tensor, " N"]) -> Self:
         """The chosen rows, in the given order, without columns that only pad them."""
@@ -198,11 +198,15 @@ class Trajectories:
         chosen: dict[str, Any] = {
             "context": context.first(width) if isinstance(context, ObservationContext) else context
         }
-        for f in fields(self):
-            if f.name != "context":
-                value = getattr(self, f.name)[rows]
-                chosen[f.name] = value[:, :width] if value.ndim > 1 else value
+        for name, value in self._given().items():
+            if name != "context":
+                chosen[name] = value[rows][:, :width] if value.ndim > 1 else value[rows]
         return replace(self, **chosen)
+
+    def _given(self) -> dict[str, Any]:
+        """The fields by name, without those that are None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass
@@ -265,16 +269,21 @@ class ScoredRollout:
 
 @dataclass
 class TrainBatch(Trajectories):
-    """What a policy update reads: everything ``[B, T]``, advantages and returns included."""
+    """What a policy update reads: everything ``[B, T]``, advantages and returns included.
+
+    Args:
+        ref_logprobs: log-probability of each action under the reference; None where the loss has no KL to it.
+    """
 
     old_values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
+    ref_logprobs: Float[Tensor, "B T"] | None = None
 
     def units(self) -> Self:
         """What minibatches are made of: whole responses, or an environment's single transitions, [N, 1] each."""
         if not isinstance(self.context, ObservationContext):
             return self
         mask = self.action_mask
-        cut = {f.name: getattr(self, f.name)[mask][:, None] for f in fields(self) if f.name != "context"}
+        cut = {name: value[mask][:, None] for name, value in self._given().items() if name != "context"}
         return replace(self, context=self.context.single(mask), **cut)

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
+from rlhf_lightning.kl_control import (
+    AdaptiveKLControl,
+    HalveDoubleKLControl,
+    KLControl,
+    KLLoss,
+    TargetedKLControl,
+    ThresholdKLControl,
+    estimated,
+)
+
+TARGETED = TargetedKLControl.__subclasses__()
 
 
 def test_adaptive_coefficient_steps_as_in_ziegler():
@@ -33,13 +43,70 @@ def test_adaptive_control_reaches_its_target():
     assert 1 / control.coef == pytest.approx(4.0, rel=1e-3)
 
 
-def test_state_is_restored():
-    first = AdaptiveKLControl(0.1)
+def test_halve_double_follows_a_sequence():
+    control = HalveDoubleKLControl(0.1, target=6.0)  # halved below 6 / 1.5 = 4, doubled above 6 · 1.5 = 9
+    coefficients = []
+    for kl in (3.9, 4.0, 6.0, 9.0, 9.1, 100.0, -1.0):
+        control.update(kl)
+        coefficients.append(control.coef)
+    assert coefficients == pytest.approx([0.05, 0.05, 0.05, 0.05, 0.1, 0.2, 0.1])
+
+
+def test_threshold_follows_a_sequence():
+    control = ThresholdKLControl(0.1, target=6.0)  # 0.5 times below 6 / 2 = 3, 1.5 times above 6 · 2 = 12
+    coefficients = []
+    for kl in (12.1, 12.0, 6.0, 3.0, 2.9, 50.0, -1.0):
+        control.update(kl)
+        coefficients.append(control.coef)
+    assert coefficients == pytest.approx([0.15, 0.15, 0.15, 0.15, 0.075, 0.1125, 0.05625])
+
+
+@pytest.mark.parametrize("controller", TARGETED)
+def test_a_coefficient_comes_back_from_either_end(controller):
+    # 3000 iterations far from the target: by halves or doublings β would be 0 or infinite after 1100
+    control = controller(0.1, target=1.0)
+    for kl, end in ((0.0, 1e-8), (1e6, 1e8)):
+        for _ in range(3000):
+            control.update(kl)
+        assert control.coef == end
+    for _ in range(3000):
+        control.update(0.0)
+    assert control.coef == 1e-8
+
+
+@pytest.mark.parametrize("controller", TARGETED)
+def test_controllers_hold_a_policy_near_the_target(controller):
+    # a policy whose KL falls as the price rises: KL = 1 / β
+    control = controller(1.0, target=4.0)
+    for _ in range(100):
+        control.update(1 / control.coef)
+    assert 4 / 2 <= 1 / control.coef <= 4 * 2
+
+
+@pytest.mark.parametrize("controller", TARGETED)
+def test_state_is_restored(controller):
+    first, second = controller(0.1), controller(0.1)
     first.update(60.0)
-    second = AdaptiveKLControl(0.1)
     second.load_state_dict(first.state_dict())
     assert second.coef == first.coef != 0.1
-    assert all(type(value) is float for value in first.state_dict().values())
+    assert all(type(value) in (float, str) for value in first.state_dict().values())
+
+
+@pytest.mark.parametrize("state", [KLControl(0.2).state_dict(), {"coef": 0.2}])
+def test_state_of_another_controller_is_refused_in_one_line(state):
+    control = ThresholdKLControl(0.1)
+    with pytest.raises(UserError, match=r"kl (KLControl|None), and this run has ThresholdKLControl") as error:
+        control.load_state_dict(state)
+    assert "\n" not in str(error.value)
+    assert control.coef == 0.1
+
+
+def test_a_price_in_the_loss_leaves_the_reward():
+    inside = KLControl(0.1, loss=KLLoss())
+    assert (inside.reward_coef, inside.active_loss) == (0.0, KLLoss("k2", "reverse"))
+    outside = KLControl(0.1)
+    assert (outside.reward_coef, outside.active_loss) == (0.1, None)
+    assert KLControl(0.0, loss=KLLoss()).active_loss is None
 
 
 @pytest.mark.parametrize(("estimator", "expected"), [("k1", 0.5), ("k2", 0.125), ("k3", 0.106531)])
@@ -58,6 +125,11 @@ def test_exact_estimator_passes_on_what_was_summed():
         control.estimate(zeros, zeros, None)
 
 
+def test_estimators_ask_for_the_reference():
+    with pytest.raises(ValueError, match="k2 needs the log-probabilities under the reference"):
+        estimated("k2", torch.zeros(1), None, torch.zeros(1))
+
+
 @pytest.mark.parametrize(
     ("build", "named"),
     [
@@ -68,6 +140,15 @@ def test_exact_estimator_passes_on_what_was_summed():
         (lambda: AdaptiveKLControl(0.1, target=0.0), "kl.target"),
         (lambda: AdaptiveKLControl(0.1, gain=0.0), "kl.gain"),
         (lambda: AdaptiveKLControl(0.1, gain=5.0), "kl.gain"),
+        (lambda: HalveDoubleKLControl(0.0), "kl.coef"),
+        (lambda: HalveDoubleKLControl(1e-9), "kl.coef"),
+        (lambda: ThresholdKLControl(1e9), "kl.coef"),
+        (lambda: ThresholdKLControl(0.1, target=float("inf")), "kl.target"),
+        (lambda: KLLoss("k1"), "kl.loss.estimator"),
+        (lambda: KLLoss("k4"), "kl.loss.estimator"),
+        (lambda: KLLoss("k2", "forward"), "kl.loss.direction"),
+        (lambda: KLLoss("k3", "forward"), "kl.loss.direction"),
+        (lambda: KLLoss("exact", "sideways"), "kl.loss.direction"),
     ],
 )
 def test_bad_values_are_named_in_one_line(build, named):

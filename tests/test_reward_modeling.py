@@ -12,7 +12,7 @@ from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.reward_modeling import RewardModeling, preference_statistics, reliability
+from rlhf_lightning.reward_modeling import RewardModeling
 
 
 def modeling(task, **settings):
@@ -25,9 +25,9 @@ def pairs(task, batch_size=4, **settings):
 
 def score(module, prompt, response):
     """One score, from one unpadded sequence."""
-    words = module.reward_model.tokenizer
-    ids = [*words(prompt)["input_ids"], *words(response)["input_ids"], 0]
-    model = module.reward_model.model
+    network = module.reward_model.members[0]
+    ids = [*network.tokenizer(prompt)["input_ids"], *network.tokenizer(response)["input_ids"], 0]
+    model = network.model
     return model.score(model.base_model(torch.tensor([ids])).last_hidden_state[0, -1]).squeeze()
 
 
@@ -75,7 +75,12 @@ def test_reward_model_learns(tmp_path):
         "eval/accuracy",
         "eval/margin",
         "eval/calibration_error",
+        "eval/calibration_error_scaled",
+        "eval/temperature",
         "eval/correlation_gold",
+        "eval/spearman_gold",
+        "eval/kendall_gold",
+        "eval/accuracy_gap",
     ]
     assert all(math.isfinite(value) for row in rows for value in row.values())
 
@@ -95,47 +100,7 @@ def test_scores_are_centered_on_the_heldout_responses(tmp_path, precision):
     assert scores.std() > 0.05
     assert scores.mean().item() == pytest.approx(0, abs=1e-6)
     raw = torch.stack([score(module, *both) for both in zip(prompts, responses, strict=True)]).detach()
-    assert module.reward_model.center.item() == pytest.approx(raw.mean().item(), abs=1e-6)
-
-
-def test_reliability_bins_by_hand():
-    # σ(0.2) = 0.550, σ(1) = 0.731, σ(2) = 0.881, σ(5) = 0.993
-    difference = torch.tensor([0.2, -0.2, 1.0, 1.0, -1.0, 2.0, 5.0, 0.0])
-    result = reliability(difference + 3, torch.full((8,), 3.0))
-    by_count = [(entry["count"], entry["accuracy"]) for entry in result["bins"]]
-    # bins of width 0.05 from 0.5: the tie, then both 0.550 (just below the edge), then 0.731, 0.881, 0.993
-    assert by_count == [(3, 0.5), (3, pytest.approx(2 / 3)), (1, 1.0), (1, 1.0)]
-    stated = [entry["confidence"] for entry in result["bins"]]
-    assert stated == pytest.approx([(2 * 0.549834 + 0.5) / 3, 0.731059, 0.880797, 0.993307], abs=1e-5)
-    assert result["accuracy"] == pytest.approx((1 + 0 + 1 + 1 + 0 + 1 + 1 + 0.5) / 8)
-    assert sum(entry["count"] for entry in result["bins"]) == 8
-
-
-def test_reliability_puts_every_confidence_into_a_bin():
-    difference = torch.linspace(-40, 40, 201)
-    result = reliability(difference, torch.zeros(201))
-    assert sum(entry["count"] for entry in result["bins"]) == 201
-    assert result["bins"][-1]["confidence"] <= 1
-
-
-def test_preference_statistics_by_hand():
-    chosen, rejected = torch.tensor([1.0, 0.0, 2.0, 0.5]), torch.tensor([0.0, 1.0, 2.0, 0.0])
-    result = preference_statistics(chosen, rejected)
-    losses = [math.log1p(math.exp(-d)) for d in (1, -1, 0, 0.5)]
-    assert result["eval/loss"] == pytest.approx(sum(losses) / 4)
-    assert result["eval/accuracy"] == (1 + 0 + 0.5 + 1) / 4
-    assert result["eval/margin"] == pytest.approx((1 - 1 + 0 + 0.5) / 4)
-    # two at 0.731, of which half are right; one at 0.622, right; one at 0.5, a tie, half right
-    expected = (2 * abs(0.731059 - 0.5) + (1 - 0.622459)) / 4
-    assert result["eval/calibration_error"] == pytest.approx(expected, abs=1e-5)
-
-
-def test_calibrated_scores_have_no_calibration_error():
-    generator = torch.Generator().manual_seed(0)
-    difference = torch.randn(20000, generator=generator).abs() * 2
-    right = torch.rand(20000, generator=generator) < difference.sigmoid()
-    result = preference_statistics(torch.where(right, difference, -difference), torch.zeros(20000))
-    assert result["eval/calibration_error"] < 0.02
+    assert module.reward_model.centers.item() == pytest.approx(raw.mean().item(), abs=1e-6)
 
 
 def test_constant_scores_have_no_correlation_and_no_nan():
@@ -159,11 +124,11 @@ def test_part_of_the_heldout_pairs_is_compared_with_its_own_gold(tmp_path):
     assert row["eval/correlation_gold"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_reliability_file_is_written_into_a_folder_that_does_not_exist_yet(tmp_path):
+def test_evaluation_file_is_written_into_a_folder_that_does_not_exist_yet(tmp_path):
     task = Letters()
     fit(modeling(task), pairs(task), max_steps=2, default_root_dir=tmp_path / "new")
-    written = json.loads((tmp_path / "new" / "reliability.json").read_text())
-    assert set(written) == {"accuracy", "calibration_error", "ceiling", "bins"}
+    written = json.loads((tmp_path / "new" / "evaluation.json").read_text())
+    assert {"accuracy", "calibration_error", "temperature", "ceiling", "bins", "biases", "train"} <= set(written)
     fit(modeling(task), pairs(task), fast_dev_run=True, default_root_dir=tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -182,10 +147,10 @@ def test_resumed_reward_modeling_is_bit_identical_in_the_middle_of_a_pass(tmp_pa
     resumed = run(ckpt_path=tmp_path / "step=6.ckpt")
     assert resumed[0] == [row for row in whole[0] if row["step"] > 6]
     assert same(resumed[1], whole[1])
-    assert torch.load(tmp_path / "step=6.ckpt", weights_only=True)["state_dict"]["reward_model.center"] != 0
+    assert torch.load(tmp_path / "step=6.ckpt", weights_only=True)["state_dict"]["reward_model.centers"] != 0
 
 
 def test_wrong_data_is_refused_before_training():
     task = Letters()
-    with pytest.raises(UserError, match="RewardModeling needs data of class PreferenceDataModule"):
+    with pytest.raises(UserError, match="RewardModeling needs data of class FeedbackDataModule"):
         fit(modeling(task), DemonstrationDataModule(task), max_steps=1)

@@ -32,14 +32,16 @@ def test_load_run_reads_every_file(tmp_path):
         samples__jsonl=json.dumps(SAMPLE) + "\n",
         config__yaml="model: {class_path: PPO}\n",
         environment__json='{"command": "fit"}',
-        reliability__json='{"accuracy": 0.7, "bins": []}',
+        evaluation__json='{"accuracy": 0.7, "bins": []}',
+        warnings__jsonl='{"iteration": 2, "detector": "Hacking", "message": "look"}\n',
     )
     run = load_run(path)
     assert (run.name, run.kind, run.axis, run.done) == ("ppo", "policy", "iteration", True)
     assert run.samples == [SAMPLE]
     assert run.config == {"model": {"class_path": "PPO"}}
     assert run.environment == {"command": "fit"}
-    assert run.reliability == {"accuracy": 0.7, "bins": []}
+    assert run.evaluation == {"accuracy": 0.7, "bins": []}
+    assert run.warnings == [{"iteration": 2, "detector": "Hacking", "message": "look"}]
     assert run.stages == {}
 
 
@@ -114,7 +116,7 @@ def test_a_malformed_sample_is_named(tmp_path, line, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("config__yaml", "a: [1"), ("environment__json", "{"), ("reliability__json", "[]")]
+    ("name", "text"), [("config__yaml", "a: [1"), ("environment__json", "{"), ("evaluation__json", "[]")]
 )
 def test_an_unreadable_file_is_named(tmp_path, name, text):
     with pytest.raises(UserError, match=name.replace("__", r"\.")):

@@ -7,7 +7,7 @@ rₜ + γ V(sₜ₊₁).
 Deviations from the paper: there each return runs to the end of the rollout, here that is ``lam`` 1, one-step
 temporal differences (``lam`` 0) are the default, and λ between them mixes all lengths (Schulman et al. 2016, "High-
 Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 16). Policy and critic are separate networks
-by default; AdamW instead of RMSProp; the KL to the reference is part of the reward, token by token.
+by default; AdamW instead of RMSProp; the KL to the reference is part of the reward, token by token, or of the loss.
 """
 
 from __future__ import annotations
@@ -81,17 +81,18 @@ class A2C(ActorCritic):
         return metrics
 
     def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
-        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus and value regression.
+        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it stands in the loss, and value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
         """
         mask = part.action_mask
-        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        outputs = self.evaluated(part)
         logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
         policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
         critic = self.critic_loss(part, whole, outputs)
 
-        value = (policy_loss.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
+        kl = self.kl_losses(part, outputs)
+        value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
         sums = {"policy/loss": policy_loss.sum(), "objective/entropy": entropy.sum()}
         largest = {"rollout/logprob_gap": (logprobs - part.old_logprobs[mask]).abs().max()}
         return Loss(critic.value + (value if self.policy_learns else 0.0), sums | critic.sums, largest)

@@ -19,6 +19,7 @@ import math
 from dataclasses import replace
 
 from rlhf_lightning.actor_critic import ActorCritic, CriticOptions, check_range, means
+from rlhf_lightning.algorithm import check_stop_kl
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
@@ -39,11 +40,13 @@ class CPI(ActorCritic):
         backbone: builds policy and critic.
         optimization: learning rate 1e-5 for pretrained models, 1e-4 or more for small ones from scratch.
         critic: the value network.
-        kl: penalty on the KL to the reference, β 0.01 to 0.1.
+        kl: penalty on the KL to the reference, β 0.01 to 0.1 in the reward. In the loss it is weighed against the
+            likelihood of actions, whose weights have a mean of 1, not against rewards.
         mixture: α, the share of the better policy, 0.1 to 1.
         eta: η, in standard deviations of the advantages, which are whitened: smaller is greedier, 0.3 to 1.
         inner_epochs: passes over each rollout, 1 to 10.
         minibatch_size: responses per step, or an environment's transitions, across all devices.
+        stop_kl: an update ends when KL(π_old‖π) exceeds this, in nats per action; None never.
         gamma: discount; 1 for language, 0.99 for control.
         lam: λ of GAE, 0.95.
         temperature: of the policy, 0.7 to 1.
@@ -61,6 +64,7 @@ class CPI(ActorCritic):
         eta: float = 1.0,
         inner_epochs: int = 4,
         minibatch_size: int = 16,
+        stop_kl: float | None = None,
         gamma: float = 1.0,
         lam: float = 0.95,
         temperature: float = 1.0,
@@ -74,9 +78,11 @@ class CPI(ActorCritic):
         if not 0 < eta < math.inf:
             raise UserError(f"model.init_args.eta must be above 0, got {eta}")
         check_counts("model.init_args", inner_epochs=inner_epochs)
+        check_stop_kl(stop_kl)
         self.mixture, self.eta = mixture, eta
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size
+        self.stop_kl = stop_kl
 
     def setup(self, stage: str) -> None:
         """See that the devices can share a minibatch."""
@@ -91,26 +97,31 @@ class CPI(ActorCritic):
         return replace(batch, advantages=weights)
 
     def update(self, batch: TrainBatch) -> dict[str, float]:
-        """Several epochs of shuffled minibatches towards the mixture."""
-        measured = []
+        """Several epochs of shuffled minibatches towards the mixture, ended early when the policy has moved enough."""
+        measured: list[dict[str, float]] = []
+        steps = 0
         for minibatch in self.minibatches(batch, size=self.minibatch_size, epochs=self.inner_epochs):
             measured.append(self.accumulate(minibatch))
+            if self.went_too_far(measured[-1]["policy/kl_old"], self.stop_kl):
+                break
             self.apply_gradients(frozen=self.frozen())
+            steps += 1
         return means(measured) | {
             "policy/weight_max": batch.advantages[batch.action_mask].max().item(),
-            "policy/steps": len(measured),
+            "policy/steps": steps,
             # before the first step: logprobs captured while decoding against those of the training forward
             "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
         }
 
     def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
-        """Weighted negative log-likelihood of the actions, and the value regression."""
+        """Weighted negative log-likelihood of the actions, the KL where it stands in the loss, and value regression."""
         mask = part.action_mask
-        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        outputs = self.evaluated(part)
         logprobs, old_logprobs = outputs.logprobs[mask], part.old_logprobs[mask]
         losses = policy_gradient_loss(logprobs, part.advantages[mask]).sum()
         critic = self.critic_loss(part, whole, outputs)
-        value = critic.value + (losses / whole.sequences if self.policy_learns else 0.0)
+        policy_loss = (losses + self.kl_losses(part, outputs).sum()) / whole.sequences
+        value = critic.value + (policy_loss if self.policy_learns else 0.0)
         sums = {
             "policy/loss": losses,
             "policy/kl_old": k3(old_logprobs, logprobs).sum(),

@@ -11,7 +11,7 @@ stands in the loss (eq. 4). Later papers change one thing or another, which are 
 | ``average``          | ResponseMean | ResponseSum | TokenMean       | ResponseMean     |
 | ``ratio``            | TokenRatio   | TokenRatio  | TokenRatio      | MeanRatio        |
 | ``surrogate``        | Clip(0.2)    | Clip(0.2)   | Clip(0.2, 0.28) | Clip(3e-4, 4e-4) |
-| ``kl.coef``          | 0.04         | 0           | 0               | 0                |
+| ``kl.coef``, in loss | 0.04         | 0           | 0               | 0                |
 | ``dynamic_sampling`` | 1            | 1           | 2 or more       | 1                |
 | ``overlong_cache``   | 0            | 0           | 1/5 of maximum  | 0                |
 
@@ -22,7 +22,8 @@ The gradient at the first step on a rollout: without ``normalize_std`` and with 
 expectation. The standard deviation raises the weight of prompts with little spread, ``ResponseMean`` that of the tokens
 of short responses; neither leaves a policy gradient. The KL in the loss is differentiated at the tokens that were
 drawn, not in how often they are drawn. There k3, the paper's estimator, has the value of KL(π‖π_ref) but the gradient
-of KL(π_ref‖π); k2 and exact have that of KL(π‖π_ref), and k1, which has none in expectation, is refused.
+of KL(π_ref‖π); k2 and exact have that of KL(π‖π_ref). With ``kl.loss`` null the KL is a part of the rewards, before
+they are compared.
 
 Deviations from the papers: ``TokenMean`` divides by the tokens of the minibatch instead of each group, ``ResponseSum``
 by the responses alone (Dr. GRPO's further constant is a matter of the learning rate). ``dynamic_sampling`` has a limit,
@@ -41,10 +42,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlhf_lightning.actor_critic import means
-from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.algorithm import PolicyAlgorithm, check_stop_kl
 from rlhf_lightning.data.joining import joined, selected
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.kl_control import KLControl, KLLoss
 from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import group_advantages, groups_that_differ, overlong_penalty
@@ -111,13 +112,6 @@ class ResponseSum(Average):
         return losses.sum() / responses
 
 
-@dataclass
-class GroupBatch(TrainBatch):
-    """A batch with the log-probabilities under the reference."""
-
-    ref_logprobs: Float[Tensor, "B T"]
-
-
 class GRPO(PolicyAlgorithm):
     """PPO's surrogate without a critic: responses to the same prompt are compared with each other.
 
@@ -125,7 +119,8 @@ class GRPO(PolicyAlgorithm):
         task: what is to be done.
         backbone: builds the policy.
         optimization: learning rate 1e-6 to 1e-5 for pretrained models, 1e-4 to 1e-3 for small ones from scratch.
-        kl: weight and estimator of the KL to the reference in the loss: 0.001 to 0.04; with 0 it is only measured.
+        kl: penalty on the KL to the reference, β 0.001 to 0.04, in the loss unless ``loss`` is null; with 0 it is only
+            measured.
         ratio: of tokens, or of whole responses.
         surrogate: clipped, or ``Surrogate`` without a limit.
         average: how the losses of tokens are averaged, those of the KL included: ``ResponseMean``, ``TokenMean`` or
@@ -133,6 +128,7 @@ class GRPO(PolicyAlgorithm):
         normalize_std: divide by the standard deviation of the group.
         inner_epochs: passes over each rollout.
         minibatch_size: responses per step, across all devices; None for all of the rollout.
+        stop_kl: an update ends when KL(π_old‖π) exceeds this, in nats per action; None never.
         dynamic_sampling: rollouts drawn at most in an iteration to fill the batch with groups whose rewards differ; the
             others have no advantage. ``samples``, scores and lengths are reported of all that were drawn.
         overlong_cache: tokens before ``max_new_tokens`` over which up to 1 is subtracted from a response's reward; 0
@@ -148,13 +144,14 @@ class GRPO(PolicyAlgorithm):
         task: Task,
         backbone: Backbone,
         optimization: Optimization = Optimization(),
-        kl: KLControl = KLControl(0.04, "k3"),
+        kl: KLControl = KLControl(0.04, "k3", KLLoss("k3")),
         ratio: Ratio = TokenRatio(),
         surrogate: Surrogate = Clip(),
         average: Average = ResponseMean(),
         normalize_std: bool = True,
         inner_epochs: int = 1,
         minibatch_size: int | None = None,
+        stop_kl: float | None = None,
         dynamic_sampling: int = 1,
         overlong_cache: int = 0,
         temperature: float = 1.0,
@@ -167,6 +164,7 @@ class GRPO(PolicyAlgorithm):
         self.normalize_std = normalize_std
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size
+        self.stop_kl = stop_kl
         self.dynamic_sampling = dynamic_sampling
         self.overlong_cache = overlong_cache
         self.samples = 0
@@ -179,13 +177,9 @@ class GRPO(PolicyAlgorithm):
             value = getattr(self, name)
             if value is not None and value < limit:
                 raise UserError(f"model.init_args.{name} must be at least {limit}, got {value}")
+        check_stop_kl(self.stop_kl)
         if self.surrogate.kl_coef:
             raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
-        if self.kl.coef and self.kl.estimator == "k1":
-            raise UserError(
-                "model.init_args.kl.estimator k1 has no gradient in expectation, so in a loss it cannot hold the "
-                "policy back; expected k3 (as in the paper), k2 or exact"
-            )
 
     def setup(self, stage: str) -> None:
         """See that there is something to compare with, and that sizes fit."""
@@ -211,41 +205,36 @@ class GRPO(PolicyAlgorithm):
         self._drawn = {
             "samples": self.samples,
             **self.rollouts.statistics(drawn),
-            "objective/reward": self._rewards(drawn).mean().item(),
+            "objective/reward": self._returns(drawn.rewards, drawn.rollout).mean().item(),
             "rollout/groups_kept": int(self._differs(batch).sum()) // batch.group_size,
             "rollout/tokens_per_second": drawn.rollout.action_mask.sum().item() / drawn.timings["rollout_seconds"],
         }
         return batch
 
     def _differs(self, scored: ScoredRollout) -> Bool[Tensor, " B"]:
-        return groups_that_differ(self._rewards(scored), group_size=scored.group_size)
+        return groups_that_differ(self._returns(scored.rewards, scored.rollout), group_size=scored.group_size)
 
-    def _rewards(self, scored: ScoredRollout) -> Float[Tensor, " B"]:
-        """What the task pays for each response, less the punishment of one that is nearly too long."""
-        rollout = scored.rollout
-        rewards = sequence_sum(scored.rewards, rollout.action_mask)
+    def _returns(self, rewards: Float[Tensor, "B T"], rollout: Rollout) -> Float[Tensor, " B"]:
+        """The rewards of each response, less the punishment of one that is nearly too long."""
+        returns = sequence_sum(rewards, rollout.action_mask)
         if not self.overlong_cache:
-            return rewards
+            return returns
         limit = self.rollouts.responses.max_new_tokens
-        return rewards + overlong_penalty(rollout.lengths(), max_length=limit, cache_length=self.overlong_cache)
+        return returns + overlong_penalty(rollout.lengths(), max_length=limit, cache_length=self.overlong_cache)
 
-    def prepare(self, scored: ScoredRollout) -> GroupBatch:
-        """Advantages within groups; log-probabilities under the reference, and the KL to it."""
+    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+        """Advantages within groups; log-probabilities under the reference where the KL to it stands in the loss."""
         rollout, mask = scored.rollout, scored.rollout.action_mask
-        ref_logprobs, kl = self.over_own_rows(self._against_reference, rollout)
-        self.check_rows("logprobs", rollout.old_logprobs + kl, scored)
-        kl_sequence = sequence_sum(kl, mask).mean().item()
-        self.kl.update(kl_sequence)
-        self.row |= self._drawn | {
-            "objective/kl_ref_sequence": kl_sequence,
-            "objective/kl_ref_token": sequence_sum(kl, mask).sum().item() / mask.sum().item(),
-            "kl_control/coef": self.kl.coef,
-        }
+        rewards, ref_logprobs = self.shaped_rewards(scored)
+        price = sequence_sum(scored.rewards - rewards, mask).mean().item()
+        self.row |= self._drawn
+        self.row["objective/reward"] -= price  # of the responses that are trained on
+        returns = self._returns(rewards, rollout)
         advantages = group_advantages(
-            self._rewards(scored), group_size=scored.group_size, normalize_std=self.normalize_std, eps=STD_EPS
+            returns, group_size=scored.group_size, normalize_std=self.normalize_std, eps=STD_EPS
         )
         zeros = torch.zeros_like(rollout.old_logprobs)
-        return GroupBatch(
+        return TrainBatch(
             context=rollout.context,
             actions=rollout.actions,
             action_mask=mask,
@@ -256,49 +245,42 @@ class GRPO(PolicyAlgorithm):
             ref_logprobs=ref_logprobs,
         )
 
-    def _against_reference(self, part: Rollout) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """Log-probabilities under the reference, and the KL to it at each action."""
-        inputs = part.context, part.actions, part.action_mask
-        ref_logprobs = self.reference.evaluate(*inputs).logprobs
-        exact = self.policy.evaluate(*inputs, against=self.reference).kl if self.kl.needs_full_vocabulary else None
-        return ref_logprobs, self.kl.estimate(part.old_logprobs, ref_logprobs, exact)
-
-    def update(self, batch: GroupBatch) -> dict[str, float]:
-        """One step on the whole batch, or several on minibatches."""
+    def update(self, batch: TrainBatch) -> dict[str, float]:
+        """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
         measured: list[dict[str, float]] = []
+        steps = 0
         for minibatch in self.minibatches(batch, size=self.minibatch_size or len(batch), epochs=self.inner_epochs):
             measured.append(self.accumulate(minibatch))
+            if self.went_too_far(measured[-1]["policy/kl_old"], self.stop_kl):
+                break
             self.apply_gradients()
+            steps += 1
         return means(measured) | {
             "policy/ratio_max": max(row["policy/ratio_max"] for row in measured),
-            "policy/steps": len(measured),
+            "policy/steps": steps,
             # before the first step: logprobs captured while decoding against those of the training forward
             "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
         }
 
-    def loss(self, part: GroupBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
         """The surrogate and the KL to the reference, each averaged over its places."""
         mask, places = part.action_mask, self.ratio.places(part.action_mask)
         count = whole.sequences if self.ratio.whole_responses else whole.tokens
-        penalized = self.kl.coef > 0
-        against = self.reference if penalized and self.kl.needs_full_vocabulary else None
-        outputs = self.policy.evaluate(part.context, part.actions, mask, against=against)
+        outputs = self.evaluated(part)
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
         advantages = part.advantages[places]
         surrogate = self.surrogate.loss(log_ratio, advantages)
         value = self.average.of(surrogate, places, responses=whole.sequences, count=count)
+        kl = self.average.of(self.kl_losses(part, outputs), mask, responses=whole.sequences, count=whole.tokens)
         sums = {  # reported as means per action
             "policy/loss": value * whole.tokens,
             "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * whole.tokens / count,
             "policy/kl_old": k3(part.old_logprobs, outputs.logprobs)[mask].sum(),
             "objective/entropy": outputs.entropy[mask].sum(),
         }
-        if penalized:
-            kl = self.kl.estimate(outputs.logprobs, part.ref_logprobs, outputs.kl)[mask]
-            value = value + self.kl.coef * self.average.of(kl, mask, responses=whole.sequences, count=whole.tokens)
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
         largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap}
-        return Loss(value, sums, largest)
+        return Loss(value + kl, sums, largest)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of responses that were drawn."""

@@ -129,10 +129,11 @@ class NPG(ActorCritic):
         }
 
     def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
-        """−Â log π."""
+        """−Â log π, and the KL where it stands in the loss."""
         mask = part.action_mask
-        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        outputs = self.evaluated(part)
         losses = policy_gradient_loss(outputs.logprobs[mask], part.advantages[mask]).sum()
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
         sums = {"policy/loss": losses, "objective/entropy": outputs.entropy[mask].sum()}
-        return Loss(losses / whole.sequences, sums, {"rollout/logprob_gap": gap})
+        value = (losses + self.kl_losses(part, outputs).sum()) / whole.sequences
+        return Loss(value, sums, {"rollout/logprob_gap": gap})

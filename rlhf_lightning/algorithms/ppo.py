@@ -2,7 +2,7 @@
 
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms": with a clipped surrogate (eq. 7, algorithm 1) or a
 penalty on the KL to the old policy (eq. 8, § 4). For language models as in Ziegler et al. 2019 and Stiennon et al.
-2020: the KL to the reference is part of the reward, token by token.
+2020: the KL to the reference is part of the reward, token by token; it may also stand in the loss.
 
 Deviations from the paper: policy and critic are separate networks by default, so their losses need no common weight
 (``critic.coef`` matters only on a shared trunk); advantages are whitened over the whole rollout batch; the penalty's KL
@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lightning.actor_critic import ActorCritic, CriticOptions, means
+from rlhf_lightning.algorithm import check_stop_kl
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
@@ -94,9 +95,9 @@ class PPO(ActorCritic):
             "inner_epochs": (self.inner_epochs >= 1, "at least 1", self.inner_epochs),
             "minibatch_size": (self.minibatch_size >= 1, "at least 1", self.minibatch_size),
             "entropy_coef": (0 <= self.entropy_coef < math.inf, "0 or more", self.entropy_coef),
-            "stop_kl": (self.stop_kl is None or self.stop_kl > 0, "above 0 (null for never)", self.stop_kl),
         }
         check_limits("model.init_args", limits)
+        check_stop_kl(self.stop_kl)
         if self.ratio.whole_responses and (self.gamma, self.lam) != (1, 1):
             raise UserError(
                 f"model.init_args.ratio {type(self.ratio).__name__} takes a response for one action, worth its whole "
@@ -121,8 +122,7 @@ class PPO(ActorCritic):
         steps = 0
         for minibatch in self.minibatches(batch, size=self.minibatch_size, epochs=self.inner_epochs):
             measured.append(self.accumulate(minibatch))
-            if self.stop_kl is not None and measured[-1]["policy/kl_old"] > self.stop_kl:
-                self.forget_gradients()
+            if self.went_too_far(measured[-1]["policy/kl_old"], self.stop_kl):
                 break
             self.apply_gradients(frozen=self.frozen())
             steps += 1
@@ -137,26 +137,26 @@ class PPO(ActorCritic):
         }
 
     def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
-        """Surrogate, entropy bonus and value regression.
+        """Surrogate, entropy bonus, the KL to the reference where it stands in the loss, and value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
         """
         mask = part.action_mask
-        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        outputs = self.evaluated(part)
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
         advantages = part.advantages[self.ratio.places(mask)]
         surrogate = self.surrogate.loss(log_ratio, advantages)
         entropy, kl_old = outputs.entropy[mask], self._kl_old(outputs.logprobs, part)
+        places = whole.sequences if self.ratio.whole_responses else whole.tokens
 
         policy_loss = surrogate.sum() + self.surrogate.kl_coef * kl_old.sum() - self.entropy_coef * entropy.sum()
+        policy_loss = policy_loss + self.kl_losses(part, outputs).sum()
         critic = self.critic_loss(part, whole, outputs)
         value = critic.value + (policy_loss / whole.sequences if self.policy_learns else 0.0)
         sums = {
             "policy/loss": surrogate.sum(),
             "policy/kl_old": kl_old.sum(),
-            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum()
-            * mask.sum()
-            / len(log_ratio),
+            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * whole.tokens / places,
             "objective/entropy": entropy.sum(),
         }
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()

@@ -14,12 +14,13 @@ the iterations, where the paper fine-tunes anew in each.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
 
 from rlhf_lightning.actor_critic import means
-from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.algorithm import PolicyAlgorithm, check_stop_kl
 from rlhf_lightning.distributed import world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.kl_control import KLControl
@@ -40,9 +41,11 @@ class RAFT(PolicyAlgorithm):
         task: what is to be done.
         backbone: builds the policy.
         optimization: learning rate 1e-5 for pretrained models, 1e-4 or more for small ones from scratch.
-        kl: penalty on the KL to the reference in the reward that ranks, β 0 to 0.1.
+        kl: penalty on the KL to the reference in the reward that ranks, β 0 to 0.1. In the loss it is weighed against
+            the likelihood of a response, and only ``exact`` can be: the best responses are no sample of the policy.
         inner_epochs: passes over the responses that were kept, 1 to 4.
         minibatch_size: responses per step, across all devices; None for all that were kept.
+        stop_kl: an update ends when, after an epoch, KL(π_old‖π) exceeds this, in nats per action; None never.
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations.
     """
@@ -57,13 +60,25 @@ class RAFT(PolicyAlgorithm):
         kl: KLControl = KLControl(),
         inner_epochs: int = 2,
         minibatch_size: int | None = None,
+        stop_kl: float | None = None,
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
         super().__init__(task, backbone, optimization, kl, temperature, eval_every)
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size
+        self.stop_kl = stop_kl
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
         check_counts("model.init_args", inner_epochs=self.inner_epochs, minibatch_size=self.minibatch_size)
+        check_stop_kl(self.stop_kl)
+        loss = self.kl.loss
+        if loss is not None and not loss.needs_full_vocabulary:
+            raise UserError(
+                f"model.init_args.kl.loss.estimator {loss.estimator} looks at actions that the policy has drawn, and "
+                "RAFT keeps the best of them; expected exact"
+            )
 
     def setup(self, stage: str) -> None:
         """See that there is something to choose from, and that the devices can share what is kept."""
@@ -79,7 +94,8 @@ class RAFT(PolicyAlgorithm):
 
     def prepare(self, scored: ScoredRollout) -> TrainBatch:
         """Penalize the KL to the reference; keep each prompt's best response."""
-        rewards = sequence_sum(self.shaped_rewards(scored), scored.rollout.action_mask)
+        shaped, _ = self.shaped_rewards(scored)
+        rewards = sequence_sum(shaped, scored.rollout.action_mask)
         best = best_of_group(rewards, group_size=scored.group_size)
         self.row |= {"objective/score_kept": scored.scores[best].double().mean().item()}
         kept = scored.rollout.select(best)
@@ -95,20 +111,24 @@ class RAFT(PolicyAlgorithm):
         )
 
     def update(self, batch: TrainBatch) -> dict[str, float]:
-        """Some epochs of minibatches of the responses that were kept."""
+        """Some epochs of minibatches of the responses that were kept, fewer when the policy has moved far enough."""
         measured: list[dict[str, float]] = []
-        for minibatch in self.minibatches(batch, size=self.minibatch_size or len(batch), epochs=self.inner_epochs):
+        size = self.minibatch_size or len(batch)
+        for minibatch in self.minibatches(batch, size=size, epochs=self.inner_epochs):
+            epoch_begins = len(measured) % math.ceil(len(batch) / size) == 0
+            if measured and epoch_begins and self.stop_kl is not None and self._kl_to_old() > self.stop_kl:
+                break
             measured.append(self.accumulate(minibatch))
             self.apply_gradients()
         return means(measured) | {"policy/steps": len(measured), "policy/kl_old": self._kl_to_old()}
 
     def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
-        """Negative log-likelihood of each response."""
+        """Negative log-likelihood of each response, and the KL to the reference where it stands in the loss."""
         mask = part.action_mask
-        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        outputs = self.evaluated(part)
         nats = -outputs.logprobs[mask].sum()
         sums = {"policy/loss": nats, "objective/entropy": outputs.entropy[mask].sum()}
-        return Loss(nats / whole.sequences, sums)
+        return Loss((nats + self.kl_losses(part, outputs).sum()) / whole.sequences, sums)
 
     @torch.no_grad()
     def _kl_to_old(self) -> float:

@@ -7,8 +7,9 @@ rewards that it can still change, Rₜ = Σ_{k≥t} γ^{k−t} rₖ: the same ex
 γ < 1 that leaves out the factor γᵗ of the discounted objective's gradient, as is usual.
 
 Deviations from the paper: AdamW on clipped gradients instead of plain ascent; the KL to the reference is part of the
-reward, token by token; an entropy bonus where one is asked for. Where the rollout ends inside an environment's episode,
-or a time limit cuts one, a value function says what would have followed; without one the return is what was seen.
+reward, token by token, or of the loss; an entropy bonus where one is asked for. Where the rollout ends inside an
+environment's episode, or a time limit cuts one, a value function says what would have followed; without one the return
+is what was seen.
 """
 
 from __future__ import annotations
@@ -97,18 +98,19 @@ class REINFORCE(ActorCritic):
         return metrics
 
     def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
-        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus and, with a value baseline, its regression on the returns.
+        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it stands in the loss, and the value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
         """
         mask = part.action_mask
-        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        outputs = self.evaluated(part)
         logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
         policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
         sums = {"policy/loss": policy_loss.sum(), "objective/entropy": entropy.sum()}
         largest = {"rollout/logprob_gap": (logprobs - part.old_logprobs[mask]).abs().max()}
 
-        value = (policy_loss.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
+        kl = self.kl_losses(part, outputs)
+        value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
         if self.critic_options is None:
             return Loss(value, sums, largest)
         critic = self.critic_loss(part, whole, outputs)
@@ -117,7 +119,8 @@ class REINFORCE(ActorCritic):
     def _less_scalar(self, scored: ScoredRollout, baseline: ScalarBaseline) -> TrainBatch:
         rollout = scored.rollout
         mask, continues = rollout.action_mask, rollout.continues
-        rewards = self.shaped_rewards(scored).to(rollout.old_logprobs.dtype)
+        rewards, ref_logprobs = self.shaped_rewards(scored)
+        rewards = rewards.to(rollout.old_logprobs.dtype)
         returns = discounted_returns(rewards, continues, gamma=self.gamma)
         starts = mask & ~torch.nn.functional.pad(continues[:, :-1], (1, 0), value=False)
         value = baseline.value(returns[starts])
@@ -131,6 +134,7 @@ class REINFORCE(ActorCritic):
             old_values=torch.zeros_like(returns),
             advantages=returns - value,
             returns=returns,
+            ref_logprobs=ref_logprobs,
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 
 from rlhf_lightning.actor_critic import means
-from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.algorithm import PolicyAlgorithm, check_stop_kl
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
@@ -47,6 +47,7 @@ class RLOO(PolicyAlgorithm):
             responses.
         inner_epochs: passes over each rollout, 1 or 2.
         minibatch_size: responses per step, across all devices; None for all of the rollout.
+        stop_kl: an update ends when KL(π_old‖π) exceeds this, in nats per action; None never.
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations.
     """
@@ -63,6 +64,7 @@ class RLOO(PolicyAlgorithm):
         surrogate: Surrogate = Surrogate(),
         inner_epochs: int = 1,
         minibatch_size: int | None = None,
+        stop_kl: float | None = None,
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
@@ -70,17 +72,14 @@ class RLOO(PolicyAlgorithm):
         self.surrogate = copy.deepcopy(surrogate)
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size
+        self.stop_kl = stop_kl
         self._check_arguments()
 
     def _check_arguments(self) -> None:
         check_counts("model.init_args", inner_epochs=self.inner_epochs, minibatch_size=self.minibatch_size)
+        check_stop_kl(self.stop_kl)
         if self.surrogate.kl_coef:
             raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
-        if self.kl.needs_full_vocabulary:
-            raise UserError(
-                "model.init_args.kl.estimator exact is the same for every action in a state, so in a reward it cannot "
-                "hold the policy back; expected k1 (unbiased), k2 or k3"
-            )
 
     def setup(self, stage: str) -> None:
         """See that there is something to compare with, and that the devices can share a minibatch."""
@@ -91,7 +90,8 @@ class RLOO(PolicyAlgorithm):
     def prepare(self, scored: ScoredRollout) -> TrainBatch:
         """Penalize the KL to the reference; the return of each response, less the mean of the others'."""
         rollout, mask = scored.rollout, scored.rollout.action_mask
-        returns = sequence_sum(self.shaped_rewards(scored), mask)
+        rewards, ref_logprobs = self.shaped_rewards(scored)
+        returns = sequence_sum(rewards, mask)
         advantages = leave_one_out_advantages(returns, group_size=scored.group_size)
         zeros = torch.zeros_like(rollout.old_logprobs)
         return TrainBatch(
@@ -102,25 +102,33 @@ class RLOO(PolicyAlgorithm):
             old_values=zeros,
             advantages=torch.where(mask, advantages[:, None], zeros),
             returns=torch.where(mask, returns[:, None], zeros),
+            ref_logprobs=ref_logprobs,
         )
 
     def update(self, batch: TrainBatch) -> dict[str, float]:
-        """One step on the whole batch, or several on minibatches."""
+        """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
         measured: list[dict[str, float]] = []
+        steps = 0
         for minibatch in self.minibatches(batch, size=self.minibatch_size or len(batch), epochs=self.inner_epochs):
             measured.append(self.accumulate(minibatch))
+            if self.went_too_far(measured[-1]["policy/kl_old"], self.stop_kl):
+                break
             self.apply_gradients()
+            steps += 1
         return means(measured) | {
             "policy/ratio_max": max(row["policy/ratio_max"] for row in measured),
-            "policy/steps": len(measured),
+            "policy/steps": steps,
             # before the first step: logprobs captured while decoding against those of the training forward
             "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
         }
 
     def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
-        """−r Â of each response, with the gradient −Â ∇ log π(y|x) where the policy is still the old one."""
+        """−r Â of each response, with the gradient −Â ∇ log π(y|x) where the policy is still the old one.
+
+        The KL to the reference is added where it stands in the loss.
+        """
         mask = part.action_mask
-        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        outputs = self.evaluated(part)
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
         advantages = part.advantages[self.ratio.places(mask)]
         surrogate = self.surrogate.loss(log_ratio, advantages)
@@ -133,4 +141,5 @@ class RLOO(PolicyAlgorithm):
         }
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
         largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap}
-        return Loss(surrogate.sum() / whole.sequences, sums, largest)
+        value = (surrogate.sum() + self.kl_losses(part, outputs).sum()) / whole.sequences
+        return Loss(value, sums, largest)

@@ -171,13 +171,14 @@ class TRPO(ActorCritic):
         }
 
     def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
-        """The negative surrogate."""
+        """The negative surrogate, and the KL to the reference where it stands in the loss."""
         mask = part.action_mask
-        outputs = self.policy.evaluate(part.context, part.actions, mask)
+        outputs = self.evaluated(part)
         log_ratio = (outputs.logprobs - part.old_logprobs)[mask]
         surrogate = -(log_ratio.exp() * part.advantages[mask]).sum()
         sums = {"policy/loss": surrogate, "objective/entropy": outputs.entropy[mask].sum()}
-        return Loss(surrogate / whole.sequences, sums, {"rollout/logprob_gap": log_ratio.abs().max()})
+        value = (surrogate + self.kl_losses(part, outputs).sum()) / whole.sequences
+        return Loss(value, sums, {"rollout/logprob_gap": log_ratio.abs().max()})
 
     @torch.no_grad()
     def _surrogate(self, batch: TrainBatch) -> float:

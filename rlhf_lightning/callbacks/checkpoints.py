@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
+from rlhf_lightning.callbacks.detectors.detector import Detector
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of
 from rlhf_lightning.errors import UserError
@@ -24,7 +25,7 @@ BEST_BY: tuple[tuple[str, Literal["max", "min"]], ...] = (
     ("eval/loss", "min"),
     ("eval/perplexity", "min"),
 )
-"""What ``best.ckpt`` goes by: the first of these that a run reports."""
+"""What ``best.ckpt`` goes by where no detector knows better: the first of these that a run reports."""
 
 
 class Checkpoints(Checkpoint, Listener):
@@ -37,7 +38,8 @@ class Checkpoints(Checkpoint, Listener):
         dirpath: folder of the checkpoints; ``checkpoints`` in the trainer's ``default_root_dir`` by default.
         every: iterations, or steps of a run with ``max_steps``, between checkpoints; by default every iteration,
             or a tenth of ``max_steps``.
-        monitor: metric that ``best.ckpt`` goes by; the first of `BEST_BY` that the run reports by default.
+        monitor: metric that ``best.ckpt`` goes by; by default one that a detector names (a second reward model beats
+            the score that is optimized), or the first of `BEST_BY` that the run reports.
         mode: whether more or less of ``monitor`` is better.
     """
 
@@ -66,9 +68,14 @@ class Checkpoints(Checkpoint, Listener):
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
+        detectors = [callback for callback in trainer.callbacks if isinstance(callback, Detector)]
         if self.monitor is None:
-            self.monitor, self.mode = next(((m, by) for m, by in BEST_BY if m in row), (None, self.mode))
-        if self.monitor not in row or not row[axis_of(row)]:
+            named = [(one.best_by, "max") for one in detectors if one.best_by is not None]
+            self.monitor, self.mode = next(((m, by) for m, by in (*named, *BEST_BY) if m in row), (None, self.mode))
+        if self.monitor is None or self.monitor not in row or not row[axis_of(row)]:
+            return
+        # Lightning calls checkpoint callbacks last: the detectors have seen this row
+        if any(one.in_trouble and one.taints(self.monitor) for one in detectors):
             return
         value = float(row[self.monitor])
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
@@ -91,6 +98,11 @@ class Checkpoints(Checkpoint, Listener):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.max_steps >= 0 and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save(trainer, due=self._step_is_due(trainer))
+
+    @property
+    def best_model_path(self) -> str:
+        """Path of ``best.ckpt``; empty where there is none (named as in Lightning's ``ModelCheckpoint``)."""
+        return "" if self.best is None or self.dirpath is None else str(self.dirpath / "best.ckpt")
 
     @override
     def state_dict(self) -> dict[str, Any]:

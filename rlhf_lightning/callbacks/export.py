@@ -9,7 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Export(Callback):
-    """Writes what was trained when training ends, as a whole folder or not at all."""
+    """Writes what was trained when training ends, as a whole folder or not at all.
+
+    A detector that stops a run goes back to ``best.ckpt`` at that point: list it before.
+    """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write beside the target and rename."""

@@ -6,6 +6,7 @@ COMMANDS = {
     "test": "evaluate a trained model on the test data",
     "pipeline": "supervised model, reward model and policy, one after another",
     "pairs": "draw preference pairs from a supervised model",
+    "crossval": "fit once for each of k folds of the feedback, and the mean over them",
     "report": "figures and a summary of finished or running runs",
     "generate": "responses of a trained policy to prompts",
     "score": "scores of a trained reward model for prompts and responses",

@@ -1,27 +1,25 @@
-"""``pairs``: sample two responses to each prompt and have one preferred, by annotators or by the gold reward."""
+"""``pairs``: sample responses to each prompt and have them compared, by annotators or by the gold reward."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rlhf_lightning.commands.arguments import exported, positive, writable
+from rlhf_lightning.commands.judges import LABELS, Judge, Judged, judge_of
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from rlhf_lightning.distributed import Stream
     from rlhf_lightning.models.policy import LanguagePolicy
     from rlhf_lightning.tasks.task import Task
-    from rlhf_lightning.types import PreferencePair, Prompt
+    from rlhf_lightning.types import Prompt
 
-HELP = "sample pairs of responses from a policy; the task's annotators or its gold reward prefer one of each"
+HELP = "sample responses from a policy; the task's annotators or its gold reward prefer one of each pair, or rank them"
 EXAMPLE = "pairs --config configs/tasks/assistant.yaml --policy runs/quickstart/sft --count 8000 --out pairs.jsonl"
 ATTEMPTS = 20
-LABELS = ("annotators", "gold")
-
-Judge: TypeAlias = "Callable[[list[int], list[Prompt], list[tuple[str, str]]], list[PreferencePair | None]]"
-"""From numbers, prompts and pairs of responses to labelled pairs; None where neither response is better."""
 
 
 def main(argv: list[str]) -> None:
@@ -38,7 +36,28 @@ def main(argv: list[str]) -> None:
         default=LABELS[0],
         help="who prefers: the task's annotators, or gold, which prefers the response with the higher gold reward "
         "(default %(default)s). Where it cannot be said which is better - equal responses, an empty one, equal gold "
-        f"rewards - both are drawn again; after {ATTEMPTS} times the prompt is left out, and counted",
+        f"rewards - all are drawn again; after {ATTEMPTS} times the prompt is left out, and counted",
+    )
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="judge in each of these respects instead of all in all, such as helpful harmless concise: a record for "
+        "each. Left out are those in which gold finds all responses to a prompt equal (--labels gold: any two); "
+        "where that leaves none, they are drawn again",
+    )
+    parser.add_argument(
+        "--annotations",
+        type=positive,
+        default=1,
+        help="so many annotators judge the same responses: a record for each (default %(default)s)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=positive,
+        default=2,
+        help="responses to compare; more than 2 make rankings, of responses that all differ (default %(default)s)",
     )
     parser.add_argument("--max_new_tokens", type=positive, default=48, help="longest response (default %(default)s)")
     parser.add_argument("--batch_size", type=positive, default=512, help="responses at a time (default %(default)s)")
@@ -50,6 +69,9 @@ def main(argv: list[str]) -> None:
         out=arguments.out,
         count=arguments.count,
         labels=arguments.labels,
+        objectives=arguments.objectives,
+        annotations=arguments.annotations,
+        samples=arguments.samples,
         max_new_tokens=arguments.max_new_tokens,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
@@ -65,15 +87,16 @@ def write_pairs(
     max_new_tokens: int,
     batch_size: int,
     seed: int,
-    labels: str = "annotators",
+    labels: str = LABELS[0],
+    objectives: Sequence[str] = (),
+    annotations: int = 1,
+    samples: int = 2,
 ) -> None:
-    """Write labelled pairs for ``count`` prompts, fewer where a prompt gets none that can be labelled.
+    """Write judged pairs or rankings for ``count`` prompts, fewer where a prompt gets none that can be judged.
 
     Raises:
-        UserError: the task has nobody to prefer one, or no prompt gets a pair.
+        UserError: the task has nobody to judge them, or no prompt gets responses that can be judged.
     """
-    import dataclasses
-
     import torch
 
     from rlhf_lightning.commands.arguments import load_policy
@@ -81,7 +104,9 @@ def write_pairs(
     from rlhf_lightning.ops.noise import permutation
     from rlhf_lightning.tasks.text.prompts_io import write_jsonl
 
-    judge = _judge(task, labels)
+    if samples < 2:
+        raise UserError(f"--samples is {samples}; expected at least 2 responses to compare")
+    judge = judge_of(task, labels, list(dict.fromkeys(objectives)), annotations)
     policy = load_policy(policy_path, temperature=1.0)
     prompts = task.prompts("train")
     passes = [
@@ -89,67 +114,66 @@ def write_pairs(
         for number in range(-(-count // len(prompts)))
     ]
     asked = [prompts[i] for i in torch.cat(passes)[:count].tolist()]
-    settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "seed": seed}
-    pairs, responses = _labelled(policy, asked, judge, **settings)
-    if not pairs:
+    settings = {"samples": samples, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "seed": seed}
+    found, drawn = _judged(policy, asked, judge, **settings)
+    if not found:
         same = "responses of equal gold reward" if labels == "gold" else "an empty response or twice the same"
+        if objectives:
+            same = f"{same}, or responses that are equally {' and '.join(objectives)},"
         raise UserError(
             f"the policy gave {ATTEMPTS} times {same} to the prompt {asked[0]!r}, and so to all others; "
             "expected one whose responses vary"
         )
-    records = [dataclasses.asdict(pair) for pair in pairs]
-    write_jsonl(out, ({k: v for k, v in record.items() if v is not None} for record in records))
-    left_out = f"; left out {count - len(pairs)} prompts without one" if len(pairs) < count else ""
-    print(f"wrote {len(pairs)} pairs to {out} ({responses} responses sampled{left_out})")
+    write_jsonl(out, (_record(one, texts) for texts, judged in found for one in judged))
+    kind = "pairs" if samples == 2 else "rankings"
+    written = sum(len(judged) for _, judged in found)
+    what = kind if written == len(found) else f"judgements of {len(found)} {kind}"
+    left_out = f"; left out {count - len(found)} prompts without one" if len(found) < count else ""
+    print(f"wrote {written} {what} to {out} ({drawn} responses sampled{left_out})")
+    if annotations > 1:
+        _say_how_far_they_agree([one for _, judged in found for one in judged])
 
 
-def _judge(task: Task, labels: str) -> Judge:
-    """Who prefers.
-
-    Raises:
-        UserError: the task has no such person or rule.
-    """
-    if labels == "annotators":
-        task.require(frozenset({"prompts", "annotators"}), by="pairs")
-        return lambda numbers, prompts, texts: [
-            task.annotate(prompt, *two, number) for number, prompt, two in zip(numbers, prompts, texts, strict=True)
-        ]
-
-    from rlhf_lightning.rewards.source import checked_scores
-    from rlhf_lightning.types import PreferencePair
-
-    task.require(frozenset({"prompts"}), by="pairs")
-    gold = task.gold()
-    if gold is None:
-        raise UserError(f"--labels gold needs a task with a gold reward, which {type(task).__name__} has not got")
-
-    def by_gold(numbers: list[int], prompts: list[Prompt], texts: list[tuple[str, str]]) -> list[PreferencePair | None]:
-        if not texts:
-            return []
-        first, second = ([two[i] for two in texts] for i in (0, 1))
-        scores = checked_scores(gold, prompts * 2, first + second).view(2, -1).T.tolist()
-        return [
-            None if a == b else PreferencePair(prompt, *(two if a > b else two[::-1]), annotator="gold")
-            for prompt, two, (a, b) in zip(prompts, texts, scores, strict=True)
-        ]
-
-    return by_gold
+def _record(judged: Judged, texts: tuple[str, ...]) -> dict[str, Any]:
+    """As it is written: a ranking by the numbers of the responses in the order in which they were drawn."""
+    fields = dataclasses.asdict(judged)
+    if len(texts) > 2:
+        order = [texts.index(text) for text in fields.pop("responses")]
+        fields = {"prompt": fields.pop("prompt"), "responses": texts, "ranking": order, **fields}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
-def _labelled(
-    policy: LanguagePolicy, prompts: list[Prompt], judge: Judge, *, batch_size: int, max_new_tokens: int, seed: int
-) -> tuple[list[PreferencePair], int]:
-    """A pair for each prompt that gets one, and how many responses were drawn.
+def _say_how_far_they_agree(judged: list[Judged]) -> None:
+    from rlhf_lightning.data.agreement import annotator_agreement
 
-    Where it cannot be said which of two responses is better, both are drawn again with other noise, together with
+    found = annotator_agreement(judged)
+    if found is None:
+        return
+    kappa, pairs = found["fleiss_kappa"], f"{found['items']} pairs of responses, {found['raters']} judgements of each"
+    print(f"agreement between annotators: Fleiss' kappa {'undefined' if kappa is None else f'{kappa:.2f}'} ({pairs})")
+
+
+def _judged(
+    policy: LanguagePolicy,
+    prompts: list[Prompt],
+    judge: Judge,
+    *,
+    samples: int,
+    batch_size: int,
+    max_new_tokens: int,
+    seed: int,
+) -> tuple[list[tuple[tuple[str, ...], list[Judged]]], int]:
+    """Responses and judgements for each prompt that gets some, and how many responses were drawn.
+
+    Where it cannot be said which of the responses is better, all are drawn again with other noise, together with
     those of all other prompts: small batches take as long as large ones.
     """
     from rlhf_lightning.commands.progress import track
     from rlhf_lightning.distributed import Stream
 
-    found: dict[int, PreferencePair] = {}
+    found: dict[int, tuple[tuple[str, ...], list[Judged]]] = {}
     drawn = 0
-    per_batch = max(batch_size // 2, 1)
+    per_batch = max(batch_size // samples, 1)
     for attempt in range(ATTEMPTS):
         left = [number for number in range(len(prompts)) if number not in found]
         if not left:
@@ -160,17 +184,17 @@ def _labelled(
                 policy,
                 [prompts[number] for number in numbers],
                 numbers=numbers,
-                samples=2,
+                samples=samples,
                 seed=seed,
                 stream=Stream.PAIR,
                 iteration=attempt,
                 max_new_tokens=max_new_tokens,
             )
             drawn += len(texts)
-            two = dict(zip(numbers, zip(texts[::2], texts[1::2], strict=True), strict=True))
-            usable = [number for number in numbers if all(two[number]) and len(set(two[number])) == 2]
-            pairs = judge(usable, [prompts[number] for number in usable], [two[number] for number in usable])
-            found |= {number: pair for number, pair in zip(usable, pairs, strict=True) if pair is not None}
+            groups = {number: tuple(texts[i * samples : (i + 1) * samples]) for i, number in enumerate(numbers)}
+            usable = [number for number in numbers if all(groups[number]) and len(set(groups[number])) == samples]
+            judgements = judge(usable, [prompts[n] for n in usable], [groups[n] for n in usable])
+            found |= {n: (groups[n], judged) for n, judged in zip(usable, judgements, strict=True) if judged}
     return [found[number] for number in sorted(found)], drawn
 
 

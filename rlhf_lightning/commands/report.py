@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -75,7 +76,10 @@ def _figures(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, Callable[[], 
         ("proxy", "overoptimization", "Proxy and gold reward", plots.overoptimization),
         ("policy", "components", "Components of the gold reward", plots.components),
         ("reward", "reward_model", "Training of the reward model", plots.reward_curve),
+        ("reward", "reward_accuracy", "Accuracy of the reward model by groups of pairs", plots.reward_accuracy),
         ("reward", "reliability", "Calibration of the reward model", plots.reliability),
+        ("reward", "reward_biases", "Biases of the reward model", plots.reward_biases),
+        ("reward", "annotator_agreement", "Agreement of the annotators", plots.annotator_agreement),
         ("sft", "sft", "Supervised fine-tuning", plots.sft_curve),
     )
     several = len(runs) > 1
@@ -83,6 +87,11 @@ def _figures(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, Callable[[], 
     if several or not all(has_proxy(policy) for policy in policies):  # otherwise the proxy's figure shows both
         yield "learning", "learning_curves", "Reward against experience", partial(plots.learning_curves, runs)
         yield "learning", "frontier", "Reward against KL to the reference", partial(plots.frontier, runs)
+    if axes := _objectives_to_weigh(policies):
+        yield "learning", "pareto", "What the objectives cost one another", partial(plots.pareto, runs, *axes)
+    if several:
+        title = "Accuracy of the reward models by training pairs"
+        yield "reward", "learning_curve_of_pairs", title, partial(plots.learning_curve_of_pairs, runs)
     for run, label in zip(runs, names(runs), strict=True):
         for section, name, title, draw in one_run:
             if several:
@@ -93,6 +102,18 @@ def _figures(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, Callable[[], 
         name = "dashboard" if len(kinds) == 1 else f"dashboard-{_slug(family)}"
         draw_family = partial(plots.dashboard, runs, family=family)
         yield "policy", name, f"Dashboard of the policy's training: {family}", draw_family
+
+
+def _objectives_to_weigh(policies: Sequence[Run]) -> tuple[str, str, str | None] | None:
+    """Two objectives and, where there is one, a third, if runs differ in how these are weighed."""
+    from rlhf_lightning.plots.quantities import objectives
+
+    judged = [policy for policy in policies if len(objectives([policy])) > 1]
+    weights = {json.dumps(policy.setting("data.init_args.weights"), sort_keys=True) for policy in judged}
+    if len(weights) < 2:
+        return None
+    names = objectives(judged)
+    return names[0], names[1], names[2] if len(names) > 2 else None
 
 
 def _slug(name: str) -> str:

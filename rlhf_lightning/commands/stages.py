@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +97,9 @@ def _pairs(settings: Settings) -> Stage:
     if "sft" not in settings.pipeline:
         raise UserError("pipeline.pairs needs pipeline.sft: the pairs are sampled from the supervised model")
     policy, out = _export(settings, "sft"), _pairs_file(settings)
-    own = dict(_flat(settings.pipeline["pairs"])) | settings.own.get("pairs", {})
+    section = settings.pipeline["pairs"]
+    lists = {key: [_word(item) for item in value] for key, value in section.items() if isinstance(value, list)}
+    own = dict(_flat(section)) | lists | settings.own.get("pairs", {})
     words = ["--policy", str(policy), "--out", str(out), "--seed", str(settings.seed), *_words(own)]
     task = {key: value for key, value in settings.common.items() if key.partition(".")[0] == "task"}
     command = ["pairs", *_config_words(settings.configs), *_words(task), *words]
@@ -107,7 +108,8 @@ def _pairs(settings: Settings) -> Stage:
 
 def _reward(settings: Settings) -> Stage:
     options, inputs = _start(settings)
-    _add_pairs(settings, options, inputs)
+    ranked = _data_of(settings, "reward") == "RankingDataModule"
+    _add_pairs(settings, options, inputs, "rankings" if ranked else "pairs")
     return _fit(settings, "reward", options, inputs)
 
 
@@ -119,7 +121,7 @@ def _policy(settings: Settings) -> Stage:
     if source == "learned" and "reward" not in settings.pipeline:
         raise UserError("pipeline.policy.reward is learned, but there is no pipeline.reward that makes a reward model")
     judged_by = "data.init_args.reward"
-    if _learns_from_pairs(settings):
+    if _data_of(settings, "policy") == "PreferenceDataModule":  # instead of from its own responses
         judged_by = "model.init_args.reward"
         _add_pairs(settings, options, inputs)
     if source != "gold" and "reward" in settings.pipeline:
@@ -129,17 +131,17 @@ def _policy(settings: Settings) -> Stage:
     return _fit(settings, "policy", options, inputs)
 
 
-def _learns_from_pairs(settings: Settings) -> bool:
-    """Whether the policy is trained on preference pairs, by its configuration, instead of its own responses."""
-    data = [read_config(find_config(path)).get("data") or {} for path in _configs(settings, "policy")]
+def _data_of(settings: Settings, stage: str) -> str | None:
+    """Name of the stage's data module, where its configurations name one."""
+    data = [read_config(find_config(path)).get("data") or {} for path in _configs(settings, stage)]
     classes = [one["class_path"] for one in data if isinstance(one, dict) and "class_path" in one]
-    return bool(classes) and classes[-1].rpartition(".")[2] == "PreferenceDataModule"
+    return classes[-1].rpartition(".")[2] if classes else None
 
 
-def _add_pairs(settings: Settings, options: dict[str, str], inputs: dict[str, Path]) -> None:
-    """The pairs that the pipeline makes; otherwise the task has its own."""
+def _add_pairs(settings: Settings, options: dict[str, str], inputs: dict[str, Path], name: str = "pairs") -> None:
+    """The pairs or rankings that the pipeline makes; otherwise the task has its own."""
     if "pairs" in settings.pipeline:
-        options["data.init_args.pairs"] = str(_pairs_file(settings))
+        options[f"data.init_args.{name}"] = str(_pairs_file(settings))
         inputs["pairs"] = _pairs_file(settings)
 
 
@@ -183,8 +185,9 @@ def _config_words(configs: Sequence[str]) -> list[str]:
     return [word for path in configs for word in ("--config", str(path))]
 
 
-def _words(options: Mapping[str, str]) -> list[str]:
-    return [word for key, value in options.items() for word in (f"--{key}", value)]
+def _words(options: Mapping[str, str | list[str]]) -> list[str]:
+    values = {key: [value] if isinstance(value, str) else value for key, value in options.items()}
+    return [word for key, words in values.items() for word in (f"--{key}", *words)]
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -251,9 +254,12 @@ def _hash(text: str) -> str:
 
 def _options(command: Sequence[str]) -> dict[str, list[str]]:
     options: dict[str, list[str]] = {}
-    for word, value in itertools.pairwise(command):
+    values: list[str] = []
+    for word in command:
         if word.startswith("--"):
-            options.setdefault(word, []).append(value)
+            values = options.setdefault(word, [])
+        else:
+            values.append(word)
     return options
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -20,6 +22,11 @@ class CollectionDataModule(LightningDataModule):
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
+
+    @property
+    def objectives(self) -> Sequence[str]:
+        """Names of the objectives that the reward scores each by itself; empty where it gives one score only."""
+        return ()
 
     def collect(self, policy: Policy, iteration: int, attempt: int = 0) -> ScoredRollout:
         """The rollout of an iteration; every rank gets the whole batch.

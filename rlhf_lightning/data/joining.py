@@ -13,7 +13,7 @@ from rlhf_lightning.types import Rollout, ScoredRollout, TokenContext
 
 
 def joined(parts: Sequence[ScoredRollout]) -> ScoredRollout:
-    """All rows, one part after the other, padded to the widest; times and counts are added up."""
+    """All rows, one part after the other, padded to the widest; times and counts are added up, weights are equal."""
     first, rollouts = parts[0], [part.rollout for part in parts]
     contexts = {
         f.name: _stacked([getattr(rollout.context, f.name).flip(1) for rollout in rollouts]).flip(
@@ -31,6 +31,7 @@ def joined(parts: Sequence[ScoredRollout]) -> ScoredRollout:
         rollout=Rollout(context=TokenContext(**contexts), **steps),
         rewards=_stacked([part.rewards for part in parts]),
         scores=_stacked([part.scores for part in parts]),
+        objectives={name: _stacked([part.objectives[name] for part in parts]) for name in first.objectives},
         prompts=[prompt for part in parts for prompt in part.prompts],
         responses=[response for part in parts for response in part.responses],
         measures={name: _stacked([part.measures[name] for part in parts]) for name in first.measures},
@@ -47,6 +48,7 @@ def selected(scored: ScoredRollout, rows: Int[Tensor, " N"]) -> ScoredRollout:
         rollout=rollout,
         rewards=scored.rewards[rows][:, : rollout.actions.shape[1]],
         scores=scored.scores[rows],
+        objectives={name: values[rows] for name, values in scored.objectives.items()},
         prompts=[scored.prompts[row] for row in rows.tolist()],
         responses=[scored.responses[row] for row in rows.tolist()],
         measures={name: values[rows] for name, values in scored.measures.items()},

@@ -15,6 +15,9 @@ from rlhf_lightning.tasks.task import Task
 
 Example = TypeVar("Example")
 
+FURTHER = 1 << 32
+"""More than the passes of any run."""
+
 
 class PassDataModule(LightningDataModule, Generic[Example]):
     """Passes over examples; an epoch is one pass.
@@ -37,7 +40,7 @@ class PassDataModule(LightningDataModule, Generic[Example]):
         self.eval_limit = eval_limit
         self.train: Sequence[Example] = []
         self.heldout: Sequence[Example] = []
-        self._order: tuple[int, Any] = (-1, None)
+        self._orders: dict[int, tuple[int, Any]] = {}
 
     def load(self) -> tuple[Sequence[Example], Sequence[Example]]:
         """Training and held-out examples."""
@@ -59,13 +62,20 @@ class PassDataModule(LightningDataModule, Generic[Example]):
         """Batches in one pass; the last one may be smaller."""
         return -(-len(self.train) // self.batch_size)
 
-    def train_batch(self, step: int) -> list[Example]:
-        """The global batch of optimizer step ``step``."""
+    def train_batch(self, step: int, order: int = 0) -> list[Example]:
+        """The global batch of optimizer step ``step``.
+
+        Args:
+            order: number of the order in which each pass goes, for networks that are to see the same examples in
+                orders of their own.
+        """
         number, place = divmod(step, self.steps_per_pass())
-        if self._order[0] != number:
-            order = permutation(seed=run_seed(), stream=Stream.PASS, iteration=number, size=len(self.train))
-            self._order = (number, order)
-        chosen = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+        if self._orders.get(order, (-1, None))[0] != number:
+            shuffled = permutation(
+                seed=run_seed(), stream=Stream.PASS, iteration=number + order * FURTHER, size=len(self.train)
+            )
+            self._orders[order] = (number, shuffled)
+        chosen = self._orders[order][1][place * self.batch_size : (place + 1) * self.batch_size]
         return [self.train[i] for i in chosen.tolist()]
 
     def heldout_batch(self, number: int) -> list[Example]:

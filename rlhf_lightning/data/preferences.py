@@ -1,44 +1,62 @@
-"""Preference pairs for reward modeling."""
+"""Preference pairs, rankings and ratings, for reward models and for policies that learn from pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-from rlhf_lightning.data.passes import PassDataModule
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.data.feedback import FeedbackDataModule
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.tasks.text.task import TextTask
-from rlhf_lightning.types import PreferencePair
+from rlhf_lightning.types import PreferencePair, Ranking, Rating
+
+_PAIRS = "python -m rlhf_lightning pairs --config TASK.yaml --policy runs/NAME/export"
 
 
-class PreferenceDataModule(PassDataModule[PreferencePair]):
-    """Pairs of responses with the preferred one named, from a file or from the task.
+class PreferenceDataModule(FeedbackDataModule[PreferencePair]):
+    """Pairs of responses with the preferred one named.
 
     Args:
-        pairs: JSONL file of prompt, chosen and rejected, as the ``pairs`` command writes it; None takes the pairs
-            that the task comes with.
-        heldout_fraction: share of the file's prompts that is held out.
-        batch_size: pairs per step, across all devices; 32 to 128.
-        eval_limit: most held-out pairs that are looked at.
+        pairs: file of prompt, chosen and rejected, as the ``pairs`` command writes it, or of rankings, each of which
+            gives all its pairs; None takes the pairs that the task comes with.
+        options: see `FeedbackDataModule`.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        pairs: str | None = None,
-        heldout_fraction: float = 0.1,
-        batch_size: int = 64,
-        eval_limit: int | None = 2048,
-    ) -> None:
-        super().__init__(task, batch_size, eval_limit)
-        if pairs is None and "preferences" not in task.provides:
-            raise UserError(
-                f"data.init_args.pairs is missing: task {type(task).__name__} has no preference pairs of its own; "
-                "make a file of them: python -m rlhf_lightning pairs --config TASK.yaml --policy runs/NAME/export "
-                "--out pairs.jsonl"
-            )
-        self.source = task if pairs is None else TextTask(pairs, heldout_fraction=heldout_fraction)
+    kind = "preferences"
+    option = "pairs"
+    advice = f"make a file of them: {_PAIRS} --out pairs.jsonl"
 
-    def load(self) -> tuple[Sequence[PreferencePair], Sequence[PreferencePair]]:
-        """The two splits, which share no prompt."""
-        return self.source.preferences("train"), self.source.preferences("heldout")
+    def __init__(self, task: Task, pairs: str | None = None, **options: Any) -> None:
+        super().__init__(task, pairs, **options)
+
+
+class RankingDataModule(FeedbackDataModule[Ranking]):
+    """Two or more responses to a prompt in the order of preference.
+
+    Args:
+        rankings: file of prompt, responses and ranking (or ranks), as the ``pairs`` command writes it with
+            ``--samples`` above 2, or of pairs, which are rankings of two; None takes those of the task.
+        options: see `FeedbackDataModule`.
+    """
+
+    kind = "rankings"
+    option = "rankings"
+    advice = f"make a file of them: {_PAIRS} --samples 4 --out rankings.jsonl"
+
+    def __init__(self, task: Task, rankings: str | None = None, **options: Any) -> None:
+        super().__init__(task, rankings, **options)
+
+
+class RatingDataModule(FeedbackDataModule[Rating]):
+    """Responses with what they were rated.
+
+    Args:
+        ratings: file of prompt, response and rating (or ratings by objective), or of prompt, responses and ratings;
+            None takes those of the task.
+        options: see `FeedbackDataModule`.
+    """
+
+    kind = "ratings"
+    option = "ratings"
+    advice = "give a file of prompt, response and rating"
+
+    def __init__(self, task: Task, ratings: str | None = None, **options: Any) -> None:
+        super().__init__(task, ratings, **options)

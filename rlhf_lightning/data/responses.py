@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,11 +19,13 @@ from rlhf_lightning.distributed import (
     own_rows,
     run_seed,
 )
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.models.text import decode_responses, encode_prompts
 from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.ops.rewards import last_action_rewards
-from rlhf_lightning.rewards.source import RewardSource, judged
+from rlhf_lightning.rewards.source import Judgement, RewardSource, judged
+from rlhf_lightning.rewards.task_reward import give_gold
 from rlhf_lightning.rollout.decode import decode
 from rlhf_lightning.types import Prompt, Rollout, ScoredRollout, TokenContext
 
@@ -37,7 +39,7 @@ class ResponseCollector:
         reward: judges the responses.
         gold: the known true reward, for measuring only; None where there is none.
         max_new_tokens: a response that has not ended by then is cut.
-        missing_eos_penalty: subtracted from the score of a cut response.
+        monitors: further sources by name, for measuring only, too.
         decode_batch_size: responses that one device decodes at a time; None for all at once.
     """
 
@@ -47,21 +49,30 @@ class ResponseCollector:
         gold: RewardSource | None,
         *,
         max_new_tokens: int,
-        missing_eos_penalty: float = 0.0,
+        monitors: Mapping[str, RewardSource] | None = None,
         decode_batch_size: int | None = None,
     ) -> None:
         self.reward, self.gold = reward, gold
+        self.monitors = dict(monitors or {})
+        for source in (reward, *self.monitors.values()):
+            give_gold(source, gold)
         self.max_new_tokens = max_new_tokens
-        self.missing_eos_penalty = missing_eos_penalty
         self.decode_batch_size = decode_batch_size
         self.prompts_shortened = 0
+
+    def to(self, device: torch.device | str) -> None:
+        """Move everything that judges."""
+        for source in (self.reward, self.gold, *self.monitors.values()):
+            if source is not None:
+                source.to(device)
 
     def collect(
         self, policy: TextPolicy, prompts: Sequence[Prompt], *, stream: Stream, iteration: int, group_size: int = 1
     ) -> ScoredRollout:
         """One response per entry of ``prompts``, in which each prompt stands ``group_size`` times in a row.
 
-        Every rank decodes and scores its own rows and gets the whole batch.
+        Every rank decodes and scores its own rows and gets the whole batch: scores, objectives and weights as the
+        source has them, and its score at the last action as the reward of each response.
         """
         started, shortened_before = time.perf_counter(), self.prompts_shortened
         count, rows = len(prompts), own_rows(len(prompts))
@@ -74,17 +85,18 @@ class ResponseCollector:
         rollout = _gathered([rollout for rollout, _ in parts], count)
         decoded = time.perf_counter()
         device = rollout.actions.device
-        scores, measures = self._judge([prompts[i] for i in rows.tolist()], texts, count, device)
-        scores = scores - self.missing_eos_penalty * rollout.truncated.any(-1)
+        judgement = self._judge([prompts[i] for i in rows.tolist()], texts, count, device)
         shortened = torch.tensor(self.prompts_shortened - shortened_before, device=device)
         return ScoredRollout(
             rollout=rollout,
-            rewards=last_action_rewards(scores.to(rollout.old_logprobs.dtype), rollout.action_mask),
-            scores=scores,
+            rewards=last_action_rewards(judgement.scores.to(rollout.old_logprobs.dtype), rollout.action_mask),
+            scores=judgement.scores,
+            objectives=judgement.objectives,
+            weights=dict(self.reward.objectives),
             group_size=group_size,
             prompts=list(prompts),
             responses=gather_items(texts, count),
-            measures=measures,
+            measures=judgement.measures,
             timings={"rollout_seconds": decoded - started, "score_seconds": time.perf_counter() - decoded},
             prompts_shortened=int(all_sum(shortened)),
         )
@@ -111,16 +123,29 @@ class ResponseCollector:
         )
         return rollout, decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer)
 
-    def _judge(
-        self, prompts: list[Prompt], texts: list[str], count: int, device: torch.device
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _judge(self, prompts: list[Prompt], texts: list[str], count: int, device: torch.device) -> Judgement:
+        """What is said of all responses; the measures have the objectives and what others say, too."""
         judgement = judged(self.reward, prompts, texts)
-        measures: dict[str, Tensor] = dict(judgement.measures)
-        if self.gold is not None:
-            gold = judgement if self.gold is self.reward else judged(self.gold, prompts, texts)
-            measures |= {"gold": gold.scores} | {f"gold_{name}": value for name, value in gold.objectives.items()}
-        scores, *values = (gather_rows(value.to(device), count) for value in (judgement.scores, *measures.values()))
-        return scores, dict(zip(measures, values, strict=True))
+        measures: dict[str, Tensor] = {}
+        for name, values in self._measured(judgement, prompts, texts):
+            if name in measures:
+                raise UserError(f"{name} is measured twice; expected other names of monitors, objectives or parts")
+            measures[name] = values
+        scores, *columns = (gather_rows(values.to(device), count) for values in (judgement.scores, *measures.values()))
+        gathered = dict(zip(measures, columns, strict=True))
+        return Judgement(scores, {name: gathered[f"score_{name}"] for name in judgement.objectives}, gathered)
+
+    def _measured(self, judgement: Judgement, prompts: list[Prompt], texts: list[str]) -> Iterator[tuple[str, Tensor]]:
+        for name, values in judgement.objectives.items():
+            yield f"score_{name}", values
+        yield from judgement.measures.items()
+        watching = {"gold": self.gold, **self.monitors}
+        for name, source in watching.items():
+            if source is not None:
+                own = judgement if source is self.reward else judged(source, prompts, texts)
+                yield name, own.scores
+                for part, values in (own.objectives | own.measures).items():
+                    yield f"{name}_{part}", values
 
 
 def _gathered(parts: Sequence[Rollout], count: int) -> Rollout:

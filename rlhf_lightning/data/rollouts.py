@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from rlhf_lightning.data.collection import CollectionDataModule
+from rlhf_lightning.data.handling import Penalties, RewardHandling
 from rlhf_lightning.data.responses import ResponseCollector
 from rlhf_lightning.distributed import Stream, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.evaluation import score_statistics, text_statistics
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.noise import permutation
+from rlhf_lightning.rewards.objectives import DeclaredWeights, ObjectiveWeights
+from rlhf_lightning.rewards.scaling import Scaling
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Prompt, ScoredRollout
+
+TAKEN = ("score", "gold", "reward", "entropy", "perplexity", "length_mean", "eos_rate", "distinct_2", "disagreement")
+TAKEN_BEGINNINGS = ("score_", "gold_", "weight_", "kl_", "win_rate")
+"""Metrics beside which those of monitors stand, as ``objective/NAME`` and ``eval/NAME``."""
 
 FURTHER = 1 << 32
 """More than the iterations of any run: further rollouts of an iteration have noise of their own."""
@@ -26,9 +37,17 @@ class RolloutDataModule(CollectionDataModule):
         rollout_batch_size: responses per iteration, across all devices; 32 to 512.
         samples_per_prompt: responses to the same prompt; 4 to 16 for algorithms that compare them.
         max_new_tokens: a response that has not ended by then is cut.
-        missing_eos_penalty: subtracted from the score of a cut response.
+        missing_eos_penalty: subtracted from the reward of a cut response, about a standard deviation of the rewards.
         eval_prompts: held-out prompts that the policy is judged on.
         decode_batch_size: responses that one device decodes at a time; None for all at once.
+        scaling: what scores go through before they are trained on, one map or several in order, such as
+            ``RunningZScore`` and ``Clip``; held-out scores, and those that are reported, are left as they are.
+        weights: of the objectives of the reward, in place of its own or learned. Scores are reported with the reward's
+            own weights, so that they mean the same in every iteration and run.
+        monitors: further sources by name that are measured and not trained on.
+        length_penalty: subtracted for each token beyond ``length_free``; 0.001 to 0.01 standard deviations of the
+            rewards.
+        length_free: tokens that cost nothing.
     """
 
     def __init__(
@@ -41,6 +60,11 @@ class RolloutDataModule(CollectionDataModule):
         missing_eos_penalty: float = 0.0,
         eval_prompts: int = 256,
         decode_batch_size: int | None = None,
+        scaling: Scaling | list[Scaling] | None = None,
+        weights: ObjectiveWeights | None = None,
+        monitors: dict[str, RewardSource] | None = None,
+        length_penalty: float = 0.0,
+        length_free: int = 0,
     ) -> None:
         super().__init__(task)
         task.require(frozenset({"prompts"}), by=type(self).__name__)
@@ -62,6 +86,7 @@ class RolloutDataModule(CollectionDataModule):
                 f"data.init_args.rollout_batch_size is {rollout_batch_size}, which samples_per_prompt "
                 f"{samples_per_prompt} does not divide"
             )
+        _check_monitors(monitors or {})
         self.gold = task.gold()
         self.reward = reward if reward is not None else self.gold
         self.rollout_batch_size = rollout_batch_size
@@ -70,10 +95,19 @@ class RolloutDataModule(CollectionDataModule):
         self.responses = ResponseCollector(
             self.reward,
             self.gold,
+            monitors=monitors,
             max_new_tokens=max_new_tokens,
-            missing_eos_penalty=missing_eos_penalty,
             decode_batch_size=decode_batch_size,
         )
+        self.handling = RewardHandling(
+            _listed(scaling), weights or DeclaredWeights(), Penalties(missing_eos_penalty, length_penalty, length_free)
+        )
+        self.handling.weights.of(self.reward.objectives)  # now: a name that is wrong should not wait for a rollout
+
+    @property
+    def objectives(self) -> Sequence[str]:
+        """Names of the objectives that the reward scores each by itself; empty where it gives one score only."""
+        return tuple(self.reward.objectives)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the prompts and move the reward source to the device."""
@@ -85,7 +119,7 @@ class RolloutDataModule(CollectionDataModule):
                 f"held-out prompts; expected at least one of each, and a held-out one for each device"
             )
         if self.trainer is not None:
-            self.reward.to(self.trainer.strategy.root_device)
+            self.responses.to(self.trainer.strategy.root_device)
         if self.rollout_batch_size % world_size():
             raise UserError(
                 f"data.init_args.rollout_batch_size is {self.rollout_batch_size}, "
@@ -108,27 +142,60 @@ class RolloutDataModule(CollectionDataModule):
         return [prompt for prompt in chosen for _ in range(self.samples_per_prompt)]
 
     def collect(self, policy: TextPolicy, iteration: int, attempt: int = 0) -> ScoredRollout:
-        """Answer the iteration's prompts and score the answers; every rank gets the whole batch."""
-        return self.responses.collect(
+        """Answer the iteration's prompts and score the answers; every rank gets the whole batch.
+
+        Running moments take in the iteration's first rollout, and learned weights move by it when the iteration is
+        over. A further attempt is scaled and weighed like the first, and nothing is learned from it: what it adds is
+        chosen by its rewards, and would bias them.
+        """
+        scored = self.responses.collect(
             policy,
             self.iteration_prompts(iteration, attempt),
             stream=Stream.ROLLOUT,
             iteration=_further(iteration, attempt),
             group_size=self.samples_per_prompt,
         )
+        return self.handling.for_training(scored, learn=attempt == 0)
 
     def collect_heldout(self, policy: TextPolicy) -> ScoredRollout:
-        """Answer the held-out prompts, always with the same noise."""
-        return self.responses.collect(policy, self.heldout_prompts, stream=Stream.EVALUATION, iteration=0)
+        """Answer the held-out prompts, always with the same noise; nothing is scaled."""
+        scored = self.responses.collect(policy, self.heldout_prompts, stream=Stream.EVALUATION, iteration=0)
+        return self.handling.for_evaluation(scored)
+
+    def finish(self, scored: ScoredRollout) -> None:
+        """Move learned weights."""
+        self.handling.finish()
 
     def statistics(self, scored: ScoredRollout) -> dict[str, float]:
-        """Scores, lengths and diversity."""
+        """Scores, learned weights, lengths and diversity."""
         row = {f"objective/{name}": value for name, value in score_statistics(scored).items()}
+        row |= self.handling.weights.measures()
         return row | {f"rollout/{name}": value for name, value in text_statistics(scored).items()}
 
     def counters(self, scored: ScoredRollout, iteration: int) -> dict[str, int]:
         """Responses sampled so far."""
         return {"samples": (iteration + 1) * self.rollout_batch_size}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Running moments and learned weights."""
+        return self.handling.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with them."""
+        self.handling.load_state_dict(state_dict)
+
+
+def _listed(scaling: Scaling | Sequence[Scaling] | None) -> Sequence[Scaling]:
+    if scaling is None:
+        return ()
+    return [scaling] if isinstance(scaling, Scaling) else scaling
+
+
+def _check_monitors(monitors: Mapping[str, RewardSource]) -> None:
+    """Refuse names that metrics of the same group have already."""
+    for name in monitors:
+        if not re.fullmatch(r"[\w-]+", name) or name in TAKEN or name.startswith(TAKEN_BEGINNINGS):
+            raise UserError(f"data.init_args.monitors: {name!r} is taken or no name for a metric; expected another")
 
 
 def _further(iteration: int, attempt: int) -> int:

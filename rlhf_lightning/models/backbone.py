@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PretrainedConfig,
@@ -20,15 +21,17 @@ from transformers import (
 from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.check import check_language_model, check_scorer
-from rlhf_lightning.models.checkpoints import load_model, load_tokenizer
+from rlhf_lightning.models.checkpoints import load_model, load_tokenizer, load_with_new_heads
 from rlhf_lightning.models.lora import LoRA, add_adapters, merged_state
 from rlhf_lightning.models.policy import LanguagePolicy, Policy
-from rlhf_lightning.models.scorers import Critic, LanguageCritic, LanguageRewardModel, SharedTrunkCritic
-from rlhf_lightning.models.surprise import surprise_head_of
+from rlhf_lightning.models.scorers import Critic, LanguageCritic, SharedTrunkCritic
 from rlhf_lightning.models.trunk import context_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rlhf_lightning.models.architectures import Architecture
+    from rlhf_lightning.models.reward_networks import RewardNetwork
 
 
 _STYLES = ("gpt2", "llama")
@@ -45,12 +48,18 @@ class Backbone(ABC):
         """A policy at its starting point."""
 
     @abstractmethod
-    def critic(self, policy: Any, *, init: str | None, shared: bool) -> Critic:
-        """A critic for the policy, started from a reward model where one is given, or on the policy's own trunk."""
+    def critic(self, policy: Any, *, init: str | None, shared: bool, outputs: int | None) -> Critic:
+        """A critic for the policy, started from a reward model where one is given, or on the policy's own trunk.
+
+        Args:
+            outputs: number of objectives that get a value each; None for one value in all.
+        """
 
     @abstractmethod
-    def reward_model(self, interface: Callable[[], Any], *, surprise: bool) -> LanguageRewardModel:
-        """A reward model at its starting point, with or without a head that reads its trunk's surprise."""
+    def reward_network(
+        self, interface: Callable[[], Any], architecture: Architecture, *, columns: int, seed: int | None
+    ) -> RewardNetwork:
+        """A network of a reward model at its starting point (see `Architecture.build`)."""
 
 
 class LanguageBackbone(Backbone):
@@ -106,7 +115,7 @@ class LanguageBackbone(Backbone):
         return policy
 
     def critic(
-        self, policy: LanguagePolicy, *, init: str | None = None, shared: bool = False
+        self, policy: LanguagePolicy, *, init: str | None = None, shared: bool = False, outputs: int | None = None
     ) -> LanguageCritic | SharedTrunkCritic:
         """A critic that starts from the policy's own trunk, or from the reward model at ``init``.
 
@@ -116,11 +125,16 @@ class LanguageBackbone(Backbone):
             UserError: the reward model's vocabulary is not the policy's, or there is no such critic.
         """
         if shared:
-            return SharedTrunkCritic(policy.model.config.get_text_config().hidden_size)
+            return SharedTrunkCritic(policy.model.config.get_text_config().hidden_size, outputs)
         if init is not None:
             words = load_tokenizer(init, kind="reward model")
             _check_same_vocabulary(words, policy.tokenizer, init)
             model = self._load(AutoModelForSequenceClassification, init, kind="reward model")
+            if model.config.num_labels != 1:
+                raise UserError(
+                    f"the critic cannot start from {init}: it gives {model.config.num_labels} scores; expected a "
+                    "reward model that gives one"
+                )
             critic = LanguageCritic(self._adapted(model))
             if context_length(critic.model) < policy.context_length:
                 raise UserError(
@@ -131,25 +145,35 @@ class LanguageBackbone(Backbone):
             critic = LanguageCritic(self._adapted(_classifier_from(policy.model)))
             nn.init.zeros_(critic.model.score.weight)
         check_scorer(critic.model)
+        if outputs is not None:
+            critic.split(outputs)
         return critic
 
-    def reward_model(
-        self, tokenizer: Callable[[], PreTrainedTokenizerBase], *, surprise: bool = False
-    ) -> LanguageRewardModel:
-        """A reward model on the checkpoint's trunk, or built from scratch."""
-        words = self.tokenizer(tokenizer)
+    def reward_network(
+        self, interface: Callable[[], PreTrainedTokenizerBase], architecture: Architecture, **start: Any
+    ) -> RewardNetwork:
+        """A reward network on the checkpoint's trunk, or built from scratch."""
+        return architecture.build(self, interface, **start)
+
+    def classifier(
+        self, words: PreTrainedTokenizerBase, *, columns: int, seed: int | None
+    ) -> tuple[PreTrainedModel, bool]:
+        """A sequence-classification model with a label for each column, and whether its head starts anew."""
+        auto = AutoModelForSequenceClassification
         if self.checkpoint is None:
-            model = _from_config(AutoModelForSequenceClassification, self._config(words, num_labels=1))
-        else:
-            new = frozenset({"score.weight"})
-            model = self._load(AutoModelForSequenceClassification, self.checkpoint, new=new, num_labels=1)
-        head = surprise_head_of(self.policy(tokenizer).model) if surprise else None
-        if self.lora is not None and head is not None and head.projection is not None:
-            head.projection.requires_grad_(False)  # it comes with the trunk
-        reward_model = LanguageRewardModel(self._adapted(model), words, head)
-        check_scorer(reward_model.model)
-        nn.init.zeros_(reward_model.model.score.weight)
-        return reward_model
+            return self._adapted(_from_config(auto, self._config(words, num_labels=columns), seed)), True
+        model, new = load_with_new_heads(
+            auto, self.checkpoint, trust_remote_code=self.trust_remote_code, num_labels=columns
+        )
+        if self.lora is not None and not hasattr(model, "score"):
+            raise UserError(f"backbone.init_args.lora is for decoders; {type(model).__name__} is none: expected null")
+        return self._adapted(self._whole(model, self.checkpoint)), new
+
+    def trunk(self, words: PreTrainedTokenizerBase, *, seed: int | None) -> PreTrainedModel:
+        """A model without a head."""
+        if self.checkpoint is None:
+            return self._adapted(_from_config(AutoModel, self._config(words), seed))
+        return self._adapted(self._load(AutoModel, self.checkpoint))
 
     def tokenizer(self, of_task: Callable[[], PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or the task's own; with a chat template in any case."""
@@ -190,8 +214,10 @@ class LanguageBackbone(Backbone):
             **more,
         )
 
-    def _load(self, auto: Any, path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedModel:
-        model = load_model(auto, path, kind=kind, trust_remote_code=self.trust_remote_code, **options)
+    def _load(self, auto: Any, path: str, *, kind: str = "checkpoint") -> PreTrainedModel:
+        return self._whole(load_model(auto, path, kind=kind, trust_remote_code=self.trust_remote_code), path, kind)
+
+    def _whole(self, model: PreTrainedModel, path: str, kind: str = "checkpoint") -> PreTrainedModel:
         if hasattr(model, "peft_config"):  # transformers puts an adapter and its base together, for inference only
             raise UserError(
                 f"{kind} {path} is an adapter; expected a whole model: peft's merge_and_unload makes one of it, "
@@ -205,9 +231,9 @@ class LanguageBackbone(Backbone):
         return model
 
 
-def _from_config(auto: Any, config: PretrainedConfig) -> PreTrainedModel:
+def _from_config(auto: Any, config: PretrainedConfig, seed: int | None = None) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run_seed())
+        torch.manual_seed(run_seed() if seed is None else seed)
         return auto.from_config(config)
 
 

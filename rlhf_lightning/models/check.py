@@ -52,21 +52,19 @@ def check_scorer(model: PreTrainedModel) -> None:
     """Compare scores of a few prefixes with the model's own.
 
     Raises:
-        UserError: they differ, the model has more than one label, or no ``score`` layer to read them from.
+        UserError: they differ, or the model has no ``score`` layer to read them from.
     """
     if not hasattr(model, "score"):
         raise UserError(f"{_name(model)} is not supported: it has no layer named score; {_EXPECTED}")
-    if model.config.num_labels != 1:
-        raise UserError(f"the reward model has {model.config.num_labels} labels; expected one that gives one score")
     ids = _tokens(model)
 
     def own() -> Tensor:
-        return torch.cat([model(input_ids=ids[:, :length]).logits[0] for length in range(PROMPT + 1, TOKENS + 1)])
+        return torch.cat([model(input_ids=ids[:, :length]).logits for length in range(PROMPT + 1, TOKENS + 1)])
 
     def ours() -> Tensor:
         tail = ids[:, PROMPT:]
         hidden = hidden_states(model, _padded(ids), tail, torch.ones_like(tail).bool())
-        return model.score(hidden[0, -tail.shape[1] :]).squeeze(-1)
+        return model.score(hidden[0, -tail.shape[1] :])
 
     _compare(model, own, ours)
 

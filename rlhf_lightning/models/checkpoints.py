@@ -28,20 +28,37 @@ STAGES = {
 """What makes a checkpoint of each kind."""
 
 
-def load_model(
-    auto: Any, path: str, *, kind: str = "checkpoint", new: frozenset[str] = frozenset(), **options: Any
-) -> PreTrainedModel:
+def load_model(auto: Any, path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedModel:
     """A model in float32 with all its weights from the checkpoint.
 
     Args:
         auto: the transformers class that makes it.
         kind: of checkpoint, one of `STAGES`.
-        new: weights that the checkpoint need not have; they start at random, from the run's seed.
         options: passed on to ``from_pretrained``.
 
     Raises:
         UserError: it is missing, unreadable, incomplete, or of another kind.
     """
+    model, missing = _load(auto, path, kind, options)
+    _check_complete(missing, model, path, kind)
+    return model
+
+
+def load_with_new_heads(
+    auto: Any, path: str, *, kind: str = "checkpoint", **options: Any
+) -> tuple[PreTrainedModel, bool]:
+    """The same where the checkpoint need not have what stands on the trunk, and whether it has not.
+
+    New weights start at random, from the run's seed.
+    """
+    model, missing = _load(auto, path, kind, options)
+    new = {name for name in missing if not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name}
+    _check_complete(missing - new, model, path, kind)
+    return model, bool(new)
+
+
+def _load(auto: Any, path: str, kind: str, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """A model, and which of its weights the checkpoint has not got, or in another shape."""
 
     def load() -> tuple[PreTrainedModel, dict[str, Any]]:
         with torch.random.fork_rng(devices=[]), _quiet():
@@ -53,13 +70,15 @@ def load_model(
     model, info = _reading(path, kind, load)
     if "score.weight" in info["unexpected_keys"]:
         raise UserError(f"{kind} {path} is a reward model; expected a language model")
-    wrong = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])} - new
-    if wrong:
+    return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+
+
+def _check_complete(missing: set[str], model: PreTrainedModel, path: str, kind: str) -> None:
+    if missing:
         raise UserError(
-            f"{kind} {path} has no fitting weights for {_some(wrong)} of {type(model).__name__}; "
+            f"{kind} {path} has no fitting weights for {_some(missing)} of {type(model).__name__}; "
             "expected all of them: is it another kind of model, or incomplete?"
         )
-    return model
 
 
 def load_tokenizer(path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedTokenizerBase:

@@ -174,13 +174,17 @@ class ControlCritic(Critic):
         observation_size: length of an observation.
         hidden: sizes of the hidden layers.
         activation: after each of them.
+        outputs: number of objectives that get a value each; None for one value in all.
     """
 
-    def __init__(self, observation_size: int, hidden: Sequence[int], activation: Activation) -> None:
+    def __init__(
+        self, observation_size: int, hidden: Sequence[int], activation: Activation, outputs: int | None = None
+    ) -> None:
         super().__init__()
         width = (observation_size, *hidden)[-1]
+        self.outputs = outputs
         self.trunk = perceptron(observation_size, hidden, activation)
-        self.score = orthogonal(nn.Linear(width, 1), gain=1.0)
+        self.score = orthogonal(nn.Linear(width, outputs or 1), gain=1.0)
 
     def values(
         self,
@@ -188,16 +192,17 @@ class ControlCritic(Critic):
         actions: Tensor,
         action_mask: Bool[Tensor, "B T"],
         trunk: Float[Tensor, "B T H"] | None = None,
-    ) -> Float[Tensor, "B T"]:
+    ) -> Float[Tensor, "B T *O"]:
         """Expected return before each action, 0 where the mask is False; ``trunk`` is not used."""
         return self._values(context.observations, action_mask)
 
-    def next_values(self, part: Rollout, values: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    def next_values(self, part: Rollout, values: Float[Tensor, "B T *O"]) -> Float[Tensor, "B T *O"]:
         """Value after each action: 0 after termination, that of the final observation after truncation."""
         return self._values(part.context.next_observations, part.action_mask & ~part.terminated)
 
-    def _values(self, observations: Float[Tensor, "B T O"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        return kept(self.score(self.trunk(kept(observations, mask))).squeeze(-1), mask)
+    def _values(self, observations: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T *O"]:
+        values = self.score(self.trunk(kept(observations, mask)))
+        return kept(values.squeeze(-1) if self.outputs is None else values, mask)
 
     def save(self, path: Path) -> None:
         """Write the weights; the moments of the observations are the policy's."""

@@ -76,7 +76,9 @@ class ControlBackbone(Backbone):
                 initial_log_std=self.initial_log_std,
             )
 
-    def critic(self, policy: ControlPolicy, *, init: str | None = None, shared: bool = False) -> ControlCritic:
+    def critic(
+        self, policy: ControlPolicy, *, init: str | None = None, shared: bool = False, outputs: int | None = None
+    ) -> ControlCritic:
         """A critic with weights of its own.
 
         Raises:
@@ -91,9 +93,9 @@ class ControlBackbone(Backbone):
                 "critic.shared true is for language models; the critic of ControlBackbone is a network of its own"
             )
         with seeded(2 * run_seed() + 1):  # another start than the policy's
-            return ControlCritic(policy.spaces.observation_size, self.hidden, self.activation)
+            return ControlCritic(policy.spaces.observation_size, self.hidden, self.activation, outputs)
 
-    def reward_model(self, interface: Callable[[], Any], *, surprise: bool = False) -> NoReturn:
+    def reward_network(self, *args: Any, **kwargs: Any) -> NoReturn:
         """There is none.
 
         Raises:

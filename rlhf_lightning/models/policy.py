@@ -16,6 +16,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.lora import save_merged
 from rlhf_lightning.models.text import check_vocabulary, stop_ids
 from rlhf_lightning.models.trunk import chunk_tokens, context_length, feed, hidden_states, language_head, trainable
+from rlhf_lightning.ops.kl import Direction
 from rlhf_lightning.ops.logprobs import tempered_log_softmax, token_kl, token_statistics
 from rlhf_lightning.types import TokenContext
 
@@ -27,7 +28,7 @@ class PolicyOutputs:
     Args:
         logprobs: log-probability of each action, in nats.
         entropy: of the distribution that each action was drawn from, in nats.
-        kl: exact KL to the other policy's distribution, in nats; None unless one was given.
+        kl: exact KL between this distribution and the other policy's, in nats; None unless one was given.
         hidden: hidden state before each action, for a value head on the same trunk, where there is one.
     """
 
@@ -103,6 +104,22 @@ class TextPolicy(Policy):
         self.stop_ids = stop_ids
         self.context_length = context_length
 
+    def evaluate(
+        self,
+        context: TokenContext,
+        actions: Int[Tensor, "B T"],
+        action_mask: Bool[Tensor, "B T"],
+        against: Self | None = None,
+        direction: Direction = "reverse",
+    ) -> PolicyOutputs:
+        """Log-probabilities and entropies of given actions, and the exact KL.
+
+        Args:
+            against: the other policy; None for no KL.
+            direction: reverse for KL(self‖against), forward for KL(against‖self).
+        """
+        raise NotImplementedError
+
     def decoding(self, context: TokenContext, *, samples: int) -> Decoding:
         """Begin to write: ``samples`` responses to each prompt, one after the other."""
         raise NotImplementedError
@@ -138,8 +155,9 @@ class LanguagePolicy(TextPolicy):
         actions: Int[Tensor, "B T"],
         action_mask: Bool[Tensor, "B T"],
         against: LanguagePolicy | None = None,
+        direction: Direction = "reverse",
     ) -> PolicyOutputs:
-        """Log-probabilities and entropies of given actions, and the exact KL(self‖against)."""
+        """Log-probabilities and entropies of given actions, and the exact KL."""
         hidden = self.hidden_before(context, actions, action_mask)
         chosen = hidden[action_mask]
         head, chunk = language_head(self.model), chunk_tokens(self.model.config.get_text_config().vocab_size)
@@ -148,13 +166,15 @@ class LanguagePolicy(TextPolicy):
         )
         kl = None
         if against is not None:
+            sides = [
+                (chosen, head),
+                (against.hidden_before(context, actions, action_mask)[action_mask], language_head(against.model)),
+            ]
+            (first, first_head), (second, second_head) = sides if direction == "reverse" else reversed(sides)
             kl = token_kl(
-                chosen,
-                against.hidden_before(context, actions, action_mask)[action_mask],
-                head=head,
-                other_head=language_head(against.model),
-                temperature=self.temperature,
-                chunk_tokens=chunk,
+                *(first, second),
+                **{"head": first_head, "other_head": second_head},
+                **{"temperature": self.temperature, "chunk_tokens": chunk},
             )
         return PolicyOutputs(
             logprobs=_spread(logprobs, action_mask),

@@ -32,12 +32,13 @@ class SurpriseHead(nn.Module):
 
     Args:
         projection: hidden states to logits; None where the trunk's input embedding serves for both (tied weights).
+        columns: scores of a response.
     """
 
-    def __init__(self, projection: nn.Linear | None) -> None:
+    def __init__(self, projection: nn.Linear | None, columns: int) -> None:
         super().__init__()
         self.projection = projection
-        self.weights = nn.Parameter(torch.zeros(4))
+        self.weights = nn.Parameter(torch.zeros(4, columns))
 
     def forward(
         self,
@@ -45,8 +46,8 @@ class SurpriseHead(nn.Module):
         before: Float[Tensor, "B T H"],
         actions: Int[Tensor, "B T"],
         action_mask: Bool[Tensor, "B T"],
-    ) -> Float[Tensor, " B"]:
-        """The part of each response's score that comes from its surprise.
+    ) -> Float[Tensor, "B C"]:
+        """The part of each response's scores that comes from its surprise.
 
         Args:
             model: whose trunk the hidden states are from.
@@ -87,21 +88,21 @@ class SurpriseHead(nn.Module):
             projection = None
             if weight is not None:
                 projection = nn.Linear(weight.shape[1], weight.shape[0], bias="projection.bias" in state)
-            head = cls(projection)
+            head = cls(projection, state["weights"].shape[-1])
             head.load_state_dict(state)
         except Exception as error:  # safetensors has exceptions of its own
             raise UserError(f"reward model {path} cannot be loaded: {FILE} is missing or unreadable") from error
         return head
 
 
-def surprise_head_of(model: PreTrainedModel) -> SurpriseHead:
+def surprise_head_of(model: PreTrainedModel, columns: int) -> SurpriseHead:
     """A head at its starting point, for reward models on this language model's trunk."""
     if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
-        return SurpriseHead(None)
+        return SurpriseHead(None, columns)
     output = model.get_output_embeddings()
     projection = nn.Linear(output.in_features, output.out_features, bias=output.bias is not None)
     projection.load_state_dict(output.state_dict())
-    return SurpriseHead(projection)
+    return SurpriseHead(projection, columns)
 
 
 def _tied(model: PreTrainedModel) -> Head:

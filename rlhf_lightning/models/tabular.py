@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,7 +22,8 @@ from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import Policy, PolicyOutputs, TextPolicy
-from rlhf_lightning.models.scorers import LanguageRewardModel, TextCritic
+from rlhf_lightning.models.scorers import TextCritic
+from rlhf_lightning.ops.kl import Direction
 from rlhf_lightning.ops.logprobs import entropy_of, exact_kl, tempered_log_softmax
 from rlhf_lightning.types import TokenContext
 
@@ -85,15 +87,18 @@ class TabularPolicy(TextPolicy):
         actions: Int[Tensor, "B T"],
         action_mask: Bool[Tensor, "B T"],
         against: TabularPolicy | None = None,
+        direction: Direction = "reverse",
     ) -> PolicyOutputs:
-        """Log-probabilities and entropies of given actions, and the exact KL(self‖against)."""
+        """Log-probabilities and entropies of given actions, and the exact KL."""
         prefixes = prefixes_before(actions, action_mask)
         logprobs = self.distributions()[prefixes]
         zeros = logprobs.new_zeros(action_mask.shape)
         taken = torch.where(action_mask, actions, 0)[..., None]
         kl = None
         if against is not None:
-            kl = torch.where(action_mask, exact_kl(logprobs, against.distributions()[prefixes]), zeros)
+            others = against.distributions()[prefixes]
+            kl = exact_kl(logprobs, others) if direction == "reverse" else exact_kl(others, logprobs)
+            kl = torch.where(action_mask, kl, zeros)
         return PolicyOutputs(
             logprobs=torch.where(action_mask, logprobs.gather(-1, taken).squeeze(-1), zeros),
             entropy=torch.where(action_mask, entropy_of(logprobs), zeros),
@@ -132,13 +137,13 @@ class TabularDecoding:
 
 
 class TabularCritic(TextCritic):
-    """One value for each prefix.
+    """One value for each prefix, or one for each of several objectives O.
 
     Args:
-        table: the values.
+        table: the values of the 15 prefixes.
     """
 
-    def __init__(self, table: Float[Tensor, " 15"]) -> None:
+    def __init__(self, table: Float[Tensor, "N ..."]) -> None:
         super().__init__()
         self.table = nn.Parameter(table)
 
@@ -148,7 +153,7 @@ class TabularCritic(TextCritic):
         actions: Int[Tensor, "B T"],
         action_mask: Bool[Tensor, "B T"],
         trunk: Float[Tensor, "B T H"] | None = None,
-    ) -> Float[Tensor, "B T"]:
+    ) -> Float[Tensor, "B T *O"]:
         """Value of the prefix before each action; there is no trunk."""
         return self.table[prefixes_before(actions, action_mask)]
 
@@ -186,7 +191,9 @@ class TabularBackbone(Backbone):
         logits = self.scale * torch.randn(OPEN, len(TOKENS), generator=generator)
         return TabularPolicy(tokenizer, logits, temperature=temperature)
 
-    def critic(self, policy: Policy, *, init: str | None = None, shared: bool = False) -> TabularCritic:
+    def critic(
+        self, policy: Policy, *, init: str | None = None, shared: bool = False, outputs: int | None = None
+    ) -> TabularCritic:
         """A critic that starts at 0.
 
         Raises:
@@ -196,11 +203,10 @@ class TabularBackbone(Backbone):
             raise UserError("model.init_args.critic.shared is true, and backbone TabularBackbone has no trunk to share")
         if init is not None:
             raise UserError(f"model.init_args.critic.init is {init}, and backbone TabularBackbone cannot start from it")
-        return TabularCritic(torch.zeros(PREFIXES, dtype=policy.precision))
+        shape = (PREFIXES,) if outputs is None else (PREFIXES, outputs)
+        return TabularCritic(torch.zeros(shape, dtype=policy.precision))
 
-    def reward_model(
-        self, interface: Callable[[], PreTrainedTokenizerBase], *, surprise: bool = False
-    ) -> LanguageRewardModel:
+    def reward_network(self, *args: Any, **kwargs: Any) -> NoReturn:
         """There is none.
 
         Raises:

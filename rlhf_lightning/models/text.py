@@ -56,16 +56,20 @@ def plain_text(prompt: Prompt) -> str:
     return prompt[-1]["content"] if len(prompt) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
-def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a prompt: a conversation through the chat template, a text as it stands."""
+def prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A prompt as the model reads it: a conversation through the chat template, a text as it stands."""
     if isinstance(prompt, str):
-        ids = tokenizer(prompt)["input_ids"]
-    else:
-        try:
-            rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"the chat template cannot render the prompt {prompt!r}: {error}") from error
-        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return prompt
+    try:
+        return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"the chat template cannot render the prompt {prompt!r}: {error}") from error
+
+
+def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of a prompt; a chat template brings its special tokens itself."""
+    text = prompt_text(prompt, tokenizer)
+    ids = tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
     if not ids:
         raise UserError(f"the prompt {prompt!r} has no tokens; expected at least one")
     return ids

@@ -1,13 +1,22 @@
-"""Estimators of KL(π‖q) from actions drawn from π, and the rule that adapts a KL coefficient.
+"""Estimators of KL(π‖q) from actions drawn from π, and the rules that adapt a KL coefficient.
 
 With Δ = log π(a) − log q(a): k1 is unbiased with large variance, k2 is biased with small variance, k3 is unbiased,
-never negative and has small variance (Schulman 2020, "Approximating KL Divergence"). These estimate the *value*;
-the gradient of k1 is 0 in expectation and that of k3 is not the gradient of the KL.
+never negative and has small variance (Schulman 2020, "Approximating KL Divergence"). These estimate the *value*. As
+terms of a loss they are differentiated at the actions that were drawn, which gives in expectation 0 for k1,
+∇KL(π‖q) for k2 and ∇KL(q‖π) for k3.
 """
+
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Direction: TypeAlias = Literal["reverse", "forward"]
+"""Of a KL between a policy π and another, q: reverse is KL(π‖q), forward KL(q‖π)."""
+
+SMALLEST_COEFFICIENT, LARGEST_COEFFICIENT = 1e-8, 1e8
+"""What the rules keep a KL coefficient within: a factor cannot bring 0 or infinity back."""
 
 
 def k1(logprobs: Float[Tensor, "*B"], other_logprobs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
@@ -36,4 +45,32 @@ def ziegler_coefficient(kl_coef: float, kl: float, *, target: float, gain: float
         target: wanted KL, in nats per sequence.
         gain: K; the paper's 0.1 moves β by at most 2 % an update.
     """
-    return kl_coef * (1 + gain * min(max(kl / target - 1, -0.2), 0.2))
+    return _bounded(kl_coef * (1 + gain * min(max(kl / target - 1, -0.2), 0.2)))
+
+
+def halve_double_coefficient(kl_coef: float, kl: float, *, target: float) -> float:
+    """The next KL coefficient: β / 2 where KL < target / 1.5, 2 β where KL > 1.5 × target.
+
+    Schulman et al. 2017, "Proximal Policy Optimization Algorithms", § 4.
+
+    Args:
+        kl: measured KL, in the same unit as the target.
+        target: wanted KL.
+    """
+    factor = 0.5 if kl < target / 1.5 else 2.0 if kl > target * 1.5 else 1.0
+    return _bounded(kl_coef * factor)
+
+
+def threshold_coefficient(kl_coef: float, kl: float, *, target: float) -> float:
+    """The next KL coefficient: 1.5 β where KL > 2 × target, β / 2 where KL < target / 2.
+
+    Args:
+        kl: measured KL, in the same unit as the target.
+        target: wanted KL.
+    """
+    factor = 0.5 if kl < target / 2 else 1.5 if kl > target * 2 else 1.0
+    return _bounded(kl_coef * factor)
+
+
+def _bounded(kl_coef: float) -> float:
+    return min(max(kl_coef, SMALLEST_COEFFICIENT), LARGEST_COEFFICIENT)

@@ -89,8 +89,13 @@ def token_kl(
     temperature: float,
     chunk_tokens: int,
 ) -> Float[Tensor, " N"]:
-    """Exact KL(first‖other) at each position, both tempered, without ever holding all logits."""
-    if len(hidden) <= chunk_tokens:
+    """Exact KL(first‖other) at each position, both tempered, without ever holding all logits.
+
+    Where both sides ask for gradients they are held: that is for a derivative in one side which is differentiated in
+    the other, and its graph keeps the logits of every chunk anyway; to compute them twice would only cost memory.
+    """
+    differentiated_twice = torch.is_grad_enabled() and hidden.requires_grad and other_hidden.requires_grad
+    if len(hidden) <= chunk_tokens or differentiated_twice:
         return _divergence(hidden, other_hidden, head, other_head, temperature)
     parts = [
         checkpoint(_divergence, h, o, head, other_head, temperature, use_reentrant=False)

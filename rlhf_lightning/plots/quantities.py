@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from rlhf_lightning.plots.measures import has_proxy, measured
-from rlhf_lightning.plots.style import GOLD, HELD_OUT, KL, PLAIN, PROXY, number
+from rlhf_lightning.plots.style import GOLD, HELD_OUT, KL, PLAIN, PROXY, WARN, number
 from rlhf_lightning.runs import Run
 
 
@@ -71,13 +71,21 @@ def quantities(runs: Sequence[Run]) -> tuple[Panel, ...]:
         return CONTROL
     if runs[0].kind == "preference":
         return (*JUDGED, *_losses(runs), *PREFERENCE)
-    return (*_text_rewards(runs), *TEXT)
+    return (*_text_rewards(runs), *_objectives(runs), *_monitors(runs), *TEXT)
 
 
 def own_group(run: Run) -> str:
     """The group in which a preference optimizer logs its training; empty for other runs."""
     groups = (str(column).removesuffix("/loss") for column in run.metrics.columns if str(column).endswith("/loss"))
     return next((group for group in groups if group not in ("eval", "policy", "value")), "")
+
+
+def objectives(runs: Sequence[Run]) -> list[str]:
+    """Names of the objectives that some runs were evaluated on, each by itself."""
+    prefix = "eval/score_"
+    columns = dict.fromkeys(str(column) for run in runs for column in run.metrics.columns)
+    names = [column.removeprefix(prefix) for column in columns if column.startswith(prefix)]
+    return [name for name in names if name not in ("kept", "std", "min", "max")]  # statistics of the whole score
 
 
 def reward_name(runs: Sequence[Run]) -> str:
@@ -93,6 +101,44 @@ def _text_rewards(runs: Sequence[Run]) -> tuple[Panel, ...]:
     trained_on = Panel(title, "the score that is trained on", "objective/score", "eval/score", PROXY)
     unit = "the true reward, for measuring only" if title == "Proxy reward" else "the true reward"
     return trained_on, Panel("Gold reward", unit, "objective/gold", "eval/gold", GOLD)
+
+
+def _objectives(runs: Sequence[Run]) -> tuple[Panel, ...]:
+    """Panels of each objective's score, of its weight where that is learned, and of the critic where it has a part."""
+    found: list[Panel] = []
+    for name in objectives(runs):
+        title, shared = name.replace("_", " "), f"score_{name}"
+        found += [
+            Panel(f"Score: {title}", "of this objective alone", f"objective/{shared}", f"eval/{shared}", PROXY),
+            Panel(f"Weight: {title}", "of the objective in the reward", f"objective/weight_{name}"),
+            Panel(
+                f"Explained variance: {title}",
+                "of the objective's returns, by the critic",
+                f"value/explained_variance_{name}",
+                lowest=-1.0,
+            ),
+        ]
+    return tuple(found)
+
+
+def _monitors(runs: Sequence[Run]) -> tuple[Panel, ...]:
+    """A panel for each reward that is measured beside the one that is trained on, and for an ensemble's discord."""
+    settings = [run.setting("data.init_args.monitors") for run in runs]
+    names = dict.fromkeys(name for setting in settings if isinstance(setting, dict) for name in setting)
+    watched = [
+        Panel(
+            f"Monitor: {name.replace('_', ' ')}",
+            "measured, not trained on",
+            f"objective/{name}",
+            f"eval/{name}",
+            HELD_OUT,
+        )
+        for name in names
+    ]
+    discord = Panel(
+        "Disagreement", "of the reward model's members", "objective/disagreement", "eval/disagreement", WARN, floor=0
+    )
+    return *watched, discord
 
 
 def _losses(runs: Sequence[Run]) -> tuple[Panel, ...]:
@@ -166,6 +212,14 @@ UPDATE = (
     Panel("Conjugate gradient", "relative residual where it stopped", "trust_region/cg_residual", floor=0),
     Panel("KL to the old policy", "nats per action, within one update", "policy/kl_old", color=KL, floor=0),
     Panel("KL penalty of the update", "β of the surrogate", "policy/kl_coef", color=KL, floor=0),
+    Panel(
+        "Steps of the update",
+        "minibatches until KL stopped it",
+        "policy/steps",
+        floor=0,
+        where=lambda run: run.series("policy/steps").nunique() > 1,
+        smooth=False,
+    ),
     Panel("Clip fraction", "share of actions at the clip", "policy/clip_fraction", floor=0),
     Panel("Largest weight", "of an action in the better policy", "policy/weight_max", floor=0),
     GRADIENT,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,14 +12,20 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
-from rlhf_lightning.plots.labels import Label, end_labels, heading
-from rlhf_lightning.plots.style import AXIS, GOLD, HELD_OUT, INK, MUTED, PAPER, TRAIN, WARN, number, styled
+from rlhf_lightning.plots.dots import wilson
+from rlhf_lightning.plots.labels import HALO, Label, end_labels, heading
+from rlhf_lightning.plots.style import AXIS, GOLD, HELD_OUT, INK, MUTED, PAPER, TRAIN, number, styled
 from rlhf_lightning.runs import Run
+
+Bins = Sequence[Mapping[str, Any]]
 
 
 @styled
 def reliability(run: Run) -> Figure:
     """Stated probability against how often the preferred response was the one predicted.
+
+    As the model states them (hollow), and with its score differences divided by one temperature (filled), which is
+    fitted on other pairs than those that are shown. Guo et al. 2017.
 
     Bars are 95 % Wilson intervals; a bin with few pairs has a long one. The histogram below counts the pairs.
 
@@ -28,10 +36,10 @@ def reliability(run: Run) -> Figure:
         UserError: its calibration was not measured.
     """
     found = run.find("reward")
-    measured = found.reliability if found else None
-    bins = [entry for entry in (measured or {}).get("bins", []) if entry["count"] > 0]
-    if found is None or not measured or not bins:
-        raise UserError(f"{run.path}: no reward model's run with a reliability.json in it")
+    measured = (found.evaluation if found else None) or {}
+    stated, scaled = _filled(measured, "bins"), _filled(measured, "bins_scaled")
+    if found is None or not stated:
+        raise UserError(f"{run.path}: no reward model's run with a calibration in its evaluation.json")
     figure = Figure(figsize=(6.4, 6.0))
     main = figure.add_axes((0.095, 0.27, 0.65, 0.545))
     below = figure.add_axes((0.095, 0.09, 0.65, 0.13))
@@ -39,51 +47,60 @@ def reliability(run: Run) -> Figure:
         panels.dress(axes, unit=unit)
         axes.set_xlim(0.5, 1)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    heading(
-        figure,
-        f"Stated probabilities are off by {100 * measured['calibration_error']:.1f} points on average",
-        f"{run.name} · {sum(entry['count'] for entry in bins):,} held-out pairs · "
-        f"expected calibration error {number(measured['calibration_error'])}",
-    )
-    _diagram(main, bins)
-    _levels(main, measured)
-    _counts(below, bins)
+    _perfect(main, [*stated, *scaled])
+    _diagram(main, stated, after=False)
+    _diagram(main, scaled, after=True)
+    _levels(main, measured, stated, scaled)
+    _counts(below, stated, scaled)
+    heading(figure, _headline(measured), _note(found, measured, stated))
     return figure
 
 
-def wilson(accuracy: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share of ``count`` trials. Wilson 1927."""
-    centre = accuracy + z * z / (2 * count)
-    half = z * math.sqrt(accuracy * (1 - accuracy) / count + z * z / (4 * count * count))
-    return (centre - half) / (1 + z * z / count), (centre + half) / (1 + z * z / count)
+def _filled(measured: Mapping[str, Any], key: str) -> Bins:
+    return [entry for entry in measured.get(key) or [] if entry["count"] > 0]
 
 
-def _diagram(axes: Axes, bins: list[dict]) -> None:
-    stated = np.array([entry["confidence"] for entry in bins])
-    observed = np.array([entry["accuracy"] for entry in bins])
-    intervals = [wilson(entry["accuracy"], entry["count"]) for entry in bins]
-    axes.set_ylim(max(0.0, math.floor(10 * min(0.45, *(observed - 0.03))) / 10), 1.0)
+def _headline(measured: Mapping[str, Any]) -> str:
+    before, after = measured["calibration_error"], measured.get("calibration_error_scaled")
+    text = f"Stated probabilities are off by {100 * before:.1f} points on average"
+    return f"{text}, by {100 * after:.1f} after temperature scaling" if after is not None else text
+
+
+def _note(run: Run, measured: Mapping[str, Any], stated: Bins) -> str:
+    """Where the figures come from, in the words of the literature."""
+    error = f"expected calibration error {measured['calibration_error']:.3f}"
+    if measured.get("calibration_error_scaled") is not None:
+        error += f" → {measured['calibration_error_scaled']:.3f}"
+    if measured.get("temperature") is not None:
+        error += f" at T = {number(measured['temperature'])}"
+    return f"{run.name} · {sum(entry['count'] for entry in stated):,} held-out pairs · {error}"
+
+
+def _perfect(axes: Axes, bins: Bins) -> None:
+    lowest = min(0.45, *(entry["accuracy"] - 0.03 for entry in bins))
+    axes.set_ylim(max(0.0, math.floor(10 * lowest) / 10), 1.0)
     axes.tick_params(labelbottom=False)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.plot([0.5, 1], [0.5, 1], color=AXIS, linewidth=1.1, zorder=1.5)
-    axes.vlines(stated, [low for low, _ in intervals], [high for _, high in intervals], color=HELD_OUT, alpha=0.35)
-    axes.vlines(stated, stated, observed, color=WARN, linewidth=3.2, alpha=0.35, zorder=2)
-    axes.plot(stated, observed, color=HELD_OUT, linewidth=1.6, zorder=3)
-    axes.plot(
-        stated,
-        observed,
-        "o",
-        color=HELD_OUT,
-        markersize=6,
-        markeredgecolor=PAPER,
-        markeredgewidth=0.8,
-        zorder=4,
-        clip_on=False,
-    )
 
 
-def _levels(axes: Axes, measured: dict) -> None:
-    """Mean accuracy, and the best that was attainable, as levels named at the right."""
+def _diagram(axes: Axes, bins: Bins, *, after: bool) -> None:
+    if not bins:
+        return
+    color, layer = (HELD_OUT, 4) if after else (TRAIN, 3)
+    stated = np.array([entry["confidence"] for entry in bins])
+    observed = np.array([entry["accuracy"] for entry in bins])
+    low, high = zip(*(wilson(entry["accuracy"], entry["count"]) for entry in bins), strict=True)
+    axes.vlines(stated, low, high, color=color, linewidth=1.4, alpha=0.4, zorder=layer - 0.6)
+    axes.plot(stated, observed, color=color, linewidth=1.6 if after else 1.2, zorder=layer - 0.4)
+    face = color if after else PAPER
+    edge, width = (PAPER, 0.8) if after else (color, 1.3)
+    dots = {"markersize": 6, "markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": width}
+    axes.plot(stated, observed, "o", zorder=layer, clip_on=False, **dots)
+
+
+def _levels(axes: Axes, measured: Mapping[str, Any], stated: Bins, scaled: Bins) -> None:
+    """Mean accuracy, the best that was attainable, and what the lines are, named at the right."""
     levels = (
         ("accuracy", measured.get("accuracy"), INK, "over all pairs"),
         ("ceiling", measured.get("ceiling"), GOLD, "best attainable"),
@@ -91,20 +108,27 @@ def _levels(axes: Axes, measured: dict) -> None:
     known = [(name, value, color, note) for name, value, color, note in levels if value is not None]
     for _, value, color, _ in known:
         panels.reference(axes, value, color=color)
-    labels = [Label(value, f"{name} {100 * value:.1f} %", color, note) for name, value, color, note in known]
-    end_labels(axes, [*labels, Label(1.0, "as stated", MUTED, "perfectly calibrated")])
+    names = [Label(value, f"{name} {100 * value:.1f} %", color, note) for name, value, color, note in known]
+    ends = [Label(stated[-1]["accuracy"], "as stated", TRAIN, "hollow dots")]
+    ends += [Label(scaled[-1]["accuracy"], "scaled", HELD_OUT, "filled dots")] if scaled else []
+    end_labels(axes, [*names, *ends, Label(1.0, "perfect", MUTED, "came true as stated")])
 
 
-def _counts(axes: Axes, bins: list[dict]) -> None:
-    stated = np.array([entry["confidence"] for entry in bins])
-    width = min(0.04, 0.8 * float(np.median(np.diff(stated)))) if len(stated) > 1 else 0.04
-    count = [entry["count"] for entry in bins]
-    axes.bar(stated, count, width=width, color=TRAIN, alpha=0.75)
-    axes.set_ylim(0, 1.25 * max(count))
+def _counts(axes: Axes, before: Bins, after: Bins) -> None:
+    """How many pairs each probability is stated for: after scaling (filled) and before (outlined)."""
+    for bins, style in (
+        (after, {"color": HELD_OUT, "alpha": 0.55}),
+        (before, {"fill": False, "edgecolor": TRAIN, "linewidth": 1.1}),
+    ):
+        stated = np.array([entry["confidence"] for entry in bins])
+        width = min(0.04, 0.8 * float(np.median(np.diff(stated)))) if len(stated) > 1 else 0.04
+        axes.bar(stated, [entry["count"] for entry in bins], width=width, **style)
+    most = max(entry["count"] for entry in [*before, *after])
+    axes.set_ylim(0, 1.25 * most)
     axes.grid(visible=False)
     axes.set_yticks([])
-    for x, pairs in zip(stated, count, strict=True):
-        axes.annotate(
-            f"{pairs:,}", (x, pairs), (0, 2.5), textcoords="offset points", ha="center", size=7.5, color=MUTED
-        )
+    for entry in after or before:
+        place = (entry["confidence"], entry["count"])
+        text = {"textcoords": "offset points", "ha": "center", "size": 7.5, "color": MUTED, "path_effects": [HALO]}
+        axes.annotate(f"{entry['count']:,}", place, (0, 2.5), **text)
     axes.set_xlabel("probability that the model states: σ(score difference)", size=8.5, color=MUTED, labelpad=4)

@@ -1,4 +1,4 @@
-"""Training of a reward model: loss, accuracy, margin, and agreement with gold."""
+"""Training of a reward model: loss, accuracy, margin, calibration, and agreement with gold."""
 
 from __future__ import annotations
 
@@ -11,13 +11,27 @@ from matplotlib.figure import Figure
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
 from rlhf_lightning.plots.labels import Label, end_labels, heading
-from rlhf_lightning.plots.style import GOLD, HELD_OUT, MUTED, TRAIN, number, styled
+from rlhf_lightning.plots.style import GOLD, HELD_OUT, MUTED, PLAIN, TRAIN, number, styled
 from rlhf_lightning.runs import Run
 
 
 @dataclass(frozen=True)
+class Line:
+    """One metric of a panel.
+
+    Args:
+        noisy: measured on training batches, and therefore averaged.
+    """
+
+    name: str
+    metric: str
+    color: str = HELD_OUT
+    noisy: bool = False
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One quantity, on training batches and on held-out pairs.
+    """One quantity, in one or several lines.
 
     Args:
         mark: a value that means something, and its name.
@@ -25,20 +39,38 @@ class Panel:
 
     title: str
     unit: str
-    train: str
-    held_out: str
+    lines: tuple[Line, ...]
     floor: float | None = None
     mark: tuple[float, str] | None = None
 
 
+def _both(name: str) -> tuple[Line, Line]:
+    return Line("train", f"reward_model/{name}", TRAIN, noisy=True), Line("held out", f"eval/{name}")
+
+
 _PANELS = (
-    Panel("Loss", "nats per pair", "reward_model/loss", "eval/loss", mark=(math.log(2), "coin toss")),
+    Panel("Loss", "nats per pair", _both("loss"), mark=(math.log(2), "coin toss")),
+    Panel("Accuracy", "share of pairs ordered rightly", _both("accuracy"), mark=(0.5, "coin toss")),
+    Panel("Over-fitting", "accuracy in training − held out", (Line("gap", "eval/accuracy_gap"),)),
+    Panel("Margin", "score of chosen − rejected", _both("margin"), floor=0.0),
     Panel(
-        "Accuracy", "share of pairs ordered rightly", "reward_model/accuracy", "eval/accuracy", None, (0.5, "coin toss")
+        "Correlation with gold",
+        "of the scores of held-out replies",
+        (Line("Pearson", "eval/correlation_gold"), Line("Kendall", "eval/kendall_gold", PLAIN)),
+        floor=0.0,
     ),
-    Panel("Margin", "score of chosen − rejected", "reward_model/margin", "eval/margin", 0.0),
-    Panel("Correlation with gold", "of the scores of held-out replies", "", "eval/correlation_gold", 0.0),
-    Panel("Calibration error", "expected, of the stated probabilities", "", "eval/calibration_error", 0.0),
+    Panel(
+        "Calibration error",
+        "expected, of the stated probabilities",
+        (Line("as stated", "eval/calibration_error", TRAIN), Line("scaled", "eval/calibration_error_scaled")),
+        floor=0.0,
+    ),
+    Panel(
+        "Biases",
+        "score change, standard deviations",
+        (Line("length", "eval/bias_length"), Line("politeness", "eval/bias_politeness", PLAIN)),
+    ),
+    Panel("Agreement of members", "share of pairs, each two", (Line("held out", "eval/agreement"),)),
 )
 
 
@@ -54,15 +86,13 @@ def reward_curve(run: Run) -> Figure:
     """
     found = run.find("reward")
     shown = [
-        panel
-        for panel in _PANELS
-        if found and any(len(found.series(name)) for name in (panel.train, panel.held_out) if name)
+        panel for panel in _PANELS if found is not None and any(len(found.series(line.metric)) for line in panel.lines)
     ]
     if found is None or not shown:
         raise UserError(f"{run.path}: no reward model's run with metrics in it")
     figure, axes = panels.sheet(len(shown), columns=3, size=(2.75, 2.0), gap=(1.15, 0.95), right=0.95)
-    heading(figure, _headline(found), run.name)
-    ceiling = (found.reliability or {}).get("ceiling")
+    heading(figure, _headline(found), found.name)
+    ceiling = (found.evaluation or {}).get("ceiling")
     last = float(found.metrics[found.axis].max())
     for index, (place, panel) in enumerate(zip(axes, shown, strict=True)):
         panels.dress(place, panel.title, panel.unit, xlabel=found.axis if index + 3 >= len(shown) else "")
@@ -70,18 +100,14 @@ def reward_curve(run: Run) -> Figure:
         marks = [panel.mark] if panel.mark else []
         if panel.title == "Accuracy" and ceiling is not None:
             marks.append((ceiling, "ceiling"))
-        train, held_out = found.series(panel.train), found.series(panel.held_out)
-        panels.limits(place, [train, held_out], floor=panel.floor, include=[value for value, _ in marks])
+        lines = [(line, series) for line in panel.lines if len(series := found.series(line.metric))]
+        panels.limits(place, [series for _, series in lines], floor=panel.floor, include=[value for value, _ in marks])
         for value, name in marks:
             panels.reference(place, value, name, color=GOLD if name == "ceiling" else MUTED)
         panels.zero_line(place)
-        panels.trace(place, train, TRAIN)
-        panels.points(place, held_out, HELD_OUT)
-        ends = [("train", train, TRAIN), ("held out", held_out, HELD_OUT)]
-        end_labels(
-            place,
-            [Label(_end(series), name, color, number(_end(series))) for name, series, color in ends if len(series)],
-        )
+        for line, series in lines:
+            (panels.trace if line.noisy else panels.points)(place, series, line.color)
+        end_labels(place, [Label(_end(series), line.name, line.color, number(_end(series))) for line, series in lines])
     return figure
 
 
@@ -93,6 +119,6 @@ def _headline(run: Run) -> str:
     accuracy = run.series("eval/accuracy")
     if not len(accuracy):
         return "Training of the reward model"
-    ceiling = (run.reliability or {}).get("ceiling")
+    ceiling = (run.evaluation or {}).get("ceiling")
     most = f" of {100 * ceiling:.1f} % attainable" if ceiling is not None else ""
     return f"Held-out accuracy: {100 * _end(accuracy):.1f} %{most}"

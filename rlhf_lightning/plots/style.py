@@ -112,6 +112,12 @@ def span(first: float, last: float) -> str:
     return f"{fixed(first, places)} → {fixed(last, places)}"
 
 
+def signed(value: float) -> str:
+    """A change: ``+0.34``, ``−0.05``, ``0.00``."""
+    text = fixed(value)
+    return text if float(text.replace("−", "-")) <= 0 else f"+{text}"
+
+
 def fixed(value: float | None, places: int = 2) -> str:
     """A number of a column: always so many decimal places, and a minus sign only before something."""
     if value is None or not math.isfinite(value):

@@ -22,8 +22,7 @@ from rlhf_lightning.algorithms.reinforce import REINFORCE
 from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.trpo import TRPO
 from rlhf_lightning.baselines import BatchMean, MovingAverage, NoBaseline, ValueBaseline
-from rlhf_lightning.kl_control import Estimator as KLEstimator
-from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.kl_control import KLControl, KLLoss
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.surrogates import MeanRatio, Penalty, SequenceRatio
 
@@ -59,14 +58,12 @@ class Estimator:
         build: the algorithm for an instance.
         claim: its expectation.
         wrong_critic: whether it gets a critic that errs.
-        priced: whether the scores that it gets are less the price of the KL, which it does not subtract itself.
     """
 
     name: str
     build: Build
     claim: Claim
     wrong_critic: bool = False
-    priced: bool = False
 
     def module(self, instance: Instance) -> PolicyAlgorithm:
         """The algorithm, in its place."""
@@ -78,14 +75,9 @@ def of(algorithm: type[PolicyAlgorithm], **settings: Any) -> Build:
     return lambda at: algorithm(*at.problem, **{"kl": at.kl, **settings})
 
 
-def grpo(**settings: Any) -> Build:
-    """GRPO without a KL of its own."""
-    return of(GRPO, kl=KLControl(0.0, "k3"), **settings)
-
-
-def grpo_with_kl(estimator: KLEstimator, **settings: Any) -> Build:
-    """GRPO with the KL in the loss."""
-    return lambda at: GRPO(*at.problem, kl=KLControl(at.kl_coef, estimator), **settings)
+def with_kl_loss(algorithm: type[PolicyAlgorithm], loss: KLLoss, **settings: Any) -> Build:
+    """An algorithm with these arguments and the instance's KL in the loss."""
+    return lambda at: algorithm(*at.problem, kl=KLControl(at.kl_coef, loss=loss), **settings)
 
 
 def with_history(mean_return: float) -> MovingAverage:
@@ -118,14 +110,14 @@ ESTIMATORS = (
     Estimator("TRPO, before F⁻¹ (whitened)", of(TRPO), BIASED),
     Estimator("NPG, before F⁻¹", of(NPG), GRADIENT),
     Estimator("RLOO", of(RLOO), GRADIENT),
-    Estimator("GRPO, no std, response sum", grpo(**SUM), SHORT_BY_GROUP, priced=True),
-    Estimator("GRPO, no std, response sum, k2 in the loss", grpo_with_kl("k2", **SUM), BIASED),
-    Estimator("GRPO, no std, response sum, k3 in the loss", grpo_with_kl("k3", **SUM), BIASED),
-    Estimator("GRPO, no std, response mean", grpo(normalize_std=False), BIASED, priced=True),
-    Estimator("GRPO, no std, token mean", grpo(normalize_std=False, average=TokenMean()), BIASED, priced=True),
-    Estimator("GRPO, std, response sum", grpo(average=ResponseSum()), BIASED, priced=True),
-    Estimator("GRPO, std, geometric mean ratio", grpo(ratio=MeanRatio()), BIASED, priced=True),
-    Estimator("GRPO, std, response mean, k3 in the loss", grpo_with_kl("k3"), BIASED),
+    Estimator("GRPO, no std, response sum", of(GRPO, **SUM), SHORT_BY_GROUP),
+    Estimator("GRPO, no std, response sum, k2 in the loss", with_kl_loss(GRPO, KLLoss("k2"), **SUM), BIASED),
+    Estimator("GRPO, no std, response sum, k3 in the loss", with_kl_loss(GRPO, KLLoss("k3"), **SUM), BIASED),
+    Estimator("GRPO, no std, response mean", of(GRPO, normalize_std=False), BIASED),
+    Estimator("GRPO, no std, token mean", of(GRPO, normalize_std=False, average=TokenMean()), BIASED),
+    Estimator("GRPO, std, response sum", of(GRPO, average=ResponseSum()), BIASED),
+    Estimator("GRPO, std, geometric mean ratio", of(GRPO, ratio=MeanRatio()), BIASED),
+    Estimator("GRPO, std, response mean, k3 in the loss", with_kl_loss(GRPO, KLLoss("k3")), BIASED),
     Estimator("RAFT", of(RAFT), OTHER),
     Estimator("CPI", of(CPI), OTHER),
 )

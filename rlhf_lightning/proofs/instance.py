@@ -14,7 +14,7 @@ from rlhf_lightning.algorithm import PolicyAlgorithm
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.models.tabular import OPEN, PREFIXES, TOKENS, TabularBackbone, TabularPolicy
 from rlhf_lightning.tasks.bandit import Bandit
-from rlhf_lightning.tasks.bandit.exact import Objective, log_probabilities
+from rlhf_lightning.tasks.bandit.exact import Objective
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,6 @@ class Instance:
     def objective(self) -> Objective:
         """J: the score less the price of the KL."""
         return Objective(self.scores, self.reference, self.kl_coef)
-
-    def priced_scores(self) -> Float[Tensor, " 15"]:
-        """Scores less the price of the KL: J's gradient for algorithms that do not subtract it from the reward."""
-        ratios = log_probabilities(self.policy) - log_probabilities(self.reference)
-        return self.scores - self.kl_coef * ratios.detach()
 
     def place(self, module: PolicyAlgorithm, *, wrong_critic: bool = False) -> PolicyAlgorithm:
         """Put an algorithm here: policy, reference, and the critic where it has one.

@@ -20,7 +20,7 @@ COLUMNS = """\
 - c: the scale that the algorithm has by design; for a biased one (≈) the c that brings c ∇J nearest to E[g].
 - variance / c²: E‖g − E[g]‖², as if the step size made up for the scale.
 - Exact values are the policy's own; wrong ones are off by noise of standard deviation {error:g} at each prefix.
-- GRPO without a KL in the loss gets scores less the price of the KL, so that it has the objective of the others.
+- The KL is part of the reward unless a row says that it stands in the loss.
 - Which estimator varies least depends on the instance, that is on rewards, policy and batch size: this is no ranking.\
 """
 
@@ -66,8 +66,7 @@ class Row:
 def measure(estimator: Estimator, instance: Instance, *, batch_size: int) -> Row:
     """Moments of an estimator's gradient over all batches of so many responses, which are one group."""
     module = estimator.module(instance)
-    scores = instance.priced_scores() if estimator.priced else instance.scores
-    moments = expected_gradient(module, scores, batch_size=batch_size, group_size=batch_size)
+    moments = expected_gradient(module, instance.scores, batch_size=batch_size, group_size=batch_size)
     found, exact = -moments.mean, instance.objective.gradient(instance.policy)
     stated = estimator.claim.scale
     scale = stated(batch_size) if stated else (found @ exact / (exact @ exact)).item()

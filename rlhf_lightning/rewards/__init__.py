@@ -1,1 +1,1 @@
-"""Where scores come from: learned models and the base class of every other source."""
+"""Where scores come from, and on what scale and at what weight they are trained on."""

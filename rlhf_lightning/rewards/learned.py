@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.check import check_scorer
-from rlhf_lightning.models.checkpoints import STAGES, load_model, load_tokenizer
-from rlhf_lightning.models.scorers import LanguageRewardModel
-from rlhf_lightning.models.surprise import SurpriseHead
-from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.models.combination import Combination
+from rlhf_lightning.models.reward_model import RewardModel
+from rlhf_lightning.rewards.source import Judgement, RewardSource
 from rlhf_lightning.types import Prompt
 
 
 class LearnedReward(RewardSource):
-    """Scores from a reward model on disk, centered on the policy that it was trained beside.
+    """Scores from a reward model, or from an ensemble of them, centered on the policy that it was trained beside.
+
+    Several objectives are weighed as the model was told to in training. An ensemble's disagreement, the standard
+    deviation of its members' scores, is measured beside the score.
 
     Args:
-        path: folder in the Hugging Face format, as a reward-modeling run exports it.
+        path: folder as a reward-modeling run exports it; or folder or hub name of a sequence-classification model.
+        combine: how members of an ensemble become one score: ``MeanScore``, ``WorstCase`` or ``UncertaintyWeighted``;
+            None as they were trained to.
+        annotator: whose score is asked for, of a model with a head for each annotator; None for the mean over all.
         batch_size: responses scored at one time.
     """
 
-    def __init__(self, path: str, batch_size: int = 256) -> None:
+    def __init__(
+        self, path: str, combine: Combination | None = None, annotator: str | None = None, batch_size: int = 256
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"reward.init_args.batch_size must be at least 1, got {batch_size}")
-        if not Path(path).is_dir():
-            raise UserError(f"reward model {path} does not exist; {STAGES['reward model']}")
         self.path = path
+        self.annotator = annotator
         self.batch_size = batch_size
-        tokenizer = load_tokenizer(path, kind="reward model")
-        model = load_model(AutoModelForSequenceClassification, path, kind="reward model")
-        surprise = SurpriseHead.load(Path(path), model)
-        self.model = LanguageRewardModel(model, tokenizer, surprise).requires_grad_(False)
-        check_scorer(self.model.model)
+        self.model = RewardModel.from_pretrained(path, combine=combine).requires_grad_(False)
+        self.objectives = self.model.objectives
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
-        """Centered scores."""
-        return self.model.score(prompts, responses, batch_size=self.batch_size)
+        """Weighed scores."""
+        return self.judge(prompts, responses).scores
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
+        """Scores, objectives and, of an ensemble, the disagreement."""
+        members = self.model.member_scores(
+            prompts, responses, annotator=self.annotator, batch_size=self.batch_size
+        ).float()
+        scores = self.model.combine.of(members)
+        disagreement = self.model.weighed(members).std(0, correction=0)
+        return Judgement(
+            self.model.weighed(scores),
+            dict(zip(self.objectives, torch.unbind(scores, -1), strict=True)) if self.objectives else {},
+            {"disagreement": disagreement} if len(members) > 1 else {},
+        )

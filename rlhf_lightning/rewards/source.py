@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,6 +38,11 @@ class RewardSource(nn.Module):
     objectives: Mapping[str, float] = {}
     """Weight of each objective by name, in the order of the columns of `score`; empty where that has none."""
 
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """One score per response [B], or one for each of the objectives [B, O]."""
         raise NotImplementedError
@@ -65,10 +71,14 @@ def judged(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[
             raise
         except Exception as error:
             raise UserError(
-                f"reward source {type(source).__name__} raised {type(error).__name__}: {error} "
-                f"(first prompt of the batch: {prompts[0]!r})"
+                f"reward source {source.label} raised {reason(error)} (first prompt of the batch: {prompts[0]!r})"
             ) from error
-    parts = {"": judgement.scores, **judgement.objectives, **judgement.measures}
+    if set(judgement.objectives) != set(source.objectives):
+        raise UserError(
+            f"reward source {source.label} judged the objectives {', '.join(judgement.objectives) or 'none'} and has "
+            f"weights for {', '.join(source.objectives) or 'none'}; expected the same"
+        )
+    parts = {**judgement.objectives, **judgement.measures, "": judgement.scores}  # what the sum is made of comes first
     checked = {name: _checked(source, name, values, prompts, responses) for name, values in parts.items()}
     return Judgement(
         checked[""],
@@ -80,6 +90,32 @@ def judged(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[
 def checked_scores(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
     """The source's scores alone; see `judged`."""
     return judged(source, prompts, responses).scores
+
+
+def checked_weights(
+    key: str, weights: Mapping[str, float] | None, names: Iterable[str] | None = None
+) -> dict[str, float]:
+    """The weights as floats.
+
+    Args:
+        key: of the configuration.
+        names: of the objectives; None where the weights themselves name them.
+
+    Raises:
+        UserError: a name is unknown, or a weight is not finite.
+    """
+    known = None if names is None else list(names)
+    for name, weight in (weights or {}).items():
+        if known is not None and name not in known:
+            raise UserError(f"{key} names {name!r}, which is none of {', '.join(known)}")
+        if not math.isfinite(weight):
+            raise UserError(f"{key}.{name} must be a finite number, got {weight}")
+    return {name: float(weight) for name, weight in (weights or {}).items()}
+
+
+def reason(error: BaseException) -> str:
+    """Type and message of an error in one line."""
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
 
 
 def _checked(
@@ -94,7 +130,7 @@ def _checked(
         row = int(bad[0])
         what = f" as {name}" if name else ""
         raise UserError(
-            f"reward source {type(source).__name__} returned {values[row].item()}{what} for the response "
+            f"reward source {source.label} returned {values[row].item()}{what} for the response "
             f"{responses[row]!r} to the prompt {prompts[row]!r}; expected a finite number"
         )
     return values
@@ -104,6 +140,6 @@ def _check_shape(source: RewardSource, values: Tensor, shape: tuple[int, ...], p
     if not isinstance(values, Tensor) or values.shape != shape:
         given = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
         raise UserError(
-            f"reward source {type(source).__name__} returned {given} for {shape[0]} responses, expected a tensor of "
+            f"reward source {source.label} returned {given} for {shape[0]} responses, expected a tensor of "
             f"shape {shape} (first prompt of the batch: {prompts[0]!r})"
         )

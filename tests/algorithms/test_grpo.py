@@ -19,12 +19,17 @@ from training_helpers import AtHook, CountsB, Letters, PaysFor, distance, fit, s
 
 from rlhf_lightning.algorithms.grpo import GRPO, ResponseMean, ResponseSum, TokenMean
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
+from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl, KLLoss
 from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.surrogates import Clip, MeanRatio, Penalty, SequenceRatio, Surrogate, TokenRatio
 from rlhf_lightning.tasks.task import Task
 
 BETA, SAMPLES = 0.3, 4
+
+
+def in_loss(coef, estimator):
+    """A KL in the loss that is measured by the same estimator."""
+    return KLControl(coef, estimator, KLLoss(estimator))
 
 
 def grpo(task=None, **settings):
@@ -75,6 +80,9 @@ def by_hand(variant):
 
     def group_scores(module, rows):
         scores = [share_of_b(module.policy, actions) for _, actions in rows]
+        if variant.get("price"):
+            prices = [sum(row).item() for row in divergences(module, rows, {"estimator": "k1"})]
+            scores = [score - variant["price"] * price for score, price in zip(scores, prices, strict=True)]
         advantages = []
         for i, score in enumerate(scores):
             group = scores[i // SAMPLES * SAMPLES :][:SAMPLES]
@@ -101,8 +109,13 @@ def divergences(module, rows, variant):
         if variant["estimator"] == "exact":
             result.append([(p.exp() * (p - q)).sum() for p, q in zip(own, reference, strict=True)])
             continue
+        if variant["estimator"] == "forward":
+            result.append([(q.exp() * (q - p)).sum() for p, q in zip(own, reference, strict=True)])
+            continue
         differences = [p[a] - q[a] for p, q, a in zip(own, reference, actions, strict=True)]
-        if variant["estimator"] == "k2":
+        if variant["estimator"] == "k1":
+            result.append(differences)
+        elif variant["estimator"] == "k2":
             result.append([d**2 / 2 for d in differences])
         else:
             result.append([(-d).exp() - 1 + d for d in differences])
@@ -111,7 +124,7 @@ def divergences(module, rows, variant):
 
 GRPO_AND_RELATIVES = {
     "GRPO": (
-        {"kl": KLControl(BETA, "k3")},
+        {"kl": in_loss(BETA, "k3")},
         {"std": True, "average": "response mean", "beta": BETA, "estimator": "k3"},
     ),
     "Dr. GRPO": (
@@ -127,15 +140,23 @@ GRPO_AND_RELATIVES = {
         {"std": True, "average": "response mean", "ratio": "mean", "clip": (0.02, 0.03)},
     ),
     "whole responses, token mean, k2": (
-        {"ratio": SequenceRatio(), "average": TokenMean(), "surrogate": Surrogate(), "kl": KLControl(BETA, "k2")},
+        {"ratio": SequenceRatio(), "average": TokenMean(), "surrogate": Surrogate(), "kl": in_loss(BETA, "k2")},
         {
             **{"std": True, "average": "token mean", "ratio": "product", "clip": (1e9, 1e9)},
             **{"beta": BETA, "estimator": "k2"},
         },
     ),
     "response sum, exact KL": (
-        {"average": ResponseSum(), "normalize_std": False, "kl": KLControl(BETA, "exact")},
+        {"average": ResponseSum(), "normalize_std": False, "kl": in_loss(BETA, "exact")},
         {"std": False, "average": "response sum", "beta": BETA, "estimator": "exact"},
+    ),
+    "forward KL": (
+        {"kl": KLControl(BETA, "k1", KLLoss("exact", "forward"))},
+        {"std": True, "average": "response mean", "beta": BETA, "estimator": "forward"},
+    ),
+    "KL in the reward": (
+        {"average": ResponseSum(), "kl": KLControl(BETA, "k1")},
+        {"std": True, "average": "response sum", "price": BETA},
     ),
 }
 
@@ -181,33 +202,38 @@ def calls_of_the_reference(**settings):
 
 
 def test_grpo_evaluates_the_reference_in_the_loss_only_where_the_exact_kl_is_asked_for():
-    for kl in (KLControl(0.0, "k3"), KLControl(0.1, "k3"), KLControl(0.0, "exact")):
+    for kl in (KLControl(0.0, "k3"), in_loss(0.1, "k3"), in_loss(0.0, "exact"), KLControl(0.1, "k1")):
         before, within, row = calls_of_the_reference(kl=kl)
         assert before > 0
         assert within == 0
         assert "objective/kl_ref_sequence" in row
-    _, within, _ = calls_of_the_reference(kl=KLControl(0.1, "exact"))
-    assert within == 2
+    for direction in ("reverse", "forward"):
+        _, within, _ = calls_of_the_reference(kl=KLControl(0.1, "exact", KLLoss("exact", direction)))
+        assert within == 2
 
 
 @pytest.mark.parametrize("estimator", ["k3", "exact"])
-def test_grpo_reports_the_kl_that_the_loss_holds(estimator):
-    task, measured = Letters(), []
+def test_grpo_reports_the_kl_and_the_coefficient_that_the_loss_holds(estimator):
+    task, measured, coefficients = Letters(), [], []
 
     def measure(trainer, module):
         rows = divergences(module, list(sequences(module.batch)), {"estimator": estimator})
         with torch.no_grad():
             measured.append((sum(sum(row).item() for row in rows), len(rows), sum(len(row) for row in rows)))
+            coefficients.append(module.kl.coef)
 
-    module = grpo(task, kl=AdaptiveKLControl(0.1, estimator, target=0.05), optimization=Optimization(lr=3e-2))
+    kl = AdaptiveKLControl(0.1, estimator, KLLoss(estimator), target=0.05)
+    module = grpo(task, kl=kl, optimization=Optimization(lr=3e-2))
     rows = fit(module, group_rollouts(task), AtHook("on_train_batch_start", measure), max_epochs=4).rows[1:]
+    assert [row["kl_control/coef"] for row in rows] == coefficients
     coef = 0.1
     for row, (total, responses, tokens) in zip(rows, measured, strict=True):
+        assert row["kl_control/coef"] == pytest.approx(coef)
         assert row["objective/kl_ref_sequence"] == pytest.approx(total / responses, abs=1e-5)
         assert row["objective/kl_ref_token"] == pytest.approx(total / tokens, abs=1e-5)
         coef *= 1 + 0.5 * min(max(row["objective/kl_ref_sequence"] / 0.05 - 1, -0.2), 0.2)
-        assert row["kl_control/coef"] == pytest.approx(coef)
-    assert coef > 0.1
+    assert module.kl.coef == pytest.approx(coef)
+    assert min(coefficients) < 0.1 < coef
 
 
 def test_grpo_overlong_responses_are_punished_before_groups_are_compared():
@@ -229,6 +255,27 @@ def test_grpo_overlong_responses_are_punished_before_groups_are_compared():
         assert batch.advantages[i, 0].item() == pytest.approx(reward - statistics.mean(group), abs=1e-6)
     assert row["objective/reward"] == pytest.approx(statistics.mean(rewards), abs=1e-6)
     assert row["objective/score"] == pytest.approx(statistics.mean(scored.scores.tolist()), abs=1e-6)
+
+
+def test_grpo_price_in_the_reward_stands_in_the_reported_reward():
+    task, seen = Letters(), []
+    hook = AtHook("on_train_batch_start", lambda trainer, module: seen.append(module.scored.scores.mean().item()))
+    module = grpo(task, kl=KLControl(0.5), optimization=Optimization(lr=3e-2))
+    rows = fit(module, group_rollouts(task), hook, max_epochs=3).rows[1:]
+    for row, score in zip(rows, seen, strict=True):
+        assert row["objective/reward"] == pytest.approx(score - 0.5 * row["objective/kl_ref_sequence"], abs=1e-6)
+    assert rows[-1]["objective/kl_ref_sequence"] > 0.01
+
+
+def test_grpo_update_ends_where_the_policy_has_gone_too_far():
+    task, moved = Letters(), []
+    hook = AtHook("on_before_optimizer_step", lambda trainer, module: moved.append(module.current_epoch))
+    settings = {"inner_epochs": 5, "optimization": Optimization(lr=3e-2), "minibatch_size": 4}
+    free = fit(grpo(task, **settings), group_rollouts(task), max_epochs=2).rows[1:]
+    rows = fit(grpo(task, **settings, stop_kl=0.01), group_rollouts(task), hook, max_epochs=2).rows[1:]
+    assert [row["policy/steps"] for row in free] == [10, 10]
+    assert [row["policy/steps"] for row in rows] == [moved.count(0), moved.count(1)]
+    assert 1 <= rows[0]["policy/steps"] < 10
 
 
 @pytest.mark.parametrize("ratio", [MeanRatio(), TokenRatio()], ids=["responses", "tokens"])
@@ -390,7 +437,7 @@ def test_grpo_resumed_run_is_bit_identical(tmp_path, dynamic_sampling):
             minibatch_size=4,
             inner_epochs=2,
             eval_every=2,
-            kl=AdaptiveKLControl(0.1, "k3", target=0.05),
+            kl=AdaptiveKLControl(0.1, "k3", KLLoss("k3"), target=0.05),
             optimization=Optimization(1e-2, "cosine"),
         )
 
@@ -432,7 +479,8 @@ def test_grpo_refuses_a_task_without_groups():
         ({"dynamic_sampling": 0}, r"model\.init_args\.dynamic_sampling"),
         ({"overlong_cache": -1}, r"model\.init_args\.overlong_cache"),
         ({"surrogate": Penalty()}, r"model\.init_args\.surrogate"),
-        ({"kl": KLControl(0.1, "k1")}, r"model\.init_args\.kl\.estimator"),
+        ({"stop_kl": 0.0}, r"model\.init_args\.stop_kl"),
+        ({"kl": KLControl(0.1, "exact")}, r"model\.init_args\.kl\.estimator"),
     ],
 )
 def test_grpo_bad_arguments_are_named_in_one_line(bad, named):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.__main__ import main
-from rlhf_lightning.commands import pipeline
+from rlhf_lightning.commands import running
 
 FILES = {
     "task.yaml": "task: {class_path: Assistant}\nbackbone: {class_path: LanguageBackbone, init_args: {width: 96}}\n",
@@ -83,7 +83,7 @@ def stages(monkeypatch):
             return 0
 
     played = Played()
-    monkeypatch.setattr(pipeline, "_call", played)
+    monkeypatch.setattr(running, "_call", played)
     return played
 
 
@@ -343,10 +343,10 @@ def test_pipeline_reward_and_pairs_that_nothing_makes_are_one_line(capsys):
 
 @pytest.mark.parametrize(("code", "status"), [("pass", 0), ("raise SystemExit(2)", 2), ("import os; os.abort()", 134)])
 def test_call_gives_the_exit_status_of_a_shell(code, status):
-    assert pipeline._call([sys.executable, "-c", code]) == status
+    assert running._call([sys.executable, "-c", code]) == status
 
 
 def test_call_hands_on_sigterm():
     code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print(flush=True); time.sleep(60)"
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    assert pipeline._call([sys.executable, "-c", code]) in (7, 143)  # 143 where Python had not started yet
+    assert running._call([sys.executable, "-c", code]) in (7, 143)  # 143 where Python had not started yet

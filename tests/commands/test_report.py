@@ -5,10 +5,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from rlhf_lightning.commands.report import main
+from rlhf_lightning.commands.report import _figures, main
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs import load_run
 from tests.plots import synthetic_kinds
 from tests.plots import synthetic_runs as synthetic
 
@@ -52,7 +54,8 @@ def pipeline(tmp_path_factory):
 
 
 def test_report_is_written_beside_the_run_with_its_figures(pipeline):
-    names = {"overoptimization", "dashboard", "components", "reward_model", "reliability", "sft"}
+    names = {"overoptimization", "dashboard", "components", "reward_model", "reward_accuracy", "reliability"}
+    names |= {"reward_biases", "annotator_agreement", "sft"}
     expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg")} | {"report.html"}
     assert {file.name for file in pipeline.path.parent.iterdir()} == expected
     assert pipeline.page.open == []
@@ -106,6 +109,38 @@ def test_several_runs_stand_side_by_side(capsys, tmp_path):
     assert "Settings that differ" in page.text
     assert "model.init_args.clip_range" in page.text
     assert page.text.count("Gold rises with the proxy") >= 1
+
+
+def weighted(path, concise):
+    """A policy run on two objectives, one of which is weighed."""
+    path.mkdir(parents=True)
+    columns = {"iteration": [0.0, 10.0], "objective/score": [0.1, 0.4], "eval/score": [0.1, 0.4]}
+    columns |= {"eval/score_helpful": [0.2, 0.6 - 0.1 * concise], "eval/score_concise": [0.1, 0.1 * concise]}
+    synthetic.write_csv(path / "metrics.csv", {name: np.array(values) for name, values in columns.items()})
+    weights = f"{{class_path: DeclaredWeights, init_args: {{weights: {{helpful: 1.0, concise: {concise}}}}}}}"
+    config = f"task: {{class_path: Assistant}}\ndata: {{class_path: R, init_args: {{weights: {weights}}}}}\n"
+    synthetic.finish(path, config=config)
+    return path
+
+
+def offered(*paths):
+    """Names of the figures that a report of these runs may have, drawn or not."""
+    return {name for _, name, _, _ in _figures([load_run(path) for path in paths])}
+
+
+def test_runs_that_weigh_objectives_differently_show_what_these_cost(tmp_path):
+    runs = [weighted(tmp_path / f"w{weight}", weight) for weight in (0.5, 1.0)]
+    figures = _figures([load_run(path) for path in runs])
+    (draw,) = [draw for _, name, _, draw in figures if name == "pareto"]
+    assert draw().texts[0].get_text() == "Helpful against concise"
+    assert "pareto" not in offered(runs[0], weighted(tmp_path / "again", 0.5))
+    assert "pareto" not in offered(runs[0], synthetic_kinds.write_control(tmp_path / "trpo", iterations=10))
+
+
+def test_several_reward_models_may_show_what_more_pairs_bring(tmp_path):
+    small, large = (synthetic.write_reward(tmp_path / str(pairs), pairs=pairs, steps=50) for pairs in (2000, 8000))
+    assert "learning_curve_of_pairs" in offered(small, large)
+    assert "learning_curve_of_pairs" not in offered(small)
 
 
 def test_a_control_run_is_told_in_the_words_of_control(capsys, tmp_path):

@@ -15,7 +15,7 @@ def root(tmp_path_factory):
     """A pipeline with a reward model, a lone policy, and answers to score."""
     folder = tmp_path_factory.mktemp("scored")
     reward_model = tiny_models.reward_model("llama")
-    reward_model.center.fill_(0.25)
+    reward_model.centers.fill_(0.25)
     reward_model.save(folder / "pipeline" / "reward" / "export")
     tiny_models.policy("llama").save(folder / "policy")
     answers = [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands.stages import Settings, build_stages
+from rlhf_lightning.commands.stages import Settings, build_stages, changes
 from rlhf_lightning.errors import UserError
 
 CONFIGS = {
@@ -75,3 +75,20 @@ def test_data_that_is_no_mapping_is_left_to_the_stage():
     assert not has(commands(sft="sft.yaml", pairs={"count": 5}, policy="odd.yaml")["policy"], PAIRS)
     with pytest.raises(UserError, match=r"nowhere\.yaml"):
         commands(sft="sft.yaml", policy="nowhere.yaml")
+
+
+def test_lists_of_the_pairs_are_words_of_their_own():
+    settings = {"count": 5, "objectives": ["helpful", "concise"], "annotations": 2}
+    stage = commands(sft="sft.yaml", pairs=settings)["pairs"]
+    assert has(stage, ["--count", "5", "--objectives", "helpful", "concise", "--annotations", "2"])
+    before, after = {"command": stage.command}, {"command": [*stage.command], "version": 1, "contents": {}}
+    after["command"][after["command"].index("concise")] = "harmless"
+    assert changes({**before, "version": 1}, after) == ["objectives helpful concise → helpful harmless"]
+
+
+def test_rewards_of_rankings_get_the_file_as_rankings():
+    Path("ranked.yaml").write_text("data: {class_path: RankingDataModule}\n")
+    stage = commands(sft="sft.yaml", pairs={"samples": 4}, reward="ranked.yaml")["reward"]
+    assert has(stage, ["--data.init_args.rankings", "runs/q/pairs/pairs.jsonl"])
+    assert "--data.init_args.pairs" not in stage.command
+    assert has(commands(sft="sft.yaml", pairs={}, reward="reward.yaml")["reward"], PAIRS)

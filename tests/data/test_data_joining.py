@@ -27,6 +27,8 @@ def scored(prompts, responses, *, first, seconds):
         ),
         rewards=torch.where(last, scores[:, None], 0.0),
         scores=scores,
+        objectives={"kind": 0.5 * scores, "short": -scores},
+        weights={"kind": 2.0, "short": 0.25},
         group_size=1,
         prompts=[f"prompt {name}" for name in names],
         responses=[f"response {name}" for name in names],
@@ -43,6 +45,7 @@ def contents(part):
         mask = rollout.action_mask[i]
         steps = (rollout.actions, rollout.old_logprobs, rollout.terminated, rollout.truncated, part.rewards)
         texts = part.prompts[i], part.responses[i], part.scores[i].item(), part.measures["gold"][i].item()
+        texts += tuple(values[i].item() for values in part.objectives.values())
         prompt = rollout.context.input_ids[i][rollout.context.attention_mask[i]].tolist()
         result.append((prompt, *(values[i][mask].tolist() for values in steps), *texts, rollout.rows[i].item()))
     return result
@@ -59,6 +62,7 @@ def test_joined_rollouts_keep_every_row():
     assert whole.rollout.context.input_ids.shape == (4, 3)
     assert whole.rollout.actions.shape == whole.rewards.shape == (4, 3)
     assert whole.timings == {"rollout_seconds": 3.5}
+    assert whole.weights == {"kind": 2.0, "short": 0.25}
     assert whole.prompts_shortened == 4
 
 
@@ -69,3 +73,4 @@ def test_selected_rows_keep_what_belongs_to_them():
     assert contents(chosen) == [everything[2], everything[0]]
     assert chosen.rollout.actions.shape == chosen.rewards.shape == (2, 2)
     assert chosen.timings == whole.timings
+    assert chosen.weights == whole.weights

@@ -6,24 +6,22 @@ import torch
 
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rewards.source import Judgement, RewardSource
+from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 
 
 class Counts(RewardSource):
-    """How often a word is said."""
+    """How often a word is said; the number of words has no weight."""
 
     def __init__(self, word):
         super().__init__()
         self.word = word
+        self.objectives = {"said": 1.0, "words": 0.0}
         self.register_buffer("offset", torch.zeros(()))
 
     def score(self, prompts, responses):
-        return torch.tensor([float(response.split().count(self.word)) for response in responses]) + self.offset
-
-    def judge(self, prompts, responses):
-        lengths = torch.tensor([float(len(response.split())) for response in responses])
-        return Judgement(self.score(prompts, responses), {"words": lengths})
+        rows = [response.split() for response in responses]
+        return torch.tensor([[float(row.count(self.word)), float(len(row))] for row in rows]) + self.offset
 
 
 class Fails(RewardSource):
@@ -172,8 +170,9 @@ def test_gold_is_the_reward_where_none_is_given_and_a_measure_beside_another(pol
     assert other.measures["gold_words"].tolist() == [float(len(r.split())) for r in other.responses]
 
 
-def test_task_without_gold_measures_nothing(policy):
-    assert module(Animals(gold=None), reward=Counts("cow")).collect(policy, 0).measures == {}
+def test_task_without_gold_measures_the_objectives_alone(policy):
+    scored = module(Animals(gold=None), reward=Counts("cow")).collect(policy, 0)
+    assert set(scored.measures) == {"score_said", "score_words"}
 
 
 def test_task_without_gold_and_without_reward_is_refused():

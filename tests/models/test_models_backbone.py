@@ -30,7 +30,7 @@ def load_policy(path):
 
 
 def load_reward_model(path):
-    return LanguageBackbone(checkpoint=str(path)).reward_model(never)
+    return tiny_models.reward_model_on(LanguageBackbone(checkpoint=str(path)), never)
 
 
 def refused(load, path):
@@ -47,7 +47,7 @@ def exports(tmp_path_factory):
     """A policy and a reward model as runs export them."""
     root = tmp_path_factory.mktemp("exports")
     small().policy(tiny_models.tokenizer).save(root / "policy")
-    small().reward_model(tiny_models.tokenizer).save(root / "reward")
+    tiny_models.reward_model_on(small(), tiny_models.tokenizer).save(root / "reward")
     return root
 
 
@@ -78,7 +78,7 @@ def test_building_leaves_the_global_random_numbers_alone():
     torch.manual_seed(3)
     policy = small().policy(tiny_models.tokenizer)
     small().critic(policy)
-    small().reward_model(tiny_models.tokenizer)
+    tiny_models.reward_model_on(small(), tiny_models.tokenizer)
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -115,7 +115,8 @@ def test_critic_starts_from_the_policys_trunk_at_zero(style):
 
 def test_reward_model_from_a_policy_keeps_its_trunk_and_starts_at_zero(exports):
     policy, reward_model = load_policy(exports / "policy"), load_reward_model(exports / "policy")
-    hidden = [m.base_model(PROMPT.input_ids).last_hidden_state for m in (policy.model, reward_model.model.eval())]
+    models = policy.model, reward_model.eval().members[0].model
+    hidden = [m.base_model(PROMPT.input_ids).last_hidden_state for m in models]
     torch.testing.assert_close(*hidden, rtol=0, atol=1e-6)
     assert reward_model.score(["the cat"], ["red"]).tolist() == [0.0]
 
@@ -219,8 +220,8 @@ def test_checkpoint_without_a_chat_template_gets_the_plain_one(tmp_path):
     assert policy.tokenizer.chat_template == PLAIN_CHAT_TEMPLATE
     policy.save(tmp_path / "again")
     assert AutoTokenizer.from_pretrained(tmp_path / "again").chat_template == PLAIN_CHAT_TEMPLATE
-    small().reward_model(lambda: tiny_models.tokenizer(template=None)).save(tmp_path / "reward")
-    assert LearnedReward(str(tmp_path / "reward")).model.tokenizer.chat_template == PLAIN_CHAT_TEMPLATE
+    tiny_models.reward_model_on(small(), lambda: tiny_models.tokenizer(template=None)).save(tmp_path / "reward")
+    assert LearnedReward(str(tmp_path / "reward")).model.members[0].tokenizer.chat_template == PLAIN_CHAT_TEMPLATE
 
 
 def test_half_precision_checkpoint_is_read_in_float32(copy):

@@ -13,6 +13,7 @@ from training_helpers import run_seed_is, same, snapshot
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.architectures import JointEncoder
 from rlhf_lightning.models.backbone import Backbone, LanguageBackbone
 from rlhf_lightning.models.lora import LoRA, add_adapters, merged_state
 from rlhf_lightning.models.state import fingerprint, frozen_copy
@@ -243,10 +244,11 @@ def test_critic_starts_from_the_adapted_trunk_with_adapters_of_its_own(style):
 
 
 def test_critic_from_a_reward_model_gets_adapters(tmp_path):
-    reward_model = small(lora=None).reward_model(tiny_models.tokenizer)
+    reward_model = tiny_models.reward_model_on(small(lora=None), tiny_models.tokenizer)
     stirred(reward_model).save(tmp_path)
+    network = reward_model.members[0]
     critic = small().critic(small().policy(tiny_models.tokenizer), init=str(tmp_path))
-    expected = reward_model.model.score(reward_model.model.base_model(PROMPT.input_ids).last_hidden_state)[0, -1]
+    expected = network.model.score(network.model.base_model(PROMPT.input_ids).last_hidden_state)[0, -1]
     torch.testing.assert_close(critic.values(PROMPT, ACTIONS, MASK)[0, :1], expected, rtol=0, atol=1e-5)
     assert any(".lora_" in name for name in trained(critic))
     assert "model.score.weight" in trained(critic)
@@ -255,10 +257,11 @@ def test_critic_from_a_reward_model_gets_adapters(tmp_path):
 @pytest.mark.parametrize("surprise", [False, True])
 def test_reward_model_trains_adapters_and_heads_and_exports_both(surprise, tmp_path):
     tiny_models.policy("llama", scale=3.0).save(tmp_path / "base")
-    reward_model = stirred(on(tmp_path / "base").reward_model(None, surprise=surprise))
+    reward_model = stirred(tiny_models.reward_model_on(on(tmp_path / "base"), None, JointEncoder(surprise)))
+    network = reward_model.members[0]
     heads = {"model.score.weight", *({"surprise.weights"} if surprise else ())}
-    assert trained(reward_model) == heads | {n for n, _ in reward_model.named_parameters() if ".lora_" in n}
-    assert ("surprise.projection.weight" in reward_model.state_dict()) is surprise
+    assert trained(network) == heads | {n for n, _ in network.named_parameters() if ".lora_" in n}
+    assert ("surprise.projection.weight" in network.state_dict()) is surprise
     expected = reward_model.score(["the cat"], ["red dog"])
     reward_model.save(tmp_path / "export")
     torch.testing.assert_close(LearnedReward(str(tmp_path / "export")).model.score(["the cat"], ["red dog"]), expected)
@@ -266,7 +269,7 @@ def test_reward_model_trains_adapters_and_heads_and_exports_both(surprise, tmp_p
     ids = torch.tensor([[5, 9, 11, 6]])
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
     by_peft = quiet_peft(base, tmp_path / "export" / "adapter")
-    torch.testing.assert_close(by_peft(ids).logits, reward_model.model(ids).logits, rtol=0, atol=2e-5)
+    torch.testing.assert_close(by_peft(ids).logits, network.model(ids).logits, rtol=0, atol=2e-5)
 
 
 def test_frozen_copy_shares_only_what_never_changes():

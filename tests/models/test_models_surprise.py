@@ -7,6 +7,7 @@ import tiny_models
 import torch
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.architectures import JointEncoder
 from rlhf_lightning.models.backbone import LanguageBackbone
 from rlhf_lightning.models.surprise import FILE
 from rlhf_lightning.rewards.learned import LearnedReward
@@ -22,14 +23,18 @@ def language_model(path, *, tied: bool):
     return model, words
 
 
+def on(path, words):
+    return tiny_models.reward_model_on(LanguageBackbone(checkpoint=str(path)), lambda: words, JointEncoder(True))
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_surprise_is_that_of_the_language_model(tmp_path, tied):
     model, words = language_model(tmp_path, tied=tied)
-    reward_model = LanguageBackbone(checkpoint=str(tmp_path)).reward_model(lambda: words, surprise=True)
+    reward_model = on(tmp_path, words)
     assert reward_model.score(PROMPTS, RESPONSES).tolist() == [0, 0, 0]  # all heads start at 0
 
     weights = torch.tensor([0.5, -0.3, 0.2, -0.7])
-    reward_model.surprise.weights.data.copy_(weights)
+    reward_model.members[0].surprise.weights.data.copy_(weights[:, None])
     expected = []
     for prompt, response in zip(PROMPTS, RESPONSES, strict=True):  # one row at a time, no padding
         asked = words(prompt)["input_ids"]
@@ -45,7 +50,7 @@ def test_surprise_is_that_of_the_language_model(tmp_path, tied):
 @pytest.mark.parametrize("tied", [True, False])
 def test_surprise_head_is_saved_beside_the_model(tmp_path, tied):
     _, words = language_model(tmp_path / "lm", tied=tied)
-    reward_model = LanguageBackbone(checkpoint=str(tmp_path / "lm")).reward_model(lambda: words, surprise=True)
+    reward_model = on(tmp_path / "lm", words)
     torch.manual_seed(1)
     for parameter in reward_model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -61,9 +66,9 @@ def test_surprise_head_is_saved_beside_the_model(tmp_path, tied):
 
 def test_surprise_trains_the_trunk_through_its_own_projection(tmp_path):
     _, words = language_model(tmp_path, tied=False)
-    reward_model = LanguageBackbone(checkpoint=str(tmp_path)).reward_model(lambda: words, surprise=True)
-    reward_model.surprise.weights.data.fill_(1.0)
-    encoded = reward_model.encode(PROMPTS, RESPONSES)
-    reward_model(encoded.context, encoded.actions, encoded.action_mask).sum().backward()
-    assert reward_model.surprise.projection.weight.grad.abs().sum() > 0
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in reward_model.trunk.parameters())
+    reward_model = on(tmp_path, words)
+    network = reward_model.members[0]
+    network.surprise.weights.data.fill_(1.0)
+    network(network.encode(PROMPTS, RESPONSES)).sum().backward()
+    assert network.surprise.projection.weight.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.trunk.parameters())

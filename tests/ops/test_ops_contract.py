@@ -18,9 +18,11 @@ from rlhf_lightning.ops import (
     losses,
     masking,
     noise,
+    objectives,
     preference,
     ratios,
     rewards,
+    scaling,
     trust_region,
 )
 
@@ -75,9 +77,17 @@ CALLS = {
     noise.uniform: partial(noise.uniform, KEYS),
     noise.gumbel: partial(noise.gumbel, KEYS, size=3),
     noise.permutation: partial(noise.permutation, seed=0, stream=0, iteration=0, size=3),
-    preference.bradley_terry_loss: partial(
-        preference.bradley_terry_loss, VALUES[:, 0], VALUES[:, 1], margin=VALUES[:, 2]
+    objectives.objective_rewards: partial(objectives.objective_rewards, VALUES, VALUES[:, :2], VALUES[0, :2], MASK),
+    objectives.weighted_advantages: partial(
+        objectives.weighted_advantages, VALUES[..., None], VALUES[0, :1], MASK, eps=1e-8
     ),
+    preference.bradley_terry_loss: partial(
+        preference.bradley_terry_loss, VALUES[:, 0], VALUES[:, 1], margin=VALUES[:, 2], label_smoothing=0.1
+    ),
+    preference.plackett_luce_loss: partial(preference.plackett_luce_loss, VALUES, MASK),
+    preference.all_pairs_loss: partial(preference.all_pairs_loss, VALUES, MASK),
+    preference.regression_loss: partial(preference.regression_loss, VALUES, VALUES, MASK),
+    preference.centering_penalty: partial(preference.centering_penalty, VALUES, MASK),
     preference.sigmoid_preference_loss: partial(
         preference.sigmoid_preference_loss, VALUES[:, 0], VALUES[:, 1], beta=0.1, label_smoothing=0.1
     ),
@@ -87,6 +97,10 @@ CALLS = {
     ratios.mean_log_ratio: partial(ratios.mean_log_ratio, VALUES, VALUES, MASK),
     rewards.last_action_rewards: partial(rewards.last_action_rewards, VALUES[:, 0], MASK),
     rewards.kl_shaped_rewards: partial(rewards.kl_shaped_rewards, VALUES, VALUES, MASK, kl_coef=0.1),
+    scaling.mean_and_std: partial(scaling.mean_and_std, VALUES[0]),
+    scaling.standardized: partial(scaling.standardized, VALUES[0], VALUES[1, 0], VALUES[1, 1], center=False),
+    scaling.min_max: partial(scaling.min_max, VALUES[0]),
+    scaling.signed_log: partial(scaling.signed_log, VALUES[0]),
     trust_region.flatten: partial(trust_region.flatten, [VALUES[0]]),
     trust_region.unflatten: partial(trust_region.unflatten, VALUES[0], like=[VALUES[1]]),
     trust_region.damped: partial(trust_region.damped, torch.clone, damping=0.1),
@@ -156,9 +170,12 @@ def test_ops_draw_from_no_generator(call):
         lambda: trust_region.conjugate_gradient(torch.clone, VALUES, iterations=1, tolerance=0.0),
         lambda: trust_region.trust_region_scale(VALUES[0], VALUES[:, 0], max_kl=0.1),
         lambda: logprobs.token_statistics(VALUES, TARGETS[:1], head=torch.clone, temperature=1.0, chunk_tokens=1),
-        lambda: preference.bradley_terry_loss(VALUES[0], VALUES[0], margin=VALUES[:, 0]),
+        lambda: preference.bradley_terry_loss(VALUES[0], VALUES[0], margin=VALUES[:, 0], label_smoothing=0.0),
+        lambda: preference.plackett_luce_loss(VALUES, MASK[:, :2]),
+        lambda: preference.regression_loss(VALUES, VALUES[:, :2], MASK),
         lambda: rewards.last_action_rewards(VALUES[0], MASK),
         lambda: rewards.kl_shaped_rewards(VALUES, VALUES[:, :2], MASK, kl_coef=0.1),
+        lambda: scaling.min_max(VALUES),
         lambda: noise.fold(KEYS, KEYS.repeat(2)),
     ],
 )

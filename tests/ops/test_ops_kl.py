@@ -1,11 +1,12 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.ops.kl import k1, k2, k3, ziegler_coefficient
+from rlhf_lightning.ops.kl import halve_double_coefficient, k1, k2, k3, threshold_coefficient, ziegler_coefficient
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -171,3 +172,32 @@ def test_ziegler_coefficient_brings_the_kl_to_its_target(start):
 
 def test_ziegler_coefficient_does_not_hide_nan():
     assert math.isnan(ziegler_coefficient(0.1, math.nan, target=6.0, gain=0.1))
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [(6.0, 0.1), (9.0, 0.1), (9.01, 0.2), (math.inf, 0.2), (4.0, 0.1), (3.99, 0.05), (-1.0, 0.05)],
+)
+def test_halve_double_coefficient_by_hand(kl, expected):
+    # target 6: between 6 / 1.5 = 4 and 6 · 1.5 = 9 it stays
+    assert halve_double_coefficient(0.1, kl, target=6.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [(6.0, 0.1), (12.0, 0.1), (12.01, 0.15), (math.inf, 0.15), (3.0, 0.1), (2.99, 0.05), (-1.0, 0.05)],
+)
+def test_threshold_coefficient_by_hand(kl, expected):
+    # target 6: between 6 / 2 = 3 and 6 · 2 = 12 it stays
+    assert threshold_coefficient(0.1, kl, target=6.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [halve_double_coefficient, threshold_coefficient, partial(ziegler_coefficient, gain=4.9)],
+)
+def test_coefficients_stay_within_bounds(rule):
+    assert rule(1.5e-8, 0.0, target=6.0) == 1e-8
+    assert rule(0.8e8, 100.0, target=6.0) == 1e8
+    assert rule(1e-8, 100.0, target=6.0) > 1e-8
+    assert rule(1e8, 0.0, target=6.0) < 1e8

@@ -411,8 +411,11 @@ def statistics_of(head: CountingHead, chunk_tokens: int):
     return sum(token_statistics(hidden, targets, head=head, temperature=0.7, chunk_tokens=chunk_tokens))
 
 
-def kl_of(head: CountingHead, chunk_tokens: int):
-    hidden, other = (random(60, 4, seed=s, dtype=torch.float32).requires_grad_() for s in (0, 1))
+def kl_of(head: CountingHead, chunk_tokens: int, *, both: bool = False):
+    """One side asks for gradients, as against a reference, or both do."""
+    hidden, other = (random(60, 4, seed=s, dtype=torch.float32) for s in (0, 1))
+    hidden.requires_grad_()
+    other.requires_grad_(both)
     return token_kl(hidden, other, head=head, other_head=head, temperature=0.7, chunk_tokens=chunk_tokens)
 
 
@@ -433,6 +436,18 @@ def saved_shapes(run, chunk_tokens: int) -> set[tuple[int, ...]]:
 def test_chunks_keep_no_logits_for_backward(run):
     assert (60, 50) in saved_shapes(run, 60)
     assert not any(50 in shape for shape in saved_shapes(run, 8))
+
+
+def test_kl_that_both_sides_differentiate_is_computed_once():
+    # its derivative in one side is differentiated in the other, which keeps all logits: chunks would cost memory
+    head = CountingHead(4)
+    result = kl_of(head, 8, both=True)
+    assert head.rows == [60, 60]
+    result.sum().backward()
+    assert head.rows == [60, 60]
+    with torch.no_grad():
+        kl_of(head, 8, both=True)
+    assert max(head.rows[2:]) == 8
 
 
 @pytest.mark.parametrize(("run", "calls"), [(statistics_of, 1), (kl_of, 2)])

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -6,13 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, log_expit
 
-from rlhf_lightning.ops.preference import bradley_terry_loss, ipo_loss, sigmoid_preference_loss
+from rlhf_lightning.ops.preference import bradley_terry_loss as smoothed_bradley_terry_loss
+from rlhf_lightning.ops.preference import ipo_loss, sigmoid_preference_loss
 
 scores = st.floats(-50, 50)
 
 
 betas = st.floats(0.01, 2)
 smoothings = st.floats(0, 0.49)
+
+bradley_terry_loss = partial(smoothed_bradley_terry_loss, label_smoothing=0.0)
 
 
 def loss(chosen: float, rejected: float, margin: float = 0.0) -> float:
@@ -77,6 +81,30 @@ def test_bradley_terry_loss_is_per_pair(pairs, random):
     losses = bradley_terry_loss(chosen, rejected, margin=0.0)
     assert torch.equal(bradley_terry_loss(chosen[order], rejected[order], margin=0.0), losses[order])
     assert losses.tolist() == [loss(c, r) for c, r in pairs]
+
+
+def smoothed(difference: float, smoothing: float) -> tuple[float, float]:
+    """Loss and its derivative by the difference of scores."""
+    chosen = torch.tensor([difference], dtype=torch.float64, requires_grad=True)
+    losses = smoothed_bradley_terry_loss(chosen, torch.zeros_like(chosen), margin=0.0, label_smoothing=smoothing)
+    losses.sum().backward()
+    return losses.item(), chosen.grad.item()
+
+
+def test_bradley_terry_loss_with_smoothed_labels_by_hand():
+    # σ(ln 3) = 3/4, one label in five is wrong: 0.8 ln(4/3) + 0.2 ln 4, derivative 3/4 − 0.8
+    assert smoothed(math.log(3), 0.2) == pytest.approx((0.8 * math.log(4 / 3) + 0.2 * math.log(4), -0.05))
+
+
+@given(st.floats(-20, 20), st.floats(0, 5), smoothings)
+def test_bradley_terry_gradient_against_finite_differences(difference, margin, smoothing):
+    def value(chosen: float) -> float:
+        pair = torch.tensor([chosen], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        return smoothed_bradley_terry_loss(*pair, margin=margin, label_smoothing=smoothing).item()
+
+    step = 1e-5
+    central = (value(difference + margin + step) - value(difference + margin - step)) / (2 * step)
+    assert smoothed(difference, smoothing)[1] == pytest.approx(central, abs=1e-8)
 
 
 # sigmoid_preference_loss, ipo_loss

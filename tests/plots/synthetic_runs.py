@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.plots.synthetic_evaluation import evaluation
+
 ENVIRONMENT = {
     "command": "python -m rlhf_lightning fit --config configs/algorithms/ppo.yaml",
     "python": "3.11.9",
@@ -213,8 +215,8 @@ def write_sft(path, *, steps=520, done=True, seed=0):
     return path
 
 
-def write_reward(path, *, steps=600, done=True, ceiling=0.71, seed=0):
-    """A reward model's run with its calibration."""
+def write_reward(path, *, steps=600, done=True, ceiling=0.71, seed=0, **parts):
+    """A reward model's run with its evaluation; ``parts`` of it as in `evaluation`."""
     path = Path(path)
     path.mkdir(parents=True)
     generator = np.random.default_rng(seed)
@@ -231,26 +233,21 @@ def write_reward(path, *, steps=600, done=True, ceiling=0.71, seed=0):
         "eval/accuracy": 0.5 + 0.133 * learned,
         "eval/margin": 0.62 * learned,
         "eval/calibration_error": 0.004 + 0.0153 * learned,
+        "eval/calibration_error_scaled": 0.004 + 0.004 * learned,
+        "eval/accuracy_gap": 0.04 * learned**2,
         "eval/correlation_gold": 0.02 + 0.66 * learned,
+        "eval/spearman_gold": 0.02 + 0.64 * learned,
+        "eval/agreement": 0.6 + 0.23 * learned,
+        "eval/bias_length": 0.34 * learned,
+        "eval/bias_politeness": -0.05 * learned,
     }
     for values in train.values():
         values[0] = np.nan
     heldout = {name: np.where(measured, values, np.nan) for name, values in heldout.items()}
     write_csv(path / "metrics.csv", {"step": step, **train, **heldout})
-    confidence = np.arange(0.525, 1.0, 0.05)
-    count = [210, 196, 170, 142, 110, 74, 48, 26, 14, 5]
-    accuracy = confidence - np.array([0.005, -0.01, 0.01, 0.02, 0.03, 0.045, 0.05, 0.06, 0.04, 0.12])
-    bins = [
-        {"confidence": float(c), "accuracy": float(a), "count": n}
-        for c, a, n in zip(confidence, accuracy, count, strict=True)
-    ]
-    reliability = {
-        "accuracy": float(np.average(accuracy, weights=count)),
-        "calibration_error": float(np.average(np.abs(accuracy - confidence), weights=count)),
-        "ceiling": ceiling,
-        "bins": bins,
-    }
-    (path / "reliability.json").write_text(json.dumps(reliability), encoding="utf-8")
+    (path / "evaluation.json").write_text(
+        json.dumps(evaluation(ceiling=ceiling, **({"accuracy": 0.63} | parts))), encoding="utf-8"
+    )
     finish(path, done)
     return path
 

@@ -14,14 +14,20 @@ from rlhf_lightning.runs import load_run
 from tests.plots.figure_text import overlapping_texts
 from tests.plots.synthetic_runs import write_csv, write_pipeline, write_policy, write_reward, write_sft
 
-OF_ONE_RUN = (
+OF_POLICIES = (
     plots.overoptimization,
     plots.dashboard,
     plots.components,
     plots.frontier,
     plots.learning_curves,
+)
+OF_ONE_RUN = (
+    *OF_POLICIES,
     plots.reward_curve,
+    plots.reward_accuracy,
     plots.reliability,
+    plots.reward_biases,
+    plots.annotator_agreement,
     plots.sft_curve,
 )
 
@@ -66,7 +72,7 @@ def test_a_long_heading_takes_more_lines_and_leaves_the_panels_as_they_are(words
 
 @pytest.mark.parametrize("draw", OF_ONE_RUN)
 def test_a_figure_without_its_data_says_what_it_needs(tmp_path, draw):
-    kind = write_sft if draw in (plots.reward_curve, plots.reliability) else write_reward
+    kind = write_reward if draw in OF_POLICIES or draw is plots.sft_curve else write_sft
     with pytest.raises(UserError, match="no "):
         draw(load_run(kind(tmp_path / "run")))
 

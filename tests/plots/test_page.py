@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from rlhf_lightning.plots import page
 from rlhf_lightning.plots.page import replies, summary, svg
 from rlhf_lightning.plots.page.cells import Cell
 from rlhf_lightning.plots.style import GOLD, INK
@@ -115,6 +116,18 @@ def test_nothing_is_missing_from_control_and_preference_runs(tmp_path):
     assert summary.missing([load_run(path) for path in complete]) == []
     (note,) = summary.missing([load_run(write_preference(tmp_path / "bare", gold=False))])
     assert note.startswith("bare: no gold reward")
+
+
+def test_warnings_of_detectors_are_listed_with_their_time(runs):
+    whole, bare = runs
+    warning = {"iteration": 1200, "detector": "Hacking", "message": "score rose <b>while</b> the monitor fell"}
+    policy = dataclasses.replace(whole.stages["policy"], warnings=[warning])
+    warned = dataclasses.replace(whole, stages=whole.stages | {"policy": policy})
+    text = " ".join(page.render([warned], []).split())
+    assert '<li><b>Hacking</b> <span class="quiet">iteration 1,200</span>' in text
+    assert "score rose &lt;b&gt;while&lt;/b&gt; the monitor fell</li>" in text
+    assert '<span class="quiet">whole, iteration 1,200</span>' in page.render([warned, bare], [])
+    assert "Warnings during training" not in page.render([whole], [])
 
 
 def test_missing_pieces_are_named(runs):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_lightning.plots import labels, panels
-from rlhf_lightning.plots.reliability import wilson
+from rlhf_lightning.plots.dots import wilson
 from rlhf_lightning.plots.style import fixed, number, span
 
 

@@ -8,7 +8,7 @@ import torch
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.models.tabular import TabularBackbone
 from rlhf_lightning.proofs import expected_gradient
-from rlhf_lightning.proofs.estimators import BIASED, ESTIMATORS, GRADIENT, SHORT_BY_BATCH, Estimator
+from rlhf_lightning.proofs.estimators import BIASED, ESTIMATORS, GRADIENT, SHORT_BY_BATCH
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.proofs.table import Row, markdown, measure
 from rlhf_lightning.tasks.bandit.exact import probabilities
@@ -102,10 +102,3 @@ def test_instance_places_networks(monkeypatch):
     torch.testing.assert_close(right, AT.objective.values(AT.policy, gamma=1.0))
     wrong = AT.place(PPO(AT.task, TabularBackbone(), kl=AT.kl), wrong_critic=True).critic.table.detach()
     assert 0.2 < (wrong - right).std() < 1
-
-
-def test_priced_scores_have_the_gradient_of_the_objective():
-    estimator = Estimator("", BY_NAME["REINFORCE, whole return"].build, GRADIENT)
-    module = estimator.module(replace(AT, kl_coef=0.0))
-    found = -expected_gradient(module, AT.priced_scores(), batch_size=1).mean
-    torch.testing.assert_close(found, AT.objective.gradient(AT.policy), rtol=0, atol=1e-12)

@@ -30,8 +30,8 @@ def folder(tmp_path):
 def test_reward_model_reads_text_in_its_own_vocabulary(folder):
     source = LearnedReward(folder)
     ids = [*letters()("q:the cata:red", add_special_tokens=False)["input_ids"], 0]
-    hidden = source.model.model.base_model(torch.tensor([ids])).last_hidden_state[0, -1]
-    expected = source.model.model.score(hidden).item()
+    hidden = source.model.members[0].model.base_model(torch.tensor([ids])).last_hidden_state[0, -1]
+    expected = source.model.members[0].model.score(hidden).item()
     assert source.score([CONVERSATION], ["red"]).item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -39,7 +39,7 @@ def test_reward_model_is_a_module_that_moves_and_does_not_learn(folder):
     source = LearnedReward(folder)
     assert len(list(source.parameters())) > 0
     assert not any(p.requires_grad for p in source.parameters())
-    assert "model.center" in dict(source.named_buffers())
+    assert "model.centers" in dict(source.named_buffers())
 
 
 def test_scores_are_checked_and_independent_of_the_batch_size(folder):
@@ -58,5 +58,5 @@ def test_batch_size_must_be_positive(folder):
 def test_several_labels_are_refused(tmp_path):
     tiny_models.classifier(num_labels=3).save_pretrained(tmp_path)
     tiny_models.tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="3 labels; expected one that gives one score"):
+    with pytest.raises(UserError, match="3 scores of a response; expected 1"):
         LearnedReward(str(tmp_path))

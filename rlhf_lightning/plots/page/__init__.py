@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from rlhf_lightning.plots.measures import trained_on_gold
 from rlhf_lightning.plots.page import replies, summary, svg
-from rlhf_lightning.plots.verdict import Verdict, judge
+from rlhf_lightning.plots.verdict import Verdict, describe_reward, judge
 from rlhf_lightning.runs import Run, names
 
 SECTIONS = ("learning", "proxy", "policy", "reward", "sft")
@@ -57,6 +57,7 @@ def render(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
         names=labels,
         state=[_state(run) for run in runs],
         verdicts=verdicts,
+        warnings=[(name, entry) for name, run in zip(labels, runs, strict=True) for entry in _warnings(run)],
         supervised=[sentence for run in runs for sentence in _supervised(run)],
         groups=summary.summary(runs),
         missing=summary.missing(runs),
@@ -91,17 +92,25 @@ def _state(run: Run) -> str:
     return "not finished" if last is None else f"not finished, {metrics.axis} {last:,}"
 
 
+def _warnings(run: Run) -> list[dict[str, str]]:
+    """What detectors warned of in a run or in a pipeline's stages, and when."""
+    return [
+        {
+            "when": next((f"{axis} {entry[axis]:,}" for axis in ("iteration", "step") if axis in entry), ""),
+            "detector": entry["detector"],
+            "message": entry["message"],
+        }
+        for part in (run, *run.stages.values())
+        for entry in part.warnings
+    ]
+
+
 def _supervised(run: Run) -> list[str]:
-    """One sentence each on the reward model and on the supervised model."""
+    """What is to be said of the reward model and of the supervised model."""
     sentences = []
     reward, sft = run.find("reward"), run.find("sft")
-    accuracy = reward.series("eval/accuracy") if reward else ()
-    if reward and len(accuracy):
-        ceiling = (reward.reliability or {}).get("ceiling")
-        most = f" ({100 * ceiling:.1f} % is the most attainable)" if ceiling is not None else ""
-        sentences.append(
-            f"The reward model orders {100 * accuracy.iloc[-1]:.1f} % of held-out pairs as the annotators did{most}."
-        )
+    if reward:
+        sentences += describe_reward(reward)
     perplexity = sft.series("eval/perplexity") if sft else ()
     if sft and len(perplexity):
         above = sft.series("eval/nats_above_entropy")

@@ -11,7 +11,7 @@ from rlhf_lightning.plots import style
 from rlhf_lightning.plots.measures import experience, has_proxy, measured
 from rlhf_lightning.plots.page.svg import sparkline
 from rlhf_lightning.plots.quantities import reward_name
-from rlhf_lightning.plots.style import number, span
+from rlhf_lightning.plots.style import number, signed, span
 from rlhf_lightning.runs import Run
 
 
@@ -137,18 +137,35 @@ def _rejections(run: Run) -> Cell | None:
 
 def _accuracy(run: Run) -> Cell | None:
     cell = _course(run.series("eval/accuracy"), style.HELD_OUT)
-    reliability = run.reliability or {}
-    if cell is None and reliability.get("accuracy") is not None:
-        cell = Cell(number(reliability["accuracy"]))
-    ceiling = reliability.get("ceiling")
+    measured = run.evaluation or {}
+    if cell is None and measured.get("accuracy") is not None:
+        cell = Cell(number(measured["accuracy"]))
+    ceiling = measured.get("ceiling")
     note = f"of {number(ceiling)} attainable" if ceiling is not None else ""
     return Cell(cell.text, note, cell.spark) if cell else None
 
 
 def _calibration(run: Run) -> Cell | None:
-    cell = _course(run.series("eval/calibration_error"), style.HELD_OUT)
-    value = (run.reliability or {}).get("calibration_error")
-    return cell or (Cell(number(value)) if value is not None else None)
+    """As stated at the end, and what is left of it after temperature scaling."""
+    measured = run.evaluation or {}
+    value, scaled = measured.get("calibration_error"), measured.get("calibration_error_scaled")
+    note = f"{scaled:.3f} after temperature scaling" if scaled is not None else ""
+    if value is not None:
+        return Cell(f"{value:.3f}", note)
+    return _course(run.series("eval/calibration_error"), style.HELD_OUT)
+
+
+def _bias(run: Run) -> Cell | None:
+    rows = (run.evaluation or {}).get("biases") or []
+    if not rows:
+        return None
+    return Cell(", ".join(f"{row['name']} {signed(row['change'])}" for row in rows))
+
+
+def _agreement(run: Run) -> Cell | None:
+    members = (run.evaluation or {}).get("members") or {}
+    count, agreement = len(members.get("accuracy") or []), members.get("agreement")
+    return Cell(f"{100 * agreement:.0f} %", f"{count} members") if agreement is not None else None
 
 
 def _pairs(run: Run) -> Cell | None:
@@ -180,7 +197,10 @@ _OTHERS = (
             Measure("Held-out accuracy", "", _accuracy),
             Measure("Held-out loss", "nats per pair", _logged("eval/loss")),
             Measure("Correlation with gold", "", _logged("eval/correlation_gold")),
+            Measure("Over-fitting", "accuracy in training − held out", _logged("eval/accuracy_gap")),
             Measure("Calibration error", "", _calibration),
+            Measure("Biases", "change of score, standard deviations", _bias),
+            Measure("Agreement of members", "share of pairs, each two", _agreement),
         ),
     ),
     Stage(("pairs",), "Preference pairs", (Measure("Pairs", "", _pairs),)),

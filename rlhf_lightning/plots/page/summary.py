@@ -67,8 +67,8 @@ def _missing(run: Run) -> list[str]:
         notes.append("no metrics yet.")
     elif run.kind in POLICIES:
         notes += _missing_of_policy(run)
-    elif run.kind == "reward" and run.reliability is None:
-        notes.append("calibration was not measured (there is no reliability.json).")
+    elif run.kind == "reward" and run.evaluation is None:
+        notes.append("calibration and biases were not measured (there is no evaluation.json).")
     if not run.config:
         notes.append("no config.yaml.")
     return notes

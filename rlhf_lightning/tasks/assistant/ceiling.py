@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.assistant.judge import Judge
+from rlhf_lightning.tasks.assistant.judge import COMPONENTS, Judge
 from rlhf_lightning.tasks.assistant.prompts import PromptBook
 from rlhf_lightning.types import PreferencePair
 
@@ -23,14 +23,16 @@ def component_ceiling(
 ) -> float:
     """Held-out accuracy of a Bradley–Terry model on the gold components, fitted on the training pairs.
 
-    Minimizes −mean log σ(w·(c_chosen − c_rejected)) over w. A pair with equal scores counts one half.
+    Minimizes −mean log σ(w·(c_chosen − c_rejected)) over w, which is another one for each objective that was asked
+    about. A pair with equal scores counts one half.
 
     Raises:
         UserError: there are no training or no held-out pairs.
     """
     if not train or not heldout:
         raise UserError(f"the ceiling needs training and held-out pairs, got {len(train)} and {len(heldout)}")
-    differences = _differences(book, judge, train)
+    objectives = list(dict.fromkeys(pair.objective for pair in train))
+    differences = _differences(book, judge, train, objectives)
 
     def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         margins = differences @ weights
@@ -39,14 +41,18 @@ def component_ceiling(
         return float(loss), gradient
 
     weights = minimize(objective, np.zeros(differences.shape[1]), jac=True, method="L-BFGS-B").x
-    margins = (_differences(book, judge, heldout) @ weights).round(9)
+    margins = (_differences(book, judge, heldout, objectives) @ weights).round(9)
     return float(np.where(margins == 0, 0.5, margins > 0).mean())
 
 
-def _differences(book: PromptBook, judge: Judge, pairs: Sequence[PreferencePair]) -> NDArray[np.float64]:
-    rows = []
-    for pair in pairs:
-        query = book.parse(pair.prompt)
-        chosen, rejected = judge.components(query, pair.chosen), judge.components(query, pair.rejected)
-        rows.append(np.subtract(chosen, rejected))
-    return np.stack(rows)
+def _differences(
+    book: PromptBook, judge: Judge, pairs: Sequence[PreferencePair], objectives: Sequence[str | None]
+) -> NDArray[np.float64]:
+    """The components of the preferred response less those of the other, in the columns of the pair's objective."""
+    rows = np.zeros((len(pairs), len(objectives), len(COMPONENTS)))
+    for row, pair in zip(rows, pairs, strict=True):
+        if pair.objective in objectives:  # else nothing is known, and the pair a tie
+            query = book.parse(pair.prompt)
+            chosen, rejected = judge.components(query, pair.chosen), judge.components(query, pair.rejected)
+            row[objectives.index(pair.objective)] = np.subtract(chosen, rejected)
+    return rows.reshape(len(pairs), -1)

@@ -14,11 +14,12 @@ from rlhf_lightning.tasks.assistant.ceiling import component_ceiling
 from rlhf_lightning.tasks.assistant.demonstrations import Demonstrator
 from rlhf_lightning.tasks.assistant.gold import GoldReward, check_weights
 from rlhf_lightning.tasks.assistant.judge import Judge
+from rlhf_lightning.tasks.assistant.probes import assistant_probes
 from rlhf_lightning.tasks.assistant.prompts import PromptBook
 from rlhf_lightning.tasks.assistant.tokenizer import build_tokenizer
 from rlhf_lightning.tasks.assistant.world import World
-from rlhf_lightning.tasks.task import Split, Task
-from rlhf_lightning.types import Demonstration, PreferencePair, Prompt
+from rlhf_lightning.tasks.task import Probes, Split, Task
+from rlhf_lightning.types import Demonstration, PreferencePair, Prompt, Ranking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,15 +94,49 @@ class Assistant(Task):
         """The people who compare responses."""
         return Annotators(self.book, self._judge, self.seed, self._annotator_count)
 
-    def annotate(self, prompt: Prompt, first: str, second: str, index: int) -> PreferencePair:
-        """The comparison number ``index``: the same each time, by one of the annotators."""
-        preferred, annotator = self.annotators.prefer(prompt, first, second, index)
-        chosen, rejected = (second, first) if preferred else (first, second)
-        return PreferencePair(prompt, chosen, rejected, annotator=annotator)
+    def panel(self, index: int, count: int) -> list[str]:
+        """The annotators who judge number ``index``; the first is who judges it alone."""
+        return self.annotators.panel(index, count)
+
+    def annotate(
+        self,
+        prompt: Prompt,
+        first: str,
+        second: str,
+        index: int,
+        *,
+        objective: str | None = None,
+        annotator: str | None = None,
+    ) -> PreferencePair:
+        """The judgement number ``index`` of two responses, which is `rank` of the two."""
+        ranking = self.rank(prompt, (first, second), index, objective=objective, annotator=annotator)
+        return PreferencePair(prompt, *ranking.responses, annotator=ranking.annotator, objective=objective)
+
+    def rank(
+        self,
+        prompt: Prompt,
+        responses: Sequence[str],
+        index: int,
+        *,
+        objective: str | None = None,
+        annotator: str | None = None,
+    ) -> Ranking:
+        """The judgement number ``index`` of several responses: the same each time.
+
+        Args:
+            objective: one of the gold components, in respect of which they are judged.
+            annotator: who judges; None for the first of the `panel`.
+        """
+        order, judge = self.annotators.rank(prompt, responses, index, objective, annotator)
+        return Ranking(prompt, tuple(responses[number] for number in order), judge, objective)
 
     def ceiling(self, train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> float:
         """Accuracy on the held-out pairs of a Bradley–Terry model fitted on the gold components."""
         return component_ceiling(self.book, self._judge, train, heldout)
+
+    def probes(self, limit: int) -> Probes:
+        """Demonstrations of the held-out prompts, longer or more polite with all else alike."""
+        return assistant_probes(self.book, self.demonstrator, self.book.heldout[:limit], self.seed)
 
     @cached_property
     def _judge(self) -> Judge:

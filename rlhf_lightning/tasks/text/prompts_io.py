@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.text.layouts import LayoutError, Record, parse
+from rlhf_lightning.tasks.text.layouts import parse
 from rlhf_lightning.tasks.text.readers import Located, file_lines, json_lines, locate
+from rlhf_lightning.tasks.text.records import LayoutError, Record
 from rlhf_lightning.types import Prompt
 
 

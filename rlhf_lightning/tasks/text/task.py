@@ -1,23 +1,25 @@
-"""The user's own prompts, demonstrations or preference pairs."""
+"""The user's own prompts, demonstrations or feedback."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import combinations, islice
+from typing import TYPE_CHECKING, Literal
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.task import Split, Task
+from rlhf_lightning.tasks.task import Probes, Split, Task
 from rlhf_lightning.tasks.text.bpe import SMALLEST, train_bpe
-from rlhf_lightning.tasks.text.layouts import BadPairError, Layout, LayoutError, Record, check_pair, detect, parse
+from rlhf_lightning.tasks.text.feedback import check_responses
+from rlhf_lightning.tasks.text.layouts import detect, parse
+from rlhf_lightning.tasks.text.probes import text_probes
 from rlhf_lightning.tasks.text.readers import Source, locate
-from rlhf_lightning.types import Demonstration, PreferencePair, Prompt
+from rlhf_lightning.tasks.text.records import BadPairError, Layout, LayoutError, Record
+from rlhf_lightning.tasks.text.splits import HASHES, by_hash, prompt_hash, prompt_key
+from rlhf_lightning.types import Demonstration, PreferencePair, Prompt, Ranking, Rating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +30,8 @@ log = logging.getLogger(__name__)
 class TextTask(Task):
     """Text from a file: what it provides follows from the layout of its records (see `layouts`).
 
-    A file of preferences provides prompts, demonstrations (the chosen responses) and preferences; a file of
+    A file of pairs or rankings provides prompts, demonstrations (the best responses), preferences (all pairs of a
+    ranking) and rankings (a pair is one of two); a file of ratings provides prompts and ratings; a file of
     demonstrations provides prompts and demonstrations; a file of prompts provides prompts.
 
     Without ``heldout_path``, a prompt is held out or not by a hash of its text: every record of one prompt lands on
@@ -42,8 +45,9 @@ class TextTask(Task):
         heldout_fraction: expected share of the prompts that is held out if they are not; at least one prompt is
             held out and at least one is trained on. 0.02–0.1 is usual.
         heldout_limit: at most this many prompts are held out; the others of ``path`` are trained on.
-        on_bad_pair: what to do with a preference whose responses are empty or identical, whose prompt is empty, or
-            whose two conversations differ before the last turn or have no reply: stop, or drop and count it.
+        on_bad_pair: what to do with a pair, ranking or rating whose prompt or responses are empty, whose conversations
+            differ before the last turn or have no reply, whose compared responses are identical, or that is no
+            strict order of them all (ties, repeated or missing numbers): stop, or drop and count it.
         vocabulary: entries of the tokenizer that is trained for models built from scratch.
         max_records: read this many records of each file, from its beginning.
         seed: of the hash that holds out prompts.
@@ -94,21 +98,42 @@ class TextTask(Task):
 
     def prompts(self, split: Split) -> list[Prompt]:
         """The distinct prompts, in the order of the file."""
-        return list({_key(record.prompt): record.prompt for record in self._data.splits[split]}.values())
+        return list({prompt_key(record.prompt): record.prompt for record in self._data.splits[split]}.values())
 
     def demonstrations(self, split: Split) -> list[Demonstration]:
-        """The responses to imitate (of a preference, the chosen one), in the order of the file."""
+        """The responses to imitate (of a pair or ranking, the best one), in the order of the file."""
         self.require(frozenset({"demonstrations"}), "demonstrations()")
         return [Demonstration(record.prompt, record.responses[0]) for record in self._data.splits[split]]
 
     def preferences(self, split: Split) -> list[PreferencePair]:
-        """The preference pairs, in the order of the file."""
+        """The pairs, in the order of the file; a ranking gives each of its responses against all that are worse."""
         self.require(frozenset({"preferences"}), "preferences()")
-        pairs = []
-        for record in self._data.splits[split]:
-            chosen, rejected = record.responses
-            pairs.append(PreferencePair(record.prompt, chosen, rejected, record.annotator, record.margin))
-        return pairs
+        return [
+            PreferencePair(record.prompt, *two, record.annotator, record.margin, record.objective)
+            for record in self._data.splits[split]
+            for two in combinations(record.responses, 2)
+        ]
+
+    def rankings(self, split: Split) -> list[Ranking]:
+        """The rankings, in the order of the file; a pair is a ranking of two, and has no margin as such."""
+        self.require(frozenset({"rankings"}), "rankings()")
+        return [
+            Ranking(record.prompt, record.responses, record.annotator, record.objective)
+            for record in self._data.splits[split]
+        ]
+
+    def ratings(self, split: Split) -> list[Rating]:
+        """Each response with its ratings, in the order of the file."""
+        self.require(frozenset({"ratings"}), "ratings()")
+        return [
+            Rating(record.prompt, response, rated, record.annotator)
+            for record in self._data.splits[split]
+            for response, rated in zip(record.responses, record.ratings, strict=True)
+        ]
+
+    def probes(self, limit: int) -> Probes:
+        """Held-out demonstrations with a sentence more, the last one said again, or a courteous beginning."""
+        return text_probes(self.demonstrations("heldout"), limit) if "demonstrations" in self.provides else {}
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """A byte-level BPE trained on the text of the training split, once."""
@@ -128,19 +153,19 @@ class TextTask(Task):
     @cached_property
     def _data(self) -> _Data:
         records, dropped = self._read(self._source)
-        by_rank = sorted({_key(record.prompt) for record in records}, key=self._rank)
+        by_rank = by_hash((record.prompt for record in records), self.seed)
         if self._heldout_source is None:
             held = set(by_rank[: self._heldout_count(by_rank)])
-            heldout = [record for record in records if _key(record.prompt) in held]
+            heldout = [record for record in records if prompt_key(record.prompt) in held]
         else:
             heldout, dropped_heldout = self._read(self._heldout_source)
             dropped += dropped_heldout
             self._check_offer(records, heldout)
-            ranked = sorted({_key(record.prompt) for record in heldout}, key=self._rank)
+            ranked = by_hash((record.prompt for record in heldout), self.seed)
             kept = set(ranked[: self.heldout_limit])
-            heldout = [record for record in heldout if _key(record.prompt) in kept]
+            heldout = [record for record in heldout if prompt_key(record.prompt) in kept]
             held = set(ranked)
-        train = [record for record in records if _key(record.prompt) not in held]
+        train = [record for record in records if prompt_key(record.prompt) not in held]
         if self._heldout_source is not None and len(train) < len(records):
             dropped["prompt also held out"] += len(records) - len(train)
             if not train:
@@ -161,11 +186,11 @@ class TextTask(Task):
         for where, fields in islice(source.records(), self.max_records):
             try:
                 record = parse(fields)
-                if len(record.responses) == 2:
-                    check_pair(record)
+                if record.layout.is_feedback:
+                    check_responses(record)
             except BadPairError as error:
                 if self.on_bad_pair == "error":
-                    raise UserError(f"{where}: {error} (on_bad_pair: drop leaves such pairs out)") from error
+                    raise UserError(f"{where}: {error} (on_bad_pair: drop leaves such records out)") from error
                 dropped[error.reason] += 1
                 continue
             except LayoutError as error:
@@ -178,11 +203,8 @@ class TextTask(Task):
                 )
             records.append(record)
         if not records:
-            raise UserError(f"{source.path}: all {dropped.total()} pairs were dropped; expected some to be left")
+            raise UserError(f"{source.path}: all {dropped.total()} records were dropped; expected some to be left")
         return records, dropped
-
-    def _rank(self, key: str) -> int:
-        return int.from_bytes(hashlib.sha256(f"{self.seed}\0{key}".encode()).digest()[:8])
 
     def _heldout_count(self, by_rank: list[str]) -> int:
         if len(by_rank) < 2:
@@ -190,7 +212,7 @@ class TextTask(Task):
                 f"{self._source.path}: a single prompt; expected at least 2, one to train on and one to hold out "
                 "(or a heldout_path)"
             )
-        below = sum(self._rank(key) < self.heldout_fraction * 2**64 for key in by_rank)
+        below = sum(prompt_hash(key, self.seed) < self.heldout_fraction * HASHES for key in by_rank)
         most = min(len(by_rank) - 1, self.heldout_limit or len(by_rank))
         return min(max(below, 1), most)
 
@@ -220,11 +242,6 @@ def _first_layout(source: Source) -> Layout:
 
 def _form(record: Record) -> str:
     """The layout, and whether the prompt is text or a conversation where the layout leaves that open."""
-    if record.layout in (Layout.PROMPT, Layout.DEMONSTRATION, Layout.PAIR):
+    if record.layout.value.startswith("prompt"):
         return f"{record.layout.value} with {'text' if isinstance(record.prompt, str) else 'messages'}"
     return record.layout.value
-
-
-def _key(prompt: Any) -> str:
-    """The prompt as one string, the same for the same prompt in every run."""
-    return json.dumps(prompt, sort_keys=True)

@@ -91,7 +91,7 @@ def test_choices_match_their_probability():
     first, second = "the lamp is black .", "gladly , the lamp is red . hope this helps ."
     counts = {name: [0, 0] for name in annotators.names}
     for index in range(10000):
-        preferred, name = annotators.prefer(ONE, first, second, index)
+        (preferred, _), name = annotators.rank(ONE, (first, second), index)
         counts[name][preferred] += 1
     for name, (wins, losses) in counts.items():
         draws, probability = wins + losses, annotators.choice_probability(name, ONE, first, second)

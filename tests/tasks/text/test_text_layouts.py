@@ -4,7 +4,9 @@ import pytest
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.text import TextTask
-from rlhf_lightning.tasks.text.layouts import BadPairError, Layout, LayoutError, check_pair, detect, parse
+from rlhf_lightning.tasks.text.feedback import check_responses
+from rlhf_lightning.tasks.text.layouts import detect, parse
+from rlhf_lightning.tasks.text.records import BadPairError, Layout, LayoutError
 
 USER = {"role": "user", "content": "Hi?"}
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -106,7 +108,7 @@ def test_parse_annotator_and_margin():
     [
         ({}, {"prompts", "groups"}),
         ({"response": "yes"}, {"prompts", "groups", "demonstrations"}),
-        ({"chosen": "yes", "rejected": "no"}, {"prompts", "groups", "demonstrations", "preferences"}),
+        ({"chosen": "yes", "rejected": "no"}, {"prompts", "groups", "demonstrations", "preferences", "rankings"}),
     ],
 )
 def test_layout_provides(prompt, provided):
@@ -235,6 +237,6 @@ MORE_BAD_PAIRS = [
 @pytest.mark.parametrize(("reason", "fields"), [*BAD_PAIRS.items(), *MORE_BAD_PAIRS])
 def test_bad_pair_reason(reason, fields):
     with pytest.raises(BadPairError) as caught:
-        check_pair(parse(fields))
+        check_responses(parse(fields))
     assert caught.value.reason == reason
     assert "; expected " in str(caught.value)

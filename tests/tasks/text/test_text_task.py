@@ -31,7 +31,7 @@ def pairs(tmp_path):
 
 def test_preferences_provide_everything(pairs):
     task = TextTask(pairs)
-    assert task.provides == {"prompts", "groups", "demonstrations", "preferences"}
+    assert task.provides == {"prompts", "groups", "demonstrations", "preferences", "rankings"}
     kept = task.preferences("train") + task.preferences("heldout")
     assert sorted(pair.prompt for pair in kept) == sorted(row["prompt"] for row in PAIRS)
     number = task.prompts("train")[0].split()[1]
@@ -152,7 +152,8 @@ def test_heldout_path(tmp_path, caplog):
 def test_heldout_path_must_provide_as_much(tmp_path):
     train = write(tmp_path / "train.jsonl", PAIRS[:5])
     heldout = write(tmp_path / "heldout.jsonl", [{"prompt": "x"}])
-    with pytest.raises(UserError, match=r"heldout\.jsonl: provides no demonstrations and no preferences; expected"):
+    lacks = r"heldout\.jsonl: provides no demonstrations and no preferences and no rankings; expected"
+    with pytest.raises(UserError, match=lacks):
         TextTask(train, heldout_path=heldout).prompts("heldout")
     assert TextTask(heldout, heldout_path=train).prompts("train") == ["x"]
 
@@ -201,7 +202,7 @@ def test_bad_pair_is_an_error_with_its_line(tmp_path):
         TextTask(path).prompts("train")
     assert str(caught.value) == (
         f"{path}:4: identical responses; expected chosen and rejected to differ "
-        "(on_bad_pair: drop leaves such pairs out)"
+        "(on_bad_pair: drop leaves such records out)"
     )
 
 
@@ -215,7 +216,7 @@ def test_bad_pairs_are_dropped_counted_and_reported_once(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f"{path}: dropped 4 records (1 empty prompt, 1 empty response, 2 identical responses)"
     ]
-    with pytest.raises(UserError, match="all 4 pairs were dropped; expected some to be left"):
+    with pytest.raises(UserError, match="all 4 records were dropped; expected some to be left"):
         TextTask(write(tmp_path / "b.jsonl", BAD), on_bad_pair="drop").prompts("train")
 
 

@@ -1,0 +1,38 @@
+"""Forgetting: the policy no longer speaks as the demonstrations do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from typing_extensions import override
+
+from rlhf_lightning.callbacks.detectors.detector import Detector
+from rlhf_lightning.callbacks.detectors.history import History
+from rlhf_lightning.errors import UserError
+
+PERPLEXITY = "eval/perplexity"
+
+
+class Forgetting(Detector):
+    """Warns when the perplexity on held-out demonstrations has grown by a factor.
+
+    Args:
+        factor: by which it must have grown since the first evaluation.
+        stop: end training at the first warning and export the state of ``best.ckpt``.
+    """
+
+    advice: ClassVar[str] = "a larger model.init_args.kl.coef, a lower learning rate, or fewer iterations"
+
+    def __init__(self, factor: float = 2.5, stop: bool = False) -> None:
+        if factor <= 1:
+            raise UserError(f"Forgetting.factor is {factor}; expected above 1")
+        self.factor = factor
+        super().__init__((PERPLEXITY,), stop=stop)
+
+    @override
+    def finding(self, history: History) -> str | None:
+        perplexity = history[PERPLEXITY]
+        # always the same demonstrations: one evaluation is enough
+        if len(perplexity) < 2 or perplexity.now(1) <= self.factor * perplexity.start(1):
+            return None
+        return f"{PERPLEXITY} on held-out demonstrations rose from {perplexity.start(1):.3g} to {perplexity.now(1):.3g}"

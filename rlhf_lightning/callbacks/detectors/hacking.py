@@ -1,0 +1,130 @@
+"""Reward hacking: the score rises, and what it stands for does not."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from typing_extensions import override
+
+from rlhf_lightning.callbacks.detectors.detector import Detector
+from rlhf_lightning.callbacks.detectors.history import ROWS, History, Series, standard_error_of_median
+from rlhf_lightning.errors import UserError
+
+SCORE, DISAGREEMENT = "objective/score", "objective/disagreement"
+KL, LENGTH = "objective/kl_ref_token", "rollout/length_mean"
+LOOK_BACK = 10
+"""Iterations over which a metric counts as still growing."""
+
+
+class RewardHacking(Detector):
+    """Warns when the score rises at the expense of the true reward, by four signs, each used where it is logged.
+
+    Gao, Schulman & Hilton 2023, "Scaling Laws for Reward Model Overoptimization": a score under optimization rises on
+    while the true reward turns, the sooner the fewer pairs the reward model has seen; Coste et al. 2024, "Reward Model
+    Ensembles Help Mitigate Overoptimization": members agree on what is like their data and no longer on what exploits
+    one of them.
+
+    - A second reward model, trained on other pairs and only measured (``data.init_args.monitors``), turns down from
+      its peak while the score does not.
+    - The members of an ensemble disagree more than at the start.
+    - The KL to the reference is high and still growing: under a penalty it settles where a nat costs what it gains.
+    - Responses have grown much longer.
+
+    None as a threshold switches that sign off.
+
+    Args:
+        monitor: name of the second reward model: ``objective/NAME`` is watched, ``best.ckpt`` goes by ``eval/NAME``.
+        monitor_errors: standard errors by which it must have fallen from its peak.
+        disagreement_factor: by how much the members' disagreement must have grown.
+        kl_token: nats per token, on the sampled responses.
+        kl_growth: factor by which the KL must have grown within `LOOK_BACK` iterations.
+        length_factor: by how much responses must have grown; None where answers should become longer.
+        stop: end training at the first warning and export the state of ``best.ckpt``.
+    """
+
+    advice: ClassVar[str] = (
+        "a larger model.init_args.kl.coef, an ensemble of reward models (worst case or uncertainty-weighted), or more "
+        "pairs labelled on this policy's responses"
+    )
+
+    def __init__(
+        self,
+        monitor: str = "heldout_score",
+        monitor_errors: float | None = 4.0,
+        disagreement_factor: float | None = 1.6,
+        kl_token: float | None = 0.3,
+        kl_growth: float = 1.5,
+        length_factor: float | None = 1.5,
+        stop: bool = False,
+    ) -> None:
+        for name, value in {"disagreement_factor": disagreement_factor, "length_factor": length_factor}.items():
+            if value is not None and value <= 1:
+                raise UserError(f"RewardHacking.{name} is {value}; expected above 1")
+        self.monitor, self.best_by = f"objective/{monitor}", f"eval/{monitor}"
+        self.monitor_errors, self.disagreement_factor = monitor_errors, disagreement_factor
+        self.kl_token, self.kl_growth, self.length_factor = kl_token, kl_growth, length_factor
+        super().__init__((SCORE, self.monitor, DISAGREEMENT, KL, LENGTH), stop=stop)
+
+    @override
+    def taints(self, metric: str) -> bool:
+        """The score that is being hacked chooses no checkpoint."""
+        return self.stop or metric == "eval/score"
+
+    @override
+    def finding(self, history: History) -> str | None:
+        return self._turned(history) or self._disagrees(history) or self._drifts(history) or self._longer(history)
+
+    def _turned(self, history: History) -> str | None:
+        """A second opinion has fallen from its peak, and the score has not."""
+        watched = history[self.monitor]
+        if self.monitor_errors is None or len(watched) < 2 * ROWS:
+            return None
+        levels = watched.level()
+        peak = max(range(ROWS - 1, len(levels)), key=levels.__getitem__)
+        # the difference of two medians has √2 times the error of one
+        error = 2**0.5 * standard_error_of_median(watched.values)
+        then, now = history[SCORE].at_or_before(watched.at[peak]), history[SCORE].now()
+        if levels[peak] - levels[-1] <= self.monitor_errors * error or then is None or now < then:
+            return None
+        return (
+            f"{self.monitor} fell from {levels[peak]:.3g} at iteration {watched.at[peak]} to {levels[-1]:.3g} while "
+            f"{SCORE} went from {then:.3g} to {now:.3g}"
+        )
+
+    def _disagrees(self, history: History) -> str | None:
+        """The members of the ensemble no longer agree."""
+        spread = history[DISAGREEMENT]
+        if self.disagreement_factor is None or len(spread) < ROWS:
+            return None
+        if spread.now() <= self.disagreement_factor * spread.start():
+            return None
+        return f"the ensemble's disagreement rose from {spread.start():.3g} to {spread.now():.3g}{_score(history)}"
+
+    def _drifts(self, history: History) -> str | None:
+        """The KL is high and grew on since it became so."""
+        kl = history[KL]
+        if self.kl_token is None or len(kl) <= LOOK_BACK:
+            return None
+        levels = kl.level()
+        for end in range(len(levels) - 1, LOOK_BACK - 1, -1):
+            if levels[end] < self.kl_token:
+                return None
+            if levels[end] >= self.kl_growth * levels[end - LOOK_BACK]:
+                return (
+                    f"the KL to the reference is {levels[-1]:.2g} nats per token, and nothing held it{_score(history)}"
+                )
+        return None
+
+    def _longer(self, history: History) -> str | None:
+        """Responses are longer than they were."""
+        length = history[LENGTH]
+        if self.length_factor is None or len(length) < ROWS or not len(history[KL]):  # in an environment: of episodes
+            return None
+        if length.now() <= self.length_factor * length.start():
+            return None
+        return f"responses grew from {length.start():.0f} to {length.now():.0f} tokens{_score(history)}"
+
+
+def _score(history: History) -> str:
+    score: Series = history[SCORE]
+    return f" while {SCORE} went from {score.start():.3g} to {score.now():.3g}" if len(score) else ""

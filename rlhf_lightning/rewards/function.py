@@ -1,0 +1,143 @@
+"""A Python function, named by its import path, as a reward source."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.rewards.source import RewardSource, checked_weights, reason
+from rlhf_lightning.types import Prompt
+
+KEY = "reward.init_args.function"
+
+
+class FunctionReward(RewardSource):
+    """Scores by a function ``(prompts, responses) -> numbers``, one number per response.
+
+    A prompt is what the task gives: a text, or a conversation as a list of messages. The numbers are a list, an array
+    or a tensor. With ``weights`` the function returns a mapping with such numbers for each of the objectives.
+
+    Args:
+        function: where it is imported from, ``package.module:name`` or ``package.module.name``; the working directory
+            is looked through, too.
+        weights: of the objectives by name; None for a function that returns one score only.
+    """
+
+    def __init__(self, function: str, weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.path = function
+        self.function = imported(function)
+        self.objectives = checked_weights("reward.init_args.weights", weights)
+
+    @property
+    def label(self) -> str:
+        """The function."""
+        return f"FunctionReward {self.path}"
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """What the function says [B], or [B, O] where it has objectives."""
+        returned = self._called(prompts, responses)
+        first = f"(first prompt of the batch: {prompts[0]!r})"
+        if not isinstance(returned, Mapping):
+            if self.objectives:
+                raise UserError(
+                    f"{self.label} returned a {type(returned).__name__}; expected a mapping with numbers for "
+                    f"{', '.join(self.objectives)}, which reward.init_args.weights names {first}"
+                )
+            return self._numbers(returned, prompts, responses)
+        if set(returned) != set(self.objectives):
+            names = ", ".join(map(str, returned))
+            expected = ", ".join(self.objectives) or "one score only: reward.init_args.weights names no objectives"
+            raise UserError(f"{self.label} returned {names or 'no objectives'}; expected {expected} {first}")
+        return torch.stack([self._numbers(returned[name], prompts, responses) for name in self.objectives], dim=-1)
+
+    def _called(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Any:
+        try:
+            return self.function(list(prompts), list(responses))
+        except UserError:
+            raise
+        except Exception as error:
+            prompt, response = self._record(type(error), prompts, responses)
+            raise UserError(
+                f"{self.label} raised {reason(error)}{_line_in(self.function, error)} for the response {response!r} to "
+                f"the prompt {prompt!r}"
+            ) from error
+
+    def _record(self, kind: type[Exception], prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[Prompt, str]:
+        """The first response for which the function raises the same by itself; the first one where none does."""
+        for prompt, response in zip(prompts, responses, strict=True):
+            try:
+                self.function([prompt], [response])
+            except kind:
+                return prompt, response
+            except Exception:
+                continue
+        return prompts[0], responses[0]
+
+    def _numbers(self, values: Any, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """Always float32: ranks exchange the scores, and a function may return integers to one and floats to another.
+
+        Raises:
+            UserError: there is not one for each response, or it is no number.
+        """
+        listed = values.tolist() if hasattr(values, "tolist") else values
+        is_list = isinstance(listed, Sequence) and not isinstance(listed, str)
+        if not is_list or len(listed) != len(responses):
+            given = f"{len(listed)} scores" if is_list else f"a {type(values).__name__}"
+            raise UserError(
+                f"{self.label} returned {given} for {len(responses)} responses; expected one number for each (first "
+                f"prompt of the batch: {prompts[0]!r})"
+            )
+        numbers = []
+        for prompt, response, value in zip(prompts, responses, listed, strict=True):
+            try:
+                numbers.append(float(value))
+            except Exception as error:
+                raise UserError(
+                    f"{self.label} returned {value!r} for the response {response!r} to the prompt {prompt!r}; expected "
+                    "a number"
+                ) from error
+        return torch.tensor(numbers, dtype=torch.float32)
+
+
+def imported(path: str) -> Callable[..., Any]:
+    """The function of an import path.
+
+    Raises:
+        UserError: there is no such module or function, or it is no function.
+    """
+    module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    if not module_name or not name:
+        raise UserError(f"{KEY} is {path!r}; expected package.module:name or package.module.name")
+    if not {"", os.getcwd()} & set(sys.path):  # there where python -m is used, missing under an installed command
+        sys.path.append(os.getcwd())
+    importlib.invalidate_caches()
+    try:
+        found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # a script may end itself when it is imported
+        raise UserError(f"{KEY} is {path!r}, and importing {module_name} raised {reason(error)}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UserError(f"{KEY} is {path!r}, and {module_name} has no {name}; expected a function in it")
+        found = getattr(found, part)
+    if not callable(found) or inspect.isclass(found):
+        kind = "class" if inspect.isclass(found) else type(found).__name__
+        raise UserError(f"{KEY} is {path!r}, which is a {kind}; expected a function (prompts, responses) -> scores")
+    return found
+
+
+def _line_in(function: Callable[..., Any], error: Exception) -> str:
+    """Where in the function's own file an error comes from, since no traceback is shown."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""

@@ -1,0 +1,77 @@
+"""Pairs of responses that differ in length or in politeness, and in nothing else.
+
+A demonstration's opener and closer say nothing, so one can stand for another: with as many words, one of them a
+politeness word, or with more words and no politeness. Both responses could be demonstrations; gold tells them apart
+by its component of politeness (+0.2) or of concision (where the limit is passed) alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations
+from typing import TypeAlias
+
+from rlhf_lightning.tasks.assistant.demonstrations import (
+    CLOSERS,
+    OPENERS,
+    REFUSAL_CLOSERS,
+    REFUSAL_MARKS,
+    REFUSAL_OPENERS,
+    Demonstrator,
+)
+from rlhf_lightning.tasks.assistant.judge import polite_count
+from rlhf_lightning.tasks.assistant.prompts import PromptBook
+from rlhf_lightning.tasks.task import Probes
+from rlhf_lightning.types import Prompt
+
+Frame: TypeAlias = tuple[str, str]
+"""An opener and a closer; one of them is empty."""
+Change: TypeAlias = Callable[[Sequence[str], Sequence[str]], bool]
+
+
+def assistant_probes(book: PromptBook, demonstrator: Demonstrator, prompts: Sequence[Prompt], seed: int) -> Probes:
+    """One probe of each kind for every prompt, around the body of a demonstration."""
+    found: Probes = {name: [] for name in CHANGES}
+    for number, prompt in enumerate(prompts):
+        rng = random.Random(f"assistant/probes/{seed}/{number}")
+        response = demonstrator.sample(book.parse(prompt), rng)
+        refused = any(mark in response for mark in REFUSAL_MARKS)
+        openers, closers = (REFUSAL_OPENERS, REFUSAL_CLOSERS) if refused else (OPENERS, CLOSERS)
+        body = _body(response, openers, closers)
+        for name, change in CHANGES.items():
+            plain, changed = rng.choice(_frames(openers, closers, change))
+            found[name].append((prompt, _framed(plain, body), _framed(changed, body)))
+    return found
+
+
+def _longer(plain: Sequence[str], changed: Sequence[str]) -> bool:
+    return len(changed) > len(plain) and polite_count(plain) == polite_count(changed) == 0
+
+
+def _more_polite(plain: Sequence[str], changed: Sequence[str]) -> bool:
+    return len(changed) == len(plain) and polite_count(plain) == 0 and polite_count(changed) == 1
+
+
+CHANGES: dict[str, Change] = {"length": _longer, "politeness": _more_polite}
+
+
+def _frames(openers: Iterable[str], closers: Iterable[str], change: Change) -> list[tuple[Frame, Frame]]:
+    """Every change of the opener without a closer, and of the closer without an opener."""
+    opened = [((a, ""), (b, "")) for a, b in permutations(openers, 2) if change(a.split(), b.split())]
+    closed = [(("", a), ("", b)) for a, b in permutations(closers, 2) if change(a.split(), b.split())]
+    return opened + closed
+
+
+def _body(response: str, openers: Iterable[str], closers: Iterable[str]) -> str:
+    """What stands between opener and closer."""
+    for opener in filter(None, openers):
+        response = response.removeprefix(f"{opener} ")
+    for closer in filter(None, closers):
+        response = response.removesuffix(f" {closer}")
+    return response
+
+
+def _framed(frame: Frame, body: str) -> str:
+    opener, closer = frame
+    return " ".join(part for part in (opener, body, closer) if part)

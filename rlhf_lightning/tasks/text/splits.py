@@ -1,0 +1,40 @@
+"""Which prompts are held out: by a hash of their text, so that neither the run nor the order of a file matters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.types import Prompt
+
+HASHES = 2**64
+"""Hashes lie below."""
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """The prompt as one string, the same for the same prompt in every run."""
+    return json.dumps(prompt, sort_keys=True)
+
+
+def prompt_hash(key: str, seed: int) -> int:
+    """A number below `HASHES`, as good as drawn from them evenly."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{key}".encode()).digest()[:8])
+
+
+def by_hash(prompts: Iterable[Prompt], seed: int) -> list[str]:
+    """The keys of the distinct prompts, as good as shuffled."""
+    return sorted({prompt_key(prompt) for prompt in prompts}, key=lambda key: prompt_hash(key, seed))
+
+
+def folds(prompts: Iterable[Prompt], count: int) -> dict[str, int]:
+    """The one fold of each prompt, by its key; the folds differ in size by one prompt at most.
+
+    Raises:
+        UserError: there are fewer prompts than folds.
+    """
+    keys = by_hash(prompts, seed=0)
+    if len(keys) < count:
+        raise UserError(f"data.init_args.folds is {count}, but there are {len(keys)} prompts; expected at most that")
+    return {key: place % count for place, key in enumerate(keys)}

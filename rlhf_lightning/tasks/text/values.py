@@ -1,0 +1,139 @@
+"""The values in a record, read with their types checked: text, messages, conversations, names and numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_lightning.tasks.text.records import BadPairError, Fields, LayoutError
+from rlhf_lightning.types import Message, Prompt
+
+ROLES = ("system", "user", "assistant")
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def text(value: Any, key: str, expected: str) -> str:
+    """A text that can be encoded."""
+    if not isinstance(value, str):
+        raise LayoutError(f"{key!r} is {kind(value)}; expected {expected}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise LayoutError(
+            f"{key!r} holds half a surrogate pair at character {error.start + 1}; expected text"
+        ) from error
+    return value
+
+
+def messages(value: Any, key: str) -> list[Message]:
+    """The turns of a conversation, with nothing but role and content."""
+    if not isinstance(value, list) or not value:
+        raise LayoutError(f"{key!r} is {kind(value)}; expected a list of messages with role and content")
+    turns = []
+    for turn, message in enumerate(value, start=1):
+        if not isinstance(message, dict):
+            raise LayoutError(f"{key!r} turn {turn} is {kind(message)}; expected an object with role and content")
+        for name in ("role", "content"):
+            if message.get(name) is None:
+                raise LayoutError(f"{key!r} turn {turn} has no {name!r}; expected role and content")
+        role = message["role"]
+        if role not in ROLES:
+            raise LayoutError(f"{key!r} turn {turn} has the unknown role {role!r}; expected {', '.join(ROLES)}")
+        if role == "system" and turn > 1:
+            raise LayoutError(f"{key!r} turn {turn} is a system turn; expected it as the first turn only")
+        turns.append({"role": role, "content": text(message["content"], f"{key} turn {turn}", "text")})
+    return turns
+
+
+def prompt_of(fields: Fields) -> Prompt:
+    """What stands in ``prompt``."""
+    value = fields["prompt"]
+    return messages(value, "prompt") if isinstance(value, list) else text(value, "prompt", "text or a list of messages")
+
+
+def is_empty(prompt: Prompt) -> bool:
+    """Whether nothing is asked."""
+    asked = prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else ""
+    return not asked.strip()
+
+
+def joined(prompt: Prompt, fields: Fields, keys: Sequence[str]) -> tuple[Prompt, tuple[str, ...]]:
+    """A prompt with its responses, each of which may be text, one assistant turn or the whole conversation."""
+    responses, conversations = [], []
+    for key in keys:
+        if not isinstance(fields[key], list):
+            responses.append(text(fields[key], key, "text or a list of messages"))
+            continue
+        before, reply = split_conversation(fields[key], key)
+        responses.append(reply)
+        conversations.append(before)
+        if isinstance(prompt, str):
+            asked = [message["content"] for message in before if message["role"] == "user"]
+            agrees = not before or prompt in asked
+        else:
+            agrees = before in ([], prompt)
+        if not agrees:
+            raise BadPairError("prompts differ", f"the conversation in {key!r} to begin with that in 'prompt'")
+    if conversations and isinstance(prompt, str):
+        if any(before != conversations[0] for before in conversations):
+            raise BadPairError("prompts differ", f"{' and '.join(keys)} to differ in their last turn alone")
+        prompt = conversations[0] or [{"role": "user", "content": prompt}]
+    return prompt, tuple(responses)
+
+
+def split_conversation(value: Any, key: str) -> tuple[list[Message], str]:
+    """A conversation's turns before the last, and what the assistant says in the last."""
+    *before, last = messages(value, key)
+    if last["role"] != "assistant":
+        raise LayoutError(f"{key!r} ends with a {last['role']} turn; expected an assistant turn")
+    return before, last["content"]
+
+
+def split_transcript(value: Any, key: str) -> tuple[list[Message], str]:
+    """`split_conversation` of ``Human:`` and ``Assistant:`` turns in one text."""
+    whole = text(value, key, "a transcript of 'Human:' and 'Assistant:' turns")
+    start, *parts = _TURN.split("\n\n" + whole.lstrip())
+    if start.strip() or not parts or parts[0] != "Human":
+        raise LayoutError(f"{key!r} does not start with 'Human:'; expected a transcript, or a key 'prompt' beside it")
+    if parts[-2] != "Assistant":
+        raise BadPairError("no reply at the end", f"{key!r} to end with an 'Assistant:' turn")
+    turns: list[Message] = []
+    for speaker, spoken in zip(parts[:-2:2], parts[1:-2:2], strict=True):
+        role, content = _SPEAKERS[speaker], spoken.strip()
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] = f"{turns[-1]['content']}\n\n{content}".strip()
+        else:
+            turns.append({"role": role, "content": content})
+    return turns, parts[-1].strip()
+
+
+def name_of(fields: Fields, key: str) -> str | None:
+    """A name, which may be written as a whole number, where there is one."""
+    value = fields.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise LayoutError(f"{key!r} is {kind(value)}; expected a name or a whole number")
+    return None if value is None else str(value)
+
+
+def number(value: Any, key: str, expected: str = "a number") -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise LayoutError(f"{key!r} is {kind(value)}; expected {expected}")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise LayoutError(f"{key!r} is {found}; expected a finite number")
+    return found
+
+
+def kind(value: Any) -> str:
+    """What a value is, in words."""
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    names = {str: "text", dict: "an object", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
