@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
+from rlhf_lightning.rewards.objectives import ObjectiveWeights
+from rlhf_lightning.rewards.scaling import Scaling
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 
@@ -221,10 +223,14 @@ def _subclasses(bases: list[type]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+_NAMED_BY_NOBODY = (LightningModule, LightningDataModule, Callback, Task, RewardSource, Scaling, ObjectiveWeights)
+"""Classes that mean something only where others derive from them."""
+
+
 def _is_base(cls: type) -> bool:
     """Whether others derive from the class and nobody names it."""
     derived = any(child.__module__.startswith("rlhf_lightning.") for child in type.__subclasses__(cls))
-    return derived and issubclass(cls, LightningModule | LightningDataModule | Callback | Task | RewardSource)
+    return derived and issubclass(cls, _NAMED_BY_NOBODY)
 
 
 def _classes_in(module: str) -> list[str]:

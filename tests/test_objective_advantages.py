@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from training_helpers import CountsB, Letters, distance, fit, ppo, rollouts, same, snapshot
+from training_helpers import AtHook, CountsB, Letters, distance, fit, ppo, rollouts, same, snapshot, tiny
 from transformers import AutoModelForSequenceClassification
 
 from rlhf_lightning.actor_critic import CriticOptions
+from rlhf_lightning.algorithms.a2c import A2C
+from rlhf_lightning.algorithms.cpi import CPI
+from rlhf_lightning.algorithms.npg import NPG
+from rlhf_lightning.algorithms.reinforce import REINFORCE
+from rlhf_lightning.algorithms.trpo import TRPO
+from rlhf_lightning.baselines import ValueBaseline
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.models.control import ControlCritic
@@ -155,6 +161,28 @@ def test_microbatches_change_nothing(shared):
     torch.testing.assert_close(parts.batch.returns, whole.batch.returns, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(parts.batch.advantages, whole.batch.advantages, rtol=1e-4, atol=1e-5)
     assert distance(snapshot(parts), snapshot(whole)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        (A2C, {"critic": PER_OBJECTIVE}),
+        (TRPO, {"critic": PER_OBJECTIVE}),
+        (NPG, {"critic": PER_OBJECTIVE}),
+        (CPI, {"critic": PER_OBJECTIVE, "minibatch_size": 4}),
+        (REINFORCE, {"baseline": ValueBaseline(PER_OBJECTIVE)}),
+    ],
+)
+def test_every_algorithm_with_a_critic_trains(algorithm, settings):
+    task = Letters()
+    module = algorithm(task, tiny(), **settings)
+    starts = []
+    start = AtHook("on_train_start", lambda trainer, module: starts.append(snapshot(module)))
+    rows = fit(module, rollouts(task, BAndShort()), start, max_epochs=2).rows
+    assert module.batch.old_values.shape == (*module.batch.action_mask.shape, 2)
+    assert rows[2]["value/loss"] > 0
+    moved = {name.partition(".")[0] for name, value in snapshot(module).items() if not value.equal(starts[0][name])}
+    assert moved == {"policy", "critic"}
 
 
 def test_learned_weights_are_those_of_the_iteration():

@@ -1,11 +1,11 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.types import Rollout, TokenContext, TrainBatch
+from rlhf_lightning.types import ObservationContext, Rollout, TokenContext, TrainBatch
 
 NAN = float("nan")
 
@@ -38,6 +38,7 @@ def make_batch(sizes: list[tuple[int, int]], *, prompt_width: int = 5, width: in
         old_values=floats(0.2),
         advantages=floats(0.3),
         returns=floats(0.4),
+        ref_logprobs=floats(0.5),
     )
 
 
@@ -155,6 +156,18 @@ def test_select_leaves_the_batch_alone():
     chosen.context.input_ids.zero_()
     assert batch.advantages[0].tolist()[:3] == pytest.approx([0.3, 1.3, 2.3])
     assert batch.context.input_ids[0].tolist() == [-1, -1, -1, 0, 1]
+
+
+def test_a_batch_without_reference_logprobs_stays_without():
+    batch = replace(make_batch([(2, 3), (1, 1)]), ref_logprobs=None)
+    for changed in (batch.select(torch.tensor([1])), batch.to("meta"), batch.units()):
+        assert changed.ref_logprobs is None
+
+
+def test_units_take_reference_logprobs_along():
+    observations = torch.zeros(2, 6, 1)
+    batch = replace(make_batch([(1, 3), (1, 1)]), context=ObservationContext(observations, observations))
+    assert batch.units().ref_logprobs.flatten().tolist() == pytest.approx([0.5, 1.5, 2.5, 100.5])
 
 
 @pytest.mark.parametrize("make", [make_batch, make_rollout])

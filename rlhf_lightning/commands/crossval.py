@@ -177,11 +177,12 @@ def _said(row: Row) -> str:
 
 def _interval(name: str, of: Mapping[str, float]) -> str:
     low, high = _cell(name, of["low"]), _cell(name, of["high"])
-    return f"{low.removesuffix(' %')} to {high}"
+    return f"{low.partition(' ')[0]} to {high}"
 
 
 def _cell(name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    text = f"{value:.3f}" if name == "loss" else f"{100 * value:.1f} %"
-    return text.replace("-", "−")
+    if name == "loss":
+        return f"{value:.3f}"
+    return f"{100 * value:.1f} {'points' if name == 'gap' else '%'}".replace("-", "−")

@@ -42,6 +42,8 @@ def judge_of(task: Task, labels: str, objectives: Sequence[str], annotations: in
             raise UserError(f"--objectives names {', '.join(map(repr, unknown))}; expected {there}")
     if labels == "annotators":
         task.require(frozenset({"annotators"}), by="pairs")
+        if annotations > 1:
+            task.panel(0, annotations)  # there are that many
         return _annotators(task, gold, objectives, annotations)
     if gold is None:
         raise UserError(f"--labels gold needs a task with a gold reward, which {type(task).__name__} has not got")

@@ -66,8 +66,9 @@ def pareto(runs: Run | Sequence[Run], x: str = "helpful", y: str = "concise", co
         UserError: no run has both objectives evaluated.
     """
     found = [(entry.name, entry.run) for entry in entries(runs) if entry.run.kind == "policy"]
-    kind = "gold" if any(len(run.series(f"eval/gold_{name}")) for _, run in found for name in (x, y)) else "score"
-    shown = [(name, run) for name, run in found if all(len(run.series(f"eval/{kind}_{o}")) for o in (x, y))]
+    by_kind = {kind: [(name, run) for name, run in found if _has(run, kind, x, y)] for kind in ("gold", "score")}
+    kind = "gold" if by_kind["gold"] else "score"
+    shown = by_kind[kind]
     if not shown:
         raise UserError(f"no policy run in which the objectives {x} and {y} were evaluated")
     labels = _Labels.of([run for _, run in shown])
@@ -76,7 +77,7 @@ def pareto(runs: Run | Sequence[Run], x: str = "helpful", y: str = "concise", co
     figure, axes = _sheet(room=_BAR_GAP + _BAR + _RIGHT if shaded else 0.3)
     scale = _scale(figure, outcomes, str(color)) if shaded else None
     left_out = [name for name, run in found if all(run is not other for _, other in shown)]
-    heading(figure, f"{x} against {y}".capitalize(), _note(kind, labels, left_out), left=0.25)
+    heading(figure, f"{x} against {y}".capitalize(), _note(kind, labels, left_out), left=0.4)
     _dress(axes, x, y, [place for o in outcomes for place in (o.place, o.start) if place is not None])
     _draw(axes, outcomes, scale)
     return figure
@@ -92,6 +93,10 @@ def front(places: Sequence[tuple[float, float]]) -> list[int]:
 
 
 # -- what is shown ---------------------------------------------------------------------------------------------
+
+
+def _has(run: Run, kind: str, *objectives: str) -> bool:
+    return all(len(run.series(f"eval/{kind}_{name}")) for name in objectives)
 
 
 def _outcome(run: Run, label: str, kind: str, objectives: tuple[str, str, str | None]) -> Outcome:
@@ -150,7 +155,7 @@ def _note(kind: str, labels: _Labels, left_out: Sequence[str]) -> str:
     if labels.differing:
         parts.append(f"labels: weights of {' : '.join(labels.differing)}")
     if labels.common:
-        parts.append("all with " + ", ".join(f"{name} {_plain(weight)}" for name, weight in labels.common.items()))
+        parts.append("all with " + ", ".join(f"{name}\u00a0{_plain(weight)}" for name, weight in labels.common.items()))
     parts.append("filled: no run is better in both")
     if left_out:
         parts.append(f"without these objectives: {', '.join(left_out)}")

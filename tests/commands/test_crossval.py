@@ -87,7 +87,7 @@ def test_crossval_runs_all_folds_and_writes_what_came_out(fits, capsys):
         {"fold": 1, "accuracy": 0.64, "loss": 0.63, "train_accuracy": 0.72, "gap": 0.08}
     )
     shown = capsys.readouterr().out
-    assert "fold_1: accuracy 64.0 %, loss 0.630, train accuracy 72.0 %, over-fitting gap 8.0 % (2 of 3 folds)" in shown
+    assert "fold_1: accuracy 64.0 %, loss 0.630, train accuracy 72.0 %, over-fitting gap 8.0 points (2 of 3 folds)" in shown
     assert "made runs/cv/crossval.json" in shown
 
 
@@ -105,8 +105,8 @@ def test_crossval_table_has_a_line_for_each_fold_the_mean_and_its_interval(fits,
     run()
     lines = [line.split() for line in capsys.readouterr().out.split("\n\n")[-2].splitlines()]
     assert lines[0] == ["fold", "accuracy", "loss", "train", "accuracy", "over-fitting", "gap"]
-    assert lines[2] == ["0", "66.0", "%", "0.610", "71.0", "%", "5.0", "%"]
-    assert lines[6] == ["mean", "66.0", "%", "0.613", "71.0", "%", "5.0", "%"]
+    assert lines[2] == ["0", "66.0", "%", "0.610", "71.0", "%", "5.0", "points"]
+    assert lines[6] == ["mean", "66.0", "%", "0.613", "71.0", "%", "5.0", "points"]
     assert lines[7][:6] == ["95", "%", "61.0", "to", "71.0", "%"]
 
 

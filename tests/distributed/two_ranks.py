@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from training_helpers import Letters, fit, ppo, rollouts, snapshot, tiny
+from training_helpers import CountsB, Letters, PaysFor, fit, ppo, rollouts, snapshot, tiny
 
 from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.algorithms.a2c import A2C
@@ -31,15 +31,34 @@ from rlhf_lightning.algorithms.trpo import TRPO
 from rlhf_lightning.baselines import ValueBaseline
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.environments import EnvironmentDataModule
-from rlhf_lightning.data.preferences import PreferenceDataModule
+from rlhf_lightning.data.preferences import PreferenceDataModule, RankingDataModule
 from rlhf_lightning.distributed import rank
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fisher import FisherOptions
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
+from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl, KLLoss, ThresholdKLControl
 from rlhf_lightning.models.control_backbone import ControlBackbone
 from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.reward_losses import PlackettLuce
 from rlhf_lightning.reward_modeling import RewardModeling
+from rlhf_lightning.rewards.composite import CompositeReward
+from rlhf_lightning.rewards.objectives import Lagrangian
+from rlhf_lightning.rewards.scaling import Clip as RewardClip
+from rlhf_lightning.rewards.scaling import RunningZScore
 from rlhf_lightning.tasks.control import Control
+from rlhf_lightning.types import Ranking
+
+
+class Ranked(Letters):
+    """Two or three answers to a prompt, those with more ``b`` first."""
+
+    provides = Letters.provides | {"rankings"}
+
+    def rankings(self, split):
+        texts = ("b b", "b a", "a a")
+        return [
+            Ranking(self.noun_prompt(i), texts[: 2 + i % 2], annotator=f"person {i % 2}")
+            for i in self.numbers("preferences", split)
+        ]
 
 
 def optimization(microbatch_size: int | None) -> Optimization:
@@ -61,6 +80,38 @@ def run_reward_modeling(microbatch_size: int | None = None, **settings: Any) -> 
     module = RewardModeling(task, tiny(), optimization(microbatch_size), log_every=1)
     rows = fit(module, PreferenceDataModule(task, batch_size=4), max_steps=5, **settings)
     return rows, module
+
+
+def run_ensemble(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    """Three members on lists of unequal length."""
+    task = Ranked()
+    loss = {"loss": PlackettLuce(), "centering": 0.1}
+    module = RewardModeling(task, tiny(), optimization(microbatch_size), log_every=1, members=3, **loss)
+    return fit(module, RankingDataModule(task, batch_size=4), max_steps=5, **settings), module
+
+
+def run_objectives(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    """PPO with two objectives, one of them held above a floor: a value of each, running scaling, the KL in the loss."""
+    task = Letters()
+    module = ppo(
+        task,
+        minibatch_size=4,
+        critic=CriticOptions(per_objective=True),
+        kl=ThresholdKLControl(0.1, loss=KLLoss("k2"), target=0.05),
+        optimization=optimization(microbatch_size),
+        eval_every=2,
+    )
+    data = rollouts(
+        task,
+        CompositeReward({"b": CountsB(), "one": PaysFor("b")}, {"one": 0.5}),
+        size=12,
+        eval_prompts=7,
+        scaling=[RunningZScore(), RewardClip(-3, 3)],
+        weights=Lagrangian("b", {"one": 0.3}, lr=0.5),
+        monitors={"watched": PaysFor("a")},
+        length_penalty=0.01,
+    )
+    return fit(module, data, max_epochs=3, **settings), module
 
 
 def run_ppo(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
@@ -115,6 +166,8 @@ MINIBATCHES = {"minibatch_size": 4, "kl": KLControl(0.1)}
 RUNS = {
     "sft": run_sft,
     "reward_modeling": run_reward_modeling,
+    "ensemble": run_ensemble,
+    "objectives": run_objectives,
     "ppo": run_ppo,
     "dpo": run_dpo,
     "control": run_control,

@@ -47,6 +47,8 @@ CALLS = {
     kl.k1: partial(kl.k1, VALUES, VALUES),
     kl.k2: partial(kl.k2, VALUES, VALUES),
     kl.k3: partial(kl.k3, VALUES, VALUES),
+    kl.halve_double_coefficient: partial(kl.halve_double_coefficient, 0.1, 5.0, target=6.0),
+    kl.threshold_coefficient: partial(kl.threshold_coefficient, 0.1, 5.0, target=6.0),
     kl.ziegler_coefficient: partial(kl.ziegler_coefficient, 0.1, 5.0, target=6.0, gain=0.1),
     logprobs.tempered_log_softmax: partial(logprobs.tempered_log_softmax, VALUES, temperature=1.0),
     logprobs.entropy_of: partial(logprobs.entropy_of, VALUES),

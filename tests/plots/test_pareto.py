@@ -93,7 +93,7 @@ def test_points_are_labelled_by_the_weights_that_differ_or_by_the_floors(sweep):
     assert "concise ≥ −0.05, harmless ≥ 0" in texts(figure)
     assert "before training" in texts(figure)
     note = figure.texts[1].get_text().replace("\n", " ")
-    assert "labels: weights of concise · all with helpful 1, harmless 2" in note
+    assert "labels: weights of concise · all with helpful\u00a01, harmless\u00a02" in note
 
 
 def test_where_several_weights_differ_all_of_them_are_in_the_label(tmp_path):
