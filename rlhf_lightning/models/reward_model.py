@@ -183,8 +183,7 @@ class RewardModel(nn.Module):
             annotators=settings["annotators"],
             combine=combine or _combination(settings["combine"], path),
         )
-        if settings["centers"] is not None:
-            model.centers.copy_(torch.tensor(settings["centers"]))
+        model.centers.copy_(torch.tensor(settings["centers"] or [[_center(member)] for member in members]))
         model.temperature.fill_(settings["temperature"])
         return model
 
@@ -199,6 +198,11 @@ _PLAIN = {
     "temperature": 1.0,
 }
 """What holds of a reward model that was not trained here."""
+
+
+def _center(member: RewardNetwork) -> float:
+    """Of a network that lies by itself, as a member of an ensemble does."""
+    return float(getattr(member.model.config, "score_center", 0.0))
 
 
 def _read_settings(path: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def weighted_advantages(
 
     However far an objective's scores are spread, it pulls as hard as its weight says. One value function for each
     objective: Xu et al. 2020, "Prediction-Guided Multi-Objective Reinforcement Learning for Continuous Robot Control",
-    § 3.2, where advantages are weighed as they are.
+    where advantages are weighed as they are.
 
     Args:
         weights: w; what counts is their ratios, where the result is scaled again.

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import panels
 from rlhf_lightning.plots.labels import Label, end_labels, heading
-from rlhf_lightning.plots.style import GOLD, HELD_OUT, MUTED, PLAIN, TRAIN, number, styled
+from rlhf_lightning.plots.style import GOLD, HELD_OUT, MUTED, PLAIN, TRAIN, WARN, number, styled
 from rlhf_lightning.runs import Run
 
 
@@ -68,7 +68,11 @@ _PANELS = (
     Panel(
         "Biases",
         "score change, standard deviations",
-        (Line("length", "eval/bias_length"), Line("politeness", "eval/bias_politeness", PLAIN)),
+        (
+            Line("length", "eval/bias_length"),
+            Line("politeness", "eval/bias_politeness", PLAIN),
+            Line("repetition", "eval/bias_repetition", WARN),
+        ),
     ),
     Panel("Agreement of members", "share of pairs, each two", (Line("held out", "eval/agreement"),)),
 )

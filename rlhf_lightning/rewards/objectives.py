@@ -73,7 +73,7 @@ class Lagrangian(ObjectiveWeights):
 
         λ_i ← min(max(λ_i + lr (floor_i − mean of i), 0), maximum)
 
-    Tessler et al. 2019, "Reward Constrained Policy Optimization", eq. 9 (dual ascent, projected to an interval); the
+    Tessler et al. 2019, "Reward Constrained Policy Optimization" (dual ascent, projected to an interval); the
     division by 1 + λ as in Stooke et al. 2020, "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods",
     and Dai et al. 2023, "Safe RLHF: Safe Reinforcement Learning from Human Feedback". The latter move log λ by lr λ
     times the violation instead: from a small λ that takes very long to come back.

@@ -87,7 +87,10 @@ def test_crossval_runs_all_folds_and_writes_what_came_out(fits, capsys):
         {"fold": 1, "accuracy": 0.64, "loss": 0.63, "train_accuracy": 0.72, "gap": 0.08}
     )
     shown = capsys.readouterr().out
-    assert "fold_1: accuracy 64.0 %, loss 0.630, train accuracy 72.0 %, over-fitting gap 8.0 points (2 of 3 folds)" in shown
+    assert (
+        "fold_1: accuracy 64.0 %, loss 0.630, train accuracy 72.0 %, over-fitting gap 8.0 points (2 of 3 folds)"
+        in shown
+    )
     assert "made runs/cv/crossval.json" in shown
 
 

@@ -152,3 +152,11 @@ def test_the_last_reply_is_scored_given_the_dialogue():
     assert model.score([DIALOGUE], ["blue"]).item() == pytest.approx(expected, abs=1e-4)
     other = [DIALOGUE[0], {"role": "assistant", "content": "green"}, DIALOGUE[2]]
     assert abs(model.score([other], ["blue"]).item() - expected) > 1e-3
+
+
+def test_a_member_by_itself_is_a_reward_model(tmp_path):
+    model = ensemble(3)
+    model.save(tmp_path)
+    expected = model.member_scores(PROMPTS, RESPONSES)[2, :, 0]
+    alone = RewardModel.from_pretrained(tmp_path / "member_2")
+    torch.testing.assert_close(alone.score(PROMPTS, RESPONSES), expected, rtol=0, atol=1e-5)

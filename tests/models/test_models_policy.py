@@ -62,6 +62,16 @@ def test_evaluate_kl_is_exact_and_of_both_tempered_distributions(kind, temperatu
     assert policy.evaluate(context(*PROMPTS), ACTIONS, MASK, against=policy).kl.abs().max() < 1e-12
 
 
+def test_evaluate_forward_kl_is_the_reverse_one_of_the_other_policy(kind):
+    policy, other = (tiny_models.policy(kind, temperature=0.7, seed=seed).double() for seed in (0, 1))
+    inputs = context(*PROMPTS), ACTIONS, MASK
+    forward = policy.evaluate(*inputs, against=other, direction="forward")
+    swapped = other.evaluate(*inputs, against=policy)
+    torch.testing.assert_close(forward.kl, swapped.kl, rtol=0, atol=1e-12)
+    assert (forward.kl - policy.evaluate(*inputs, against=other).kl).abs().max() > 1e-4
+    assert torch.equal(forward.logprobs, policy.evaluate(*inputs).logprobs)  # its own, whatever the direction
+
+
 def test_evaluate_gradient_is_that_of_the_log_softmax_by_hand(kind):
     policy = tiny_models.policy(kind, temperature=0.7).double()
     outputs = policy.evaluate(context(*PROMPTS), ACTIONS, MASK)

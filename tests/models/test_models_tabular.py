@@ -87,6 +87,8 @@ def test_evaluate_equals_plain_loops(temperature):
     torch.testing.assert_close(outputs.logprobs, by_hand(one, lambda p, _, action: math.log(p[action])))
     torch.testing.assert_close(outputs.entropy, by_hand(one, lambda p, *_: -sum(x * math.log(x) for x in p if x > 0)))
     torch.testing.assert_close(outputs.kl, by_hand(one, kl))
+    forward = other.evaluate(*padded(garbage=-100), against=one, direction="forward").kl
+    torch.testing.assert_close(forward, by_hand(one, kl))
     assert one.evaluate(*padded()).kl is None
     assert outputs.kl.max() > 0.1
 

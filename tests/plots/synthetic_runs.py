@@ -240,6 +240,7 @@ def write_reward(path, *, steps=600, done=True, ceiling=0.71, seed=0, **parts):
         "eval/agreement": 0.6 + 0.23 * learned,
         "eval/bias_length": 0.34 * learned,
         "eval/bias_politeness": -0.05 * learned,
+        "eval/bias_repetition": -0.1 * learned,
     }
     for values in train.values():
         values[0] = np.nan

@@ -17,7 +17,7 @@ LOOK_BACK = 10
 
 
 class RewardHacking(Detector):
-    """Warns when the score rises at the expense of the true reward, by four signs, each used where it is logged.
+    """Warns when the score rises at the expense of the true reward, by five signs, each used where it is logged.
 
     Gao, Schulman & Hilton 2023, "Scaling Laws for Reward Model Overoptimization": a score under optimization rises on
     while the true reward turns, the sooner the fewer pairs the reward model has seen; Coste et al. 2024, "Reward Model
@@ -28,7 +28,8 @@ class RewardHacking(Detector):
       its peak while the score does not.
     - The members of an ensemble disagree more than at the start.
     - The KL to the reference is high and still growing: under a penalty it settles where a nat costs what it gains.
-    - Responses have grown much longer.
+    - Responses have grown much longer; or a little, while the policy has left the reference: length is what reward
+      models overrate most (Singhal et al. 2023, "A Long Way to Go: Investigating Length Correlations in RLHF").
 
     None as a threshold switches that sign off.
 
@@ -39,6 +40,8 @@ class RewardHacking(Detector):
         kl_token: nats per token, on the sampled responses.
         kl_growth: factor by which the KL must have grown within `LOOK_BACK` iterations.
         length_factor: by how much responses must have grown; None where answers should become longer.
+        drift_kl: nats per token that make a little growth suspicious; None where answers should become longer.
+        drift_length: that growth, as a factor.
         stop: end training at the first warning and export the state of ``best.ckpt``.
     """
 
@@ -55,14 +58,18 @@ class RewardHacking(Detector):
         kl_token: float | None = 0.3,
         kl_growth: float = 1.5,
         length_factor: float | None = 1.5,
+        drift_kl: float | None = 0.08,
+        drift_length: float = 1.1,
         stop: bool = False,
     ) -> None:
-        for name, value in {"disagreement_factor": disagreement_factor, "length_factor": length_factor}.items():
+        factors = {"disagreement_factor": disagreement_factor, "length_factor": length_factor}
+        for name, value in (factors | {"drift_length": drift_length}).items():
             if value is not None and value <= 1:
                 raise UserError(f"RewardHacking.{name} is {value}; expected above 1")
         self.monitor, self.best_by = f"objective/{monitor}", f"eval/{monitor}"
         self.monitor_errors, self.disagreement_factor = monitor_errors, disagreement_factor
         self.kl_token, self.kl_growth, self.length_factor = kl_token, kl_growth, length_factor
+        self.drift_kl, self.drift_length = drift_kl, drift_length
         super().__init__((SCORE, self.monitor, DISAGREEMENT, KL, LENGTH), stop=stop)
 
     @override
@@ -118,11 +125,15 @@ class RewardHacking(Detector):
     def _longer(self, history: History) -> str | None:
         """Responses are longer than they were."""
         length = history[LENGTH]
-        if self.length_factor is None or len(length) < ROWS or not len(history[KL]):  # in an environment: of episodes
+        if len(length) < ROWS or not len(history[KL]):  # in an environment it is that of episodes
             return None
-        if length.now() <= self.length_factor * length.start():
+        grown, kl = length.now() / length.start(), history[KL].now()
+        alone = self.length_factor is not None and grown > self.length_factor
+        drifting = self.drift_kl is not None and grown > self.drift_length and kl > self.drift_kl
+        if not (alone or drifting):
             return None
-        return f"responses grew from {length.start():.0f} to {length.now():.0f} tokens{_score(history)}"
+        away = "" if alone else f" and the KL to the reference to {kl:.2g} nats per token"
+        return f"responses grew from {length.start():.3g} to {length.now():.3g} tokens{away}{_score(history)}"
 
 
 def _score(history: History) -> str:

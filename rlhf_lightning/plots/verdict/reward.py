@@ -9,7 +9,7 @@ from rlhf_lightning.plots.reward_biases import is_clear
 from rlhf_lightning.plots.style import fixed, number
 from rlhf_lightning.runs import Run
 
-_CHANGED = {"length": "is only longer", "politeness": "is only politer"}
+_CHANGED = {"length": "is only longer", "politeness": "is only politer", "repetition": "only repeats itself"}
 """What was done to a reply, by the name of the bias."""
 
 
