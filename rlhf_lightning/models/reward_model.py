@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import combination
+from rlhf_lightning.models.checkpoints import STAGES
 from rlhf_lightning.models.combination import Combination, MeanScore
 from rlhf_lightning.models.reward_networks import KIND, RewardNetwork, load_classifier
 from rlhf_lightning.models.separate_network import SeparateNetwork, load_separate
@@ -188,6 +189,8 @@ class RewardModel(nn.Module):
             UserError: something is missing, unreadable or of another kind.
         """
         path = str(path)
+        if "/" not in path and not Path(path).exists():  # names on the hub have an owner
+            raise UserError(f"{KIND} {path} does not exist; {STAGES[KIND]}")
         settings = _read_settings(path)
         load: Callable[[str], RewardNetwork] = load_separate if settings["network"] == "separate" else load_classifier
         for folder in settings["members"]:
