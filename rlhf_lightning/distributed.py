@@ -31,6 +31,10 @@ class Stream(IntEnum):
     FISHER = 8
 
 
+FURTHER = 1 << 32
+"""More than the iterations, or passes, of any run: a multiple is added for further noise in the same iteration."""
+
+
 def world_size() -> int:
     """Number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -39,6 +39,11 @@ class Scored:
     examples: Sequence[Feedback]
     columns: Float[Tensor, "M N C"]
 
+    @property
+    def mask(self) -> Bool[Tensor, "B K"]:
+        """Which of the scores that the examples judge there are."""
+        return judged_scores(self.columns[0, :, :1], self.examples, lambda *_: torch.ones(1))[1]
+
     def members(
         self, model: RewardModel, weights: ColumnWeights | None = None, *, centered: bool = True
     ) -> Float[Tensor, "M B K"]:
@@ -60,7 +65,7 @@ def evaluated(
     rated = isinstance(examples[0], Rating)
     members = heldout.members(model, centered=not rated)
     scores = model.combine.of(members)
-    gold, mask = _gold(task, model, examples, scores)
+    gold, mask = _gold(task, examples, like=scores), heldout.mask
     if rated:
         found = rating_statistics(examples, scores)
     else:
@@ -87,13 +92,11 @@ def known_ceiling(task: Task, train: Sequence[Feedback], heldout: Sequence[Feedb
     return task.ceiling(train, heldout) if whole else None
 
 
-def _gold(
-    task: Task, model: RewardModel, examples: Sequence[Feedback], like: Float[Tensor, "B K"]
-) -> tuple[Float[Tensor, "B K"] | None, Bool[Tensor, "B K"]]:
-    """The true reward of each response, in the objective that was judged where gold has it; and which there are."""
+def _gold(task: Task, examples: Sequence[Feedback], like: Tensor) -> Float[Tensor, "B K"] | None:
+    """The true reward of each response, in the objective that was judged where gold has it."""
     gold = task.gold()
     if gold is None:
-        return None, judged_scores(like.new_zeros(like.numel(), 1), examples, lambda *_: torch.ones(1))[1]
+        return None
     judgement = judged(gold, *flat_texts(examples))
     names = ["", *judgement.objectives]
     table = torch.stack([judgement.scores, *judgement.objectives.values()], dim=-1).to(like)
@@ -101,4 +104,4 @@ def _gold(
     def column(objective: str | None, _: str | None) -> Tensor:
         return torch.tensor([float(name == (objective if objective in names else "")) for name in names])
 
-    return judged_scores(table, examples, column)
+    return judged_scores(table, examples, column)[0]

@@ -8,15 +8,12 @@ from typing import Any, Generic, TypeVar
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from rlhf_lightning.distributed import Stream, run_seed
+from rlhf_lightning.distributed import FURTHER, Stream, run_seed
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.tasks.task import Task
 
 Example = TypeVar("Example")
-
-FURTHER = 1 << 32
-"""More than the passes of any run."""
 
 
 class PassDataModule(LightningDataModule, Generic[Example]):

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.data.handling import Penalties, RewardHandling
 from rlhf_lightning.data.responses import ResponseCollector
-from rlhf_lightning.distributed import Stream, run_seed, world_size
+from rlhf_lightning.distributed import FURTHER, Stream, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.evaluation import score_statistics, text_statistics
 from rlhf_lightning.models.policy import TextPolicy
@@ -23,9 +23,6 @@ from rlhf_lightning.types import Prompt, ScoredRollout
 TAKEN = ("score", "gold", "reward", "entropy", "perplexity", "length_mean", "eos_rate", "distinct_2", "disagreement")
 TAKEN_BEGINNINGS = ("score_", "gold_", "weight_", "kl_", "win_rate")
 """Metrics beside which those of monitors stand, as ``objective/NAME`` and ``eval/NAME``."""
-
-FURTHER = 1 << 32
-"""More than the iterations of any run: further rollouts of an iteration have noise of their own."""
 
 
 class RolloutDataModule(CollectionDataModule):
