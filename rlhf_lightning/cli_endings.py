@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +67,9 @@ class Endings:
         except Exception as error:
             if type(error).__module__.startswith("wandb."):
                 self._fail(UserError(f"W&B: {error}; WANDB_MODE=offline needs no account"), error)
+            if _restoring(error):
+                reason = " ".join(str(error).split())[:300]
+                self._fail(UserError(f"the checkpoint is not one of this model with these settings: {reason}"), error)
             if isinstance(error, RuntimeError) and self._launched_rank_failed():
                 sys.exit(2)  # that rank says why; here only the connection broke
             raise
@@ -101,3 +105,9 @@ class Endings:
                 if process.wait(timeout=LAUNCHED_RANK_PATIENCE) == 2:
                     return True
         return False
+
+
+def _restoring(error: Exception) -> bool:
+    """Whether Lightning was putting a checkpoint's content into its places."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).name == "checkpoint_connector.py" for frame in frames)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -14,6 +15,21 @@ SCORE, DISAGREEMENT = "objective/score", "objective/disagreement"
 KL, LENGTH = "objective/kl_ref_token", "rollout/length_mean"
 LOOK_BACK = 10
 """Iterations over which a metric counts as still growing."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The highest level of the second opinion so far.
+
+    Args:
+        at: iteration.
+        level: of the second opinion.
+        score: level of the score then; None where none had been logged.
+    """
+
+    at: int
+    level: float
+    score: float | None
 
 
 class RewardHacking(Detector):
@@ -70,6 +86,8 @@ class RewardHacking(Detector):
         self.monitor_errors, self.disagreement_factor = monitor_errors, disagreement_factor
         self.kl_token, self.kl_growth, self.length_factor = kl_token, kl_growth, length_factor
         self.drift_kl, self.drift_length = drift_kl, drift_length
+        self._peak: Peak | None = None
+        self._unheld = False
         super().__init__((SCORE, self.monitor, DISAGREEMENT, KL, LENGTH), stop=stop)
 
     @override
@@ -79,23 +97,27 @@ class RewardHacking(Detector):
 
     @override
     def finding(self, history: History) -> str | None:
-        return self._turned(history) or self._disagrees(history) or self._drifts(history) or self._longer(history)
+        # all of them, each row: two remember something
+        signs = [sign(history) for sign in (self._turned, self._disagrees, self._drifts, self._longer)]
+        return next((sign for sign in signs if sign is not None), None)
 
     def _turned(self, history: History) -> str | None:
         """A second opinion has fallen from its peak, and the score has not."""
-        watched = history[self.monitor]
-        if self.monitor_errors is None or len(watched) < 2 * ROWS:
+        watched, score = history[self.monitor], history[SCORE]
+        if self.monitor_errors is None or len(watched) < ROWS:
             return None
-        levels = watched.level()
-        peak = max(range(ROWS - 1, len(levels)), key=levels.__getitem__)
+        now = watched.now()
+        if self._peak is None or now > self._peak.level:
+            self._peak = Peak(watched.at[-1], now, score.now() if len(score) else None)
+        peak = self._peak
         # the difference of two medians has √2 times the error of one
         error = 2**0.5 * standard_error_of_median(watched.values)
-        then, now = history[SCORE].at_or_before(watched.at[peak]), history[SCORE].now()
-        if levels[peak] - levels[-1] <= self.monitor_errors * error or then is None or now < then:
+        fallen = len(watched) >= 2 * ROWS and peak.level - now > self.monitor_errors * error
+        if not fallen or peak.score is None or score.now() < peak.score:
             return None
         return (
-            f"{self.monitor} fell from {levels[peak]:.3g} at iteration {watched.at[peak]} to {levels[-1]:.3g} while "
-            f"{SCORE} went from {then:.3g} to {now:.3g}"
+            f"{self.monitor} fell from {peak.level:.3g} at iteration {peak.at} to {now:.3g} while "
+            f"{SCORE} went from {peak.score:.3g} to {score.now():.3g}"
         )
 
     def _disagrees(self, history: History) -> str | None:
@@ -112,15 +134,12 @@ class RewardHacking(Detector):
         kl = history[KL]
         if self.kl_token is None or len(kl) <= LOOK_BACK:
             return None
-        levels = kl.level()
-        for end in range(len(levels) - 1, LOOK_BACK - 1, -1):
-            if levels[end] < self.kl_token:
-                return None
-            if levels[end] >= self.kl_growth * levels[end - LOOK_BACK]:
-                return (
-                    f"the KL to the reference is {levels[-1]:.2g} nats per token, and nothing held it{_score(history)}"
-                )
-        return None
+        now = kl.now()
+        grows = now >= self.kl_growth * kl.level(LOOK_BACK)
+        self._unheld = now >= self.kl_token and (grows or self._unheld)
+        if not self._unheld:
+            return None
+        return f"the KL to the reference is {now:.2g} nats per token, and nothing held it{_score(history)}"
 
     def _longer(self, history: History) -> str | None:
         """Responses are longer than they were."""
@@ -134,6 +153,17 @@ class RewardHacking(Detector):
             return None
         away = "" if alone else f" and the KL to the reference to {kl:.2g} nats per token"
         return f"responses grew from {length.start():.3g} to {length.now():.3g} tokens{away}{_score(history)}"
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        peak = None if self._peak is None else asdict(self._peak)
+        return super().state_dict() | {"peak": peak, "unheld": self._unheld}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._peak = None if state_dict["peak"] is None else Peak(**state_dict["peak"])
+        self._unheld = state_dict["unheld"]
 
 
 def _score(history: History) -> str:
