@@ -58,7 +58,13 @@ def row(run: Run) -> dict[str, str | int | None]:
     else:
         verdict = "in time" if warned < fell else "late"
     seen = message.partition("; try")[0]
-    return {"run": run.name, "warned": warned, "fell": fell, "verdict": verdict, "seen": seen}
+    return {
+        "run": f"{run.path.parent.name}/{run.path.name}",
+        "warned": warned,
+        "fell": fell,
+        "verdict": verdict,
+        "seen": seen,
+    }
 
 
 def logged(run: Run) -> Iterator[dict[str, float]]:

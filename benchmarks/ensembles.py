@@ -5,9 +5,9 @@
 Each seed draws its own pairs from the same supervised model, trains an ensemble of five plain reward models and one
 more on other pairs, which only measures (the held-out reward model of the detectors), and optimizes a policy with RLOO
 against: the ensemble's first member alone, its worst case, its mean less λ times the variance; and against the first
-member with a KL penalty. The learning rate, the number of iterations and the thresholds of the detectors were chosen on
-seed 1, which is not among those reported. Gold is the mean over the 256 held-out prompts at the last iteration. Finished runs
-are not repeated. `benchmarks/detectors.py` reads the same runs.
+member with a KL penalty. Gold is the mean over the 256 held-out prompts at the last iteration. The learning rate and
+the number of iterations were chosen on seed 1, which is not among those reported. Runs that are finished are not
+repeated; `benchmarks/detectors.py` reads the same ones.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.data.agreement import annotator_agreement
-from rlhf_lightning.data.feedback import FeedbackDataModule
+from rlhf_lightning.data.feedback import FeedbackDataModule, names_of_objectives
 from rlhf_lightning.distributed import failing_together, gather_rows, own_rows, run_seed
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.feedback_scores import flat_texts, judged_scores
@@ -32,7 +32,7 @@ from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.pass_algorithm import PassAlgorithm
 from rlhf_lightning.reward_evaluation import evaluation_metrics
 from rlhf_lightning.reward_losses import BradleyTerry, RewardLoss
-from rlhf_lightning.reward_report import Scored, evaluated
+from rlhf_lightning.reward_report import Scored, evaluated, known_ceiling
 from rlhf_lightning.synced import on_cpu
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import OVERALL, Feedback, Rating
@@ -112,8 +112,14 @@ class RewardModeling(PassAlgorithm[Feedback]):
                 f"model.init_args.loss {type(self.loss).__name__} is for feedback of kind {known}, and "
                 f"{type(self.data).__name__} gives {kind.__name__}"
             )
+        if kind is Rating and self.centering:
+            raise UserError(
+                "model.init_args.centering is for comparisons: ratings have a level of their own; expected 0"
+            )
         self.measured = () if kind is Rating else ("right", "margin")
+        self._ceiling: float | None = None  # of the data before
         self.weights = self._objective_weights([name for name in self.data.objectives_found if name != OVERALL])
+        self._check_heldout_objectives()
         self.annotators = self.data.annotators_found if self.annotator_heads else []
         if self.annotator_heads and not self.annotators:
             raise UserError("model.init_args.annotator_heads is true, and the feedback names no annotator")
@@ -127,6 +133,15 @@ class RewardModeling(PassAlgorithm[Feedback]):
                 f"{', '.join(found) or 'none'}; expected the same (data.init_args.objectives chooses among them)"
             )
         return dict(self.objectives)
+
+    def _check_heldout_objectives(self) -> None:
+        """No head is fitted to an objective that only held-out feedback names: all its scores would be 0."""
+        unknown = sorted(set(names_of_objectives(self.data.heldout)) - {*self.weights, OVERALL})
+        if self.weights and unknown:
+            raise UserError(
+                f"held-out feedback names the objective {unknown[0]}, and training feedback only "
+                f"{', '.join(self.weights)}; expected the same (data.init_args.objectives chooses among them)"
+            )
 
     def configure_model(self) -> None:
         """Build the model, once."""
@@ -218,9 +233,13 @@ class RewardModeling(PassAlgorithm[Feedback]):
         columns = torch.cat(self._columns, dim=1)
         if self.fitting:
             self.reward_model.centers.copy_(columns.double().mean(1))
-        train = list(self.data.train[: min(len(self._examined), TRAIN_LIMIT)])
+        if self._ceiling is None:
+            self._ceiling = known_ceiling(self.task, self.data.train, self._examined)
+        stride = -(-len(self.data.train) // min(len(self._examined), TRAIN_LIMIT))
+        train = list(self.data.train[::stride])  # all over the file, which may be sorted
         scored = Scored(self._examined, columns), Scored(train, self._scored(train))
-        self.evaluation = evaluated(self.task, self.reward_model, self.loss, *scored, feedback=self.data.train)
+        self.evaluation = evaluated(self.task, self.reward_model, self.loss, *scored, ceiling=self._ceiling)
+        self.evaluation["fitted_to"] = len(self.data.train)
         if self.fitting and "temperature" in self.evaluation:
             self.reward_model.temperature.fill_(self.evaluation["temperature"])
         self.publish({"step": self.steps, **evaluation_metrics(self.evaluation)})
@@ -248,5 +267,5 @@ class RewardModeling(PassAlgorithm[Feedback]):
 
 
 TRAIN_LIMIT = 512
-"""Training examples that are scored beside the held-out ones, to see the gap."""
+"""Most training examples that are scored beside the held-out ones, to see the gap."""
 EVALUATED_AT_ONCE = 256

@@ -48,13 +48,13 @@ class Scored:
 
 
 def evaluated(
-    task: Task, model: RewardModel, loss: RewardLoss, heldout: Scored, train: Scored, *, feedback: Sequence[Feedback]
+    task: Task, model: RewardModel, loss: RewardLoss, heldout: Scored, train: Scored, *, ceiling: float | None
 ) -> dict[str, Any]:
     """The content of ``evaluation.json``, but for what concerns the annotators alone.
 
     Args:
         loss: what the model was fitted by.
-        feedback: what it was fitted to, for the ceiling.
+        ceiling: the accuracy of whoever knows the true reward (see `known_ceiling`).
     """
     examples = heldout.examples
     rated = isinstance(examples[0], Rating)
@@ -66,7 +66,7 @@ def evaluated(
     else:
         several = members if len(members) > 1 else None
         found = comparison_statistics(JudgedComparisons(examples, scores, several, gold))
-        found |= {"train": _train(model, train), "ceiling": _ceiling(task, feedback, examples)}
+        found |= {"train": _train(model, train), "ceiling": ceiling}
     found["loss"] = loss.of(scores, mask, examples).double().mean().item()
     if gold is not None:  # of what the model says for all annotators, as it will be used
         by_all = model.combine.of(heldout.members(model, lambda objective, _: model.column_weights(objective, None)))
@@ -81,7 +81,7 @@ def _train(model: RewardModel, train: Scored) -> dict[str, float]:
     return {"accuracy": found["accuracy"], "loss": found["loss"]}
 
 
-def _ceiling(task: Task, train: Sequence[Feedback], heldout: Sequence[Feedback]) -> float | None:
+def known_ceiling(task: Task, train: Sequence[Feedback], heldout: Sequence[Feedback]) -> float | None:
     """Of pairs that were judged all in all: what people attend to in one respect is another matter."""
     whole = all(isinstance(one, PreferencePair) and one.objective is None for one in [*train, *heldout])
     return task.ceiling(train, heldout) if whole else None

@@ -272,12 +272,14 @@ class TrainBatch(Trajectories):
     """What a policy update reads: everything ``[B, T]``, advantages and returns included.
 
     Args:
+        old_values: at collection; with one more axis where each objective has a value of its own.
+        returns: what the values are fitted to, of their shape.
         ref_logprobs: log-probability of each action under the reference; None where the loss has no KL to it.
     """
 
-    old_values: Float[Tensor, "B T"]
+    old_values: Float[Tensor, "B T *O"]
     advantages: Float[Tensor, "B T"]
-    returns: Float[Tensor, "B T"]
+    returns: Float[Tensor, "B T *O"]
     ref_logprobs: Float[Tensor, "B T"] | None = None
 
     def units(self) -> Self:

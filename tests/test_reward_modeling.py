@@ -154,3 +154,18 @@ def test_wrong_data_is_refused_before_training():
     task = Letters()
     with pytest.raises(UserError, match="RewardModeling needs data of class FeedbackDataModule"):
         fit(modeling(task), DemonstrationDataModule(task), max_steps=1)
+
+
+def test_the_ceiling_which_no_step_moves_is_asked_for_once(tmp_path):
+    asked = []
+
+    class Known(Letters):
+        def ceiling(self, train, heldout):
+            asked.append((len(train), len(heldout)))
+            return 0.9
+
+    task = Known()
+    settings = {"val_check_interval": 2, "check_val_every_n_epoch": None, "default_root_dir": tmp_path}
+    rows = fit(modeling(task), pairs(task), max_steps=6, **settings).rows
+    assert [row["eval/ceiling"] for row in rows if "eval/loss" in row] == [0.9] * 3
+    assert asked == [(13, 7)]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -234,3 +235,18 @@ def test_what_does_not_fit_the_data_is_refused(settings, line):
 def test_arguments_out_of_range_are_refused(settings, line):
     with pytest.raises(UserError, match=line):
         modeling(Letters(), **settings)
+
+
+def test_heldout_feedback_in_an_objective_that_nothing_is_learned_of_is_refused(tmp_path):
+    task = Letters()
+    data = PreferenceDataModule(task, opinions(tmp_path / "p.jsonl"), heldout_fraction=0.2)
+    data.setup()
+    data.heldout = [replace(data.heldout[0], objective="wit"), *data.heldout[1:]]
+    with pytest.raises(UserError, match="held-out feedback names the objective wit, and training feedback only a, b"):
+        quiet_trainer(max_steps=1).fit(modeling(task), data)
+
+
+def test_centering_of_ratings_is_refused(tmp_path):
+    data = RatingDataModule(Letters(), ratings(tmp_path / "r.jsonl"), batch_size=8, heldout_fraction=0.2)
+    with pytest.raises(UserError, match="centering is for comparisons"):
+        quiet_trainer(max_steps=1).fit(modeling(Letters(), loss=Regression(), centering=0.1), data)

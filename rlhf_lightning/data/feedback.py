@@ -84,7 +84,7 @@ class FeedbackDataModule(PassDataModule[Example]):
     @property
     def objectives_found(self) -> list[str]:
         """Names of the objectives in the training data, sorted; none where all is said of responses as a whole."""
-        return _names(self.train, _objectives_of)
+        return names_of_objectives(self.train)
 
     def load(self) -> tuple[Sequence[Example], Sequence[Example]]:
         """The two splits, which share no prompt."""
@@ -97,7 +97,7 @@ class FeedbackDataModule(PassDataModule[Example]):
             self._check_known("annotators", self.annotators, _names(everything, _annotators_of))
             train, heldout = (_by_annotators(one, self.annotators) for one in (train, heldout))
         if self.objectives is not None:
-            self._check_known("objectives", self.objectives, _names(everything, _objectives_of))
+            self._check_known("objectives", self.objectives, names_of_objectives(everything))
             train, heldout = (_in_objectives(one, self.objectives) for one in (train, heldout))
         return train, heldout
 
@@ -113,6 +113,11 @@ class FeedbackDataModule(PassDataModule[Example]):
             given = ", ".join(map(repr, unknown)) or "nobody" * (argument == "annotators") or "nothing"
             there = f"some of {', '.join(found)}" if found else f"null: the {self.kind} name no {argument}"
             raise UserError(f"data.init_args.{argument} names {given}; expected {there}")
+
+
+def names_of_objectives(examples: Iterable[Feedback]) -> list[str]:
+    """In which respects there is any judgement, sorted."""
+    return _names(examples, _objectives_of)
 
 
 def _annotators_of(example: Feedback) -> list[str]:

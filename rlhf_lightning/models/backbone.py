@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -127,6 +128,11 @@ class LanguageBackbone(Backbone):
         if shared:
             return SharedTrunkCritic(policy.model.config.get_text_config().hidden_size, outputs)
         if init is not None:
+            if (Path(init) / "member_0").is_dir():
+                raise UserError(
+                    f"the critic cannot start from {init}: it holds several networks; expected one of them, such as "
+                    f"{init}/member_0"
+                )
             words = load_tokenizer(init, kind="reward model")
             _check_same_vocabulary(words, policy.tokenizer, init)
             model = self._load(AutoModelForSequenceClassification, init, kind="reward model")
@@ -134,6 +140,11 @@ class LanguageBackbone(Backbone):
                 raise UserError(
                     f"the critic cannot start from {init}: it gives {model.config.num_labels} scores; expected a "
                     "reward model that gives one"
+                )
+            if getattr(model.config, "score_surprise", False):
+                raise UserError(
+                    f"the critic cannot start from {init}: a part of its scores is the surprise of whole responses; "
+                    "expected a reward model with architecture.init_args.surprise false"
                 )
             critic = LanguageCritic(self._adapted(model))
             if context_length(critic.model) < policy.context_length:

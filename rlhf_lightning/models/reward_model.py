@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import combination
+from rlhf_lightning.models.checkpoints import STAGES
 from rlhf_lightning.models.combination import Combination, MeanScore
 from rlhf_lightning.models.reward_networks import KIND, RewardNetwork, load_classifier
 from rlhf_lightning.models.separate_network import SeparateNetwork, load_separate
@@ -25,7 +27,8 @@ FILE = "reward_model.json"
 class RewardModel(nn.Module):
     """Scores responses as text, in batches of like length.
 
-    Scores are centered: 0 is what the policy that wrote the held-out responses gets on average.
+    Each member's scores are centered: 0 is what the policy that wrote the held-out responses gets on average. The worst
+    case, and a mean less the disagreement, lie below.
 
     Args:
         members: networks with the same columns: one for each annotator in each objective, objectives first.
@@ -74,13 +77,13 @@ class RewardModel(nn.Module):
             annotator: whose score is asked for; None for the mean over all.
         """
         scores = self.member_scores(prompts, responses, annotator=annotator, batch_size=batch_size)
-        return self.weighed(self.combine.of(scores))
+        return self.weighed(self.combined(scores))
 
     def score_objectives(
         self, prompts: Sequence[Prompt], responses: Sequence[str], *, batch_size: int = 256
     ) -> dict[str, Float[Tensor, " B"]]:
         """The score of each objective by name."""
-        scores = self.combine.of(self.member_scores(prompts, responses, batch_size=batch_size))
+        scores = self.combined(self.member_scores(prompts, responses, batch_size=batch_size))
         return dict(zip(self.objectives, scores.unbind(-1), strict=True)) if self.objectives else {}
 
     def preference(
@@ -122,6 +125,11 @@ class RewardModel(nn.Module):
                 scores[number, rows] = member(encoded.to(self.centers.device)).to(scores.dtype)
         return scores
 
+    def combined(self, scores: Float[Tensor, "M B O"]) -> Float[Tensor, "B O"]:
+        """The members as one, each objective by itself; where its weight is negative, a high score is the worse one."""
+        signs = scores.new_tensor([math.copysign(1.0, weight) for weight in self.objectives.values()] or [1.0])
+        return signs * self.combine.of(signs * scores)
+
     def weighed(self, scores: Float[Tensor, "*B O"]) -> Float[Tensor, "*B"]:
         """The weighted sum of the objectives."""
         weights = list(self.objectives.values()) or [1.0]
@@ -140,13 +148,18 @@ class RewardModel(nn.Module):
     # -- files -------------------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write everything into a folder: a single network at its top, several in folders of their own."""
-        folders = ["."] if len(self.members) == 1 else [f"member_{number}" for number in range(len(self.members))]
-        for folder, member, center in zip(folders, self.members, self.centers.tolist(), strict=True):
-            (path / folder).mkdir(parents=True, exist_ok=True)
+        """Write everything into a folder: a single network at its top, several as reward models of their own in it."""
+        path.mkdir(parents=True, exist_ok=True)
+        folders = ["."]
+        if len(self.members) > 1:
+            folders = [f"member_{number}" for number in range(len(self.members))]
+            for number, folder in enumerate(folders):
+                self._alone(number).save(path / folder)
+        else:
+            member, center = self.members[0], self.centers[0].tolist()
             if len(center) == 1 and hasattr(member, "model"):
                 member.model.config.score_center = center[0]  # for a critic that starts from it
-            member.save(path / folder)
+            member.save(path)
         settings = {
             "network": "separate" if isinstance(self.members[0], SeparateNetwork) else "classifier",
             "members": folders,
@@ -157,6 +170,13 @@ class RewardModel(nn.Module):
             "temperature": self.temperature.item(),
         }
         (path / FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+    def _alone(self, number: int) -> RewardModel:
+        """One of the members as a reward model."""
+        model = RewardModel([self.members[number]], objectives=self.objectives, annotators=self.annotators)
+        model.centers.copy_(self.centers[number : number + 1])
+        model.temperature.copy_(self.temperature)
+        return model
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, combine: Combination | None = None) -> RewardModel:
@@ -169,6 +189,8 @@ class RewardModel(nn.Module):
             UserError: something is missing, unreadable or of another kind.
         """
         path = str(path)
+        if "/" not in path and not Path(path).exists():  # names on the hub have an owner
+            raise UserError(f"{KIND} {path} does not exist; {STAGES[KIND]}")
         settings = _read_settings(path)
         load: Callable[[str], RewardNetwork] = load_separate if settings["network"] == "separate" else load_classifier
         for folder in settings["members"]:
@@ -201,7 +223,7 @@ _PLAIN = {
 
 
 def _center(member: RewardNetwork) -> float:
-    """Of a network that lies by itself, as a member of an ensemble does."""
+    """Of a network that lies by itself, as a critic does that started from a reward model."""
     return float(getattr(member.model.config, "score_center", 0.0))
 
 

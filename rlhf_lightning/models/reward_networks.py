@@ -90,14 +90,16 @@ class DecoderNetwork(RewardNetwork):
         return self.model.config.num_labels
 
     @property
-    def trunk(self) -> nn.Module:
-        """The decoder."""
-        return self.model.base_model
+    def trunk(self) -> nn.ModuleList:
+        """The decoder, and its projection to logits where the surprise has one."""
+        projection = None if self.surprise is None else self.surprise.projection
+        return nn.ModuleList([self.model.base_model] + ([] if projection is None else [projection]))
 
     @property
     def heads(self) -> nn.ModuleList:
-        """The scoring layer, and the surprise."""
-        return nn.ModuleList([self.model.score] + ([] if self.surprise is None else [self.surprise]))
+        """The scoring layer, and the weights of the surprise."""
+        weights = [] if self.surprise is None else [nn.ParameterList([self.surprise.weights])]
+        return nn.ModuleList([self.model.score, *weights])
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> EncodedResponses:
         """Prompts on the left, each response closed by the end of the sequence."""

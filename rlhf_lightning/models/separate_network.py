@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from rlhf_lightning.models.lora import save_merged
 from rlhf_lightning.models.reward_networks import KIND, RewardNetwork
 from rlhf_lightning.models.text import EncodedResponses, check_vocabulary, encode_responses, stop_ids
 from rlhf_lightning.models.trunk import context_length, trainable
-from rlhf_lightning.types import Prompt
+from rlhf_lightning.types import Prompt, TokenContext
 
 FILE = "interaction.safetensors"
 
@@ -66,7 +67,9 @@ class SeparateNetwork(RewardNetwork):
         self.prompts, self.responses = trainable(prompts), trainable(responses)
         self.interaction = interaction
         self.tokenizer = tokenizer
-        self.closing_id = stop_ids(prompts, tokenizer)[0]
+        # encoders such as BERT end texts with their separator, and know no other end
+        separator = tokenizer.sep_token_id
+        self.closing_id = stop_ids(prompts, tokenizer)[0] if separator is None else separator
 
     @property
     def columns(self) -> int:
@@ -86,20 +89,21 @@ class SeparateNetwork(RewardNetwork):
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> EncodedResponses:
         """Prompts on the left, each response closed by the end of the sequence; each has the context for itself."""
         length = context_length(self.prompts)
-        return encode_responses(
+        encoded = encode_responses(
             prompts,
             responses,
             self.tokenizer,
             stop_id=self.closing_id,
-            context_length=2 * length,
+            context_length=2 * length + 1,  # one token more than a prompt has room for tells which are too long
             max_response_tokens=length,
         )
+        ids, mask = encoded.context.input_ids, encoded.context.attention_mask
+        shortened = int((mask.sum(-1) > length).sum())
+        return replace(encoded, context=TokenContext(ids[:, -length:], mask[:, -length:]), truncated_prompts=shortened)
 
     def forward(self, encoded: EncodedResponses) -> Float[Tensor, "B C"]:
         """Scores of each response to its prompt."""
-        last = slice(-context_length(self.prompts), None)
-        ids, mask = encoded.context.input_ids[:, last], encoded.context.attention_mask[:, last]
-        prompts = _mean_state(self.prompts, ids, mask)
+        prompts = _mean_state(self.prompts, encoded.context.input_ids, encoded.context.attention_mask)
         return self.interaction(prompts, _mean_state(self.responses, encoded.actions, encoded.action_mask))
 
     def save(self, path: Path) -> None:

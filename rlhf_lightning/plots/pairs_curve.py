@@ -49,7 +49,7 @@ def learning_curve_of_pairs(runs: Sequence[Run], pairs: Sequence[int] | None = N
 def training_pairs(run: Run) -> int | None:
     """How many pairs a reward model was trained on, where its evaluation says so."""
     found = run.find("reward")
-    count = _train(found.evaluation if found else None).get("pairs")
+    count = (found.evaluation or {}).get("fitted_to") if found else None
     return int(count) if count is not None else None
 
 

@@ -50,7 +50,7 @@ class LearnedReward(RewardSource):
         members = self.model.member_scores(
             prompts, responses, annotator=self.annotator, batch_size=self.batch_size
         ).float()
-        scores = self.model.combine.of(members)
+        scores = self.model.combined(members)
         disagreement = self.model.weighed(members).std(0, correction=0)
         return Judgement(
             self.model.weighed(scores),

@@ -254,7 +254,7 @@ def test_critic_is_saved(tmp_path):
         (lambda: ControlBackbone(initial_log_std=math.nan), "initial_log_std must be a finite number, got nan"),
         (lambda: ControlBackbone().policy(lambda: CHOICES, temperature=0.0), "temperature must be a number above 0"),
         (lambda: ControlBackbone().policy(Letters().interface), "the task is one of text; expected LanguageBackbone"),
-        (lambda: ControlBackbone().reward_model(lambda: CHOICES), "builds no reward model"),
+        (lambda: ControlBackbone().reward_network(lambda: CHOICES), "builds no reward model"),
         (lambda: ControlBackbone().critic(built(CHOICES), init="x"), r"critic.init is a reward model of text.*null"),
         (lambda: ControlBackbone().critic(built(CHOICES), shared=True), r"critic.shared true is for language models"),
     ],

@@ -154,9 +154,26 @@ def test_the_last_reply_is_scored_given_the_dialogue():
     assert abs(model.score([other], ["blue"]).item() - expected) > 1e-3
 
 
-def test_a_member_by_itself_is_a_reward_model(tmp_path):
-    model = ensemble(3)
+@pytest.mark.parametrize("objectives", [{}, {"kind": 2.0, "short": -1.0}])
+def test_a_member_by_itself_is_a_reward_model(objectives, tmp_path):
+    model = ensemble(3, columns=max(len(objectives), 1), objectives=objectives, combine=WorstCase())
+    model.temperature.fill_(1.7)
     model.save(tmp_path)
-    expected = model.member_scores(PROMPTS, RESPONSES)[2, :, 0]
+    expected = model.weighed(model.member_scores(PROMPTS, RESPONSES)[2])
     alone = RewardModel.from_pretrained(tmp_path / "member_2")
     torch.testing.assert_close(alone.score(PROMPTS, RESPONSES), expected, rtol=0, atol=1e-5)
+    assert (alone.objectives, alone.temperature.item()) == (objectives, pytest.approx(1.7))
+
+
+def test_worst_case_of_what_counts_against_a_response_is_the_highest(tmp_path):
+    model = ensemble(3, columns=2, objectives={"kind": 2.0, "harm": -1.0}, combine=WorstCase())
+    kind, harm = (torch.stack([raw(m) for m in model.members]) - model.centers[:, None]).unbind(-1)
+    expected = 2 * kind.min(0).values - harm.max(0).values
+    assert (harm.std(0) > 1e-3).all()
+    torch.testing.assert_close(model.score(PROMPTS, RESPONSES), expected, rtol=0, atol=1e-5)
+    found = model.score_objectives(PROMPTS, RESPONSES)
+    torch.testing.assert_close(found["harm"], harm.max(0).values, rtol=0, atol=1e-5)
+    model.save(tmp_path)
+    learned = judged(LearnedReward(str(tmp_path)), PROMPTS, RESPONSES)
+    torch.testing.assert_close(learned.scores, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(learned.objectives["harm"], found["harm"], rtol=0, atol=1e-5)

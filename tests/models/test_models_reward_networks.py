@@ -154,3 +154,36 @@ def test_separate_encoders_train_both_trunks(tmp_path):
     network(network.encode(PROMPTS, RESPONSES)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.trunk.parameters())
     assert all(encoder.get_input_embeddings().weight.grad.abs().sum() > 0 for encoder in network.trunk)
+
+
+def test_separate_encoders_count_every_prompt_that_loses_tokens(tmp_path):
+    network = separate(path=tmp_path)  # each reads 32 tokens
+    prompts = [" ".join(["cat"] * length) for length in (31, 32, 33, 50, 70)]
+    encoded = network.encode([*prompts, prompts[2]], ["dog"] * 5 + [" ".join(["dog"] * 40)])
+    assert (encoded.truncated_prompts, encoded.truncated_responses) == (4, 1)
+    assert encoded.context.attention_mask.sum(-1).tolist() == [31, 32, 32, 32, 32, 32]
+    alone = [network(network.encode([prompt], ["dog"]))[0] for prompt in prompts]
+    torch.testing.assert_close(network(encoded)[:5], torch.stack(alone), rtol=0, atol=1e-4)
+
+
+def test_separate_encoders_without_an_end_of_sequence_token_end_with_the_separator(tmp_path):
+    bert(tmp_path)
+    words = tiny_models.tokenizer(eos=None)
+    words.sep_token = "</s>"
+    words.save_pretrained(tmp_path)
+    network = LanguageBackbone(checkpoint=str(tmp_path)).reward_network(None, SeparateEncoders(), columns=1, seed=0)
+    encoded = network.encode(["the cat"], ["red dog"])
+    assert encoded.actions.tolist() == [[5, 9, 1]]
+    assert network(encoded).isfinite().all()
+
+
+def test_a_member_with_separate_encoders_is_a_reward_model(tmp_path):
+    networks = [separate(path=tmp_path / "lm") for _ in range(2)]
+    with torch.no_grad():
+        networks[1].interaction.score.weight.mul_(-2)
+    model = RewardModel(networks, objectives={"kind": 1.0, "short": 0.5})
+    model.centers.copy_(torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
+    model.save(tmp_path / "export")
+    expected = model.weighed(model.member_scores(PROMPTS, RESPONSES)[1])
+    alone = RewardModel.from_pretrained(tmp_path / "export" / "member_1")
+    torch.testing.assert_close(alone.score(PROMPTS, RESPONSES), expected, rtol=0, atol=1e-4)

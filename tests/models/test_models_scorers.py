@@ -3,8 +3,12 @@ import tiny_models
 import torch
 from tiny_models import context
 
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.architectures import JointEncoder
 from rlhf_lightning.models.backbone import LanguageBackbone
 from rlhf_lightning.models.policy import LanguagePolicy
+from rlhf_lightning.models.reward_model import RewardModel
+from rlhf_lightning.models.reward_networks import DecoderNetwork
 from rlhf_lightning.models.scorers import SharedTrunkCritic
 from rlhf_lightning.models.state import fingerprint
 
@@ -64,3 +68,19 @@ def test_fingerprint_tells_apart_any_change():
     with torch.no_grad():
         second.members[0].model.score.weight[0, 3] += 1e-6
     assert fingerprint(first) != fingerprint(second)
+
+
+def test_critic_from_what_gives_no_single_value_is_refused(tmp_path):
+    model, words = tiny_models.model("llama"), tiny_models.tokenizer()
+    model.save_pretrained(tmp_path / "lm")
+    words.save_pretrained(tmp_path / "lm")
+    backbone = LanguageBackbone(checkpoint=str(tmp_path / "lm"))
+    tiny_models.reward_model_on(backbone, None, JointEncoder(surprise=True)).save(tmp_path / "surprised")
+    networks = [DecoderNetwork(tiny_models.classifier("llama", seed=seed), words) for seed in (0, 1)]
+    RewardModel(networks).save(tmp_path / "several")
+    policy = backbone.policy(None)
+    with pytest.raises(UserError, match=r"cannot start from .*surprised: .*architecture.init_args.surprise false"):
+        backbone.critic(policy, init=str(tmp_path / "surprised"))
+    with pytest.raises(UserError, match=r"cannot start from .*several: .*such as .*several/member_0"):
+        backbone.critic(policy, init=str(tmp_path / "several"))
+    assert backbone.critic(policy, init=str(tmp_path / "several" / "member_0")).outputs is None

@@ -72,3 +72,13 @@ def test_surprise_trains_the_trunk_through_its_own_projection(tmp_path):
     network(network.encode(PROMPTS, RESPONSES)).sum().backward()
     assert network.surprise.projection.weight.grad.abs().sum() > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.trunk.parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_heads_are_what_starts_anew_and_the_trunk_is_the_language_model(tmp_path, tied):
+    _, words = language_model(tmp_path, tied=tied)
+    network = on(tmp_path, words).members[0]
+    heads, trunk = ({id(p) for p in part.parameters()} for part in (network.heads, network.trunk))
+    assert heads == {id(network.model.score.weight), id(network.surprise.weights)}
+    assert not heads & trunk
+    assert heads | trunk == {id(p) for p in network.parameters()}

@@ -245,7 +245,10 @@ def test_networks_are_saved(tmp_path):
         (lambda: TabularBackbone().policy(object), "knows the tokens </s>, a, b alone; expected task Bandit"),
         (lambda: TabularBackbone().critic(policy(), shared=True), "critic.shared is true, .* no trunk to share"),
         (lambda: TabularBackbone().critic(policy(), init="runs/x"), "critic.init is runs/x, .* cannot start from it"),
-        (lambda: TabularBackbone().reward_model(build_tokenizer), "builds no reward model; expected LanguageBackbone"),
+        (
+            lambda: TabularBackbone().reward_network(build_tokenizer),
+            "builds no reward model; expected LanguageBackbone",
+        ),
         (lambda: policy(temperature=0.0), "temperature must be a number above 0"),
     ],
 )

@@ -223,7 +223,7 @@ def test_learning_curve_of_pairs_joins_the_means_of_equal_numbers(tmp_path):
 def test_learning_curve_of_pairs_takes_numbers_that_the_runs_do_not_know(tmp_path):
     runs = by_pairs(tmp_path)
     for run in runs:
-        run.evaluation["train"] = None
+        run.evaluation["train"] = run.evaluation["fitted_to"] = None
         run.evaluation["correlation"] = None
     with pytest.raises(UserError, match="different numbers of pairs"):
         plots.learning_curve_of_pairs(runs)

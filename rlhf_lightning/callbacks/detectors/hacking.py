@@ -12,8 +12,8 @@ from rlhf_lightning.callbacks.detectors.history import ROWS, History, Series, st
 from rlhf_lightning.errors import UserError
 
 SCORE, DISAGREEMENT = "objective/score", "objective/disagreement"
-KL, LENGTH = "objective/kl_ref_token", "rollout/length_mean"
-LOOK_BACK = 10
+KL, ENTROPY, LENGTH = "objective/kl_ref_token", "objective/entropy", "rollout/length_mean"
+LOOK_BACK = 6
 """Iterations over which a metric counts as still growing."""
 
 
@@ -33,7 +33,7 @@ class Peak:
 
 
 class RewardHacking(Detector):
-    """Warns when the score rises at the expense of the true reward, by five signs, each used where it is logged.
+    """Warns when the score rises at the expense of the true reward, by four signs, each used where it is logged.
 
     Gao, Schulman & Hilton 2023, "Scaling Laws for Reward Model Overoptimization": a score under optimization rises on
     while the true reward turns, the sooner the fewer pairs the reward model has seen; Coste et al. 2024, "Reward Model
@@ -43,9 +43,10 @@ class RewardHacking(Detector):
     - A second reward model, trained on other pairs and only measured (``data.init_args.monitors``), turns down from
       its peak while the score does not.
     - The members of an ensemble disagree more than at the start.
-    - The KL to the reference is high and still growing: under a penalty it settles where a nat costs what it gains.
-    - Responses have grown much longer; or a little, while the policy has left the reference: length is what reward
-      models overrate most (Singhal et al. 2023, "A Long Way to Go: Investigating Length Correlations in RLHF").
+    - The KL to the reference doubles within a few iterations although it was not small before, and the entropy does not
+      fall: a policy that gets better becomes surer, one that leaves what the reward model knows does not.
+    - Responses have grown much longer: length is what reward models overrate most (Singhal et al. 2023, "A Long Way to
+      Go: Investigating Length Correlations in RLHF").
 
     None as a threshold switches that sign off.
 
@@ -53,11 +54,9 @@ class RewardHacking(Detector):
         monitor: name of the second reward model: ``objective/NAME`` is watched, ``best.ckpt`` goes by ``eval/NAME``.
         monitor_errors: standard errors by which it must have fallen from its peak.
         disagreement_factor: by how much the members' disagreement must have grown.
-        kl_token: nats per token, on the sampled responses.
+        kl_token: nats per token, on the sampled responses; it must have been a quarter of it before.
         kl_growth: factor by which the KL must have grown within `LOOK_BACK` iterations.
         length_factor: by how much responses must have grown; None where answers should become longer.
-        drift_kl: nats per token that make a little growth suspicious; None where answers should become longer.
-        drift_length: that growth, as a factor.
         stop: end training at the first warning and export the state of ``best.ckpt``.
     """
 
@@ -71,24 +70,20 @@ class RewardHacking(Detector):
         monitor: str = "heldout_score",
         monitor_errors: float | None = 4.0,
         disagreement_factor: float | None = 1.6,
-        kl_token: float | None = 0.3,
-        kl_growth: float = 1.5,
+        kl_token: float | None = 0.08,
+        kl_growth: float = 2.0,
         length_factor: float | None = 1.5,
-        drift_kl: float | None = 0.08,
-        drift_length: float = 1.1,
         stop: bool = False,
     ) -> None:
-        factors = {"disagreement_factor": disagreement_factor, "length_factor": length_factor}
-        for name, value in (factors | {"drift_length": drift_length}).items():
+        for name, value in {"disagreement_factor": disagreement_factor, "length_factor": length_factor}.items():
             if value is not None and value <= 1:
                 raise UserError(f"RewardHacking.{name} is {value}; expected above 1")
         self.monitor, self.best_by = f"objective/{monitor}", f"eval/{monitor}"
         self.monitor_errors, self.disagreement_factor = monitor_errors, disagreement_factor
         self.kl_token, self.kl_growth, self.length_factor = kl_token, kl_growth, length_factor
-        self.drift_kl, self.drift_length = drift_kl, drift_length
         self._peak: Peak | None = None
         self._unheld = False
-        super().__init__((SCORE, self.monitor, DISAGREEMENT, KL, LENGTH), stop=stop)
+        super().__init__((SCORE, self.monitor, DISAGREEMENT, KL, ENTROPY, LENGTH), stop=stop)
 
     @override
     def taints(self, metric: str) -> bool:
@@ -130,29 +125,29 @@ class RewardHacking(Detector):
         return f"the ensemble's disagreement rose from {spread.start():.3g} to {spread.now():.3g}{_score(history)}"
 
     def _drifts(self, history: History) -> str | None:
-        """The KL is high and grew on since it became so."""
-        kl = history[KL]
-        if self.kl_token is None or len(kl) <= LOOK_BACK:
+        """The KL doubles, and the policy becomes no surer of what it does."""
+        kl, entropy = history[KL], history[ENTROPY]
+        if self.kl_token is None or len(kl) <= LOOK_BACK or len(entropy) <= LOOK_BACK:
             return None
-        now = kl.now()
-        grows = now >= self.kl_growth * kl.level(LOOK_BACK)
-        self._unheld = now >= self.kl_token and (grows or self._unheld)
+        now, then = kl.now(), kl.level(LOOK_BACK)
+        grows = then >= self.kl_token / 4 and now >= self.kl_growth * then
+        surer = entropy.now() < entropy.level(LOOK_BACK)
+        self._unheld = now >= self.kl_token and ((grows and not surer) or self._unheld)
         if not self._unheld:
             return None
-        return f"the KL to the reference is {now:.2g} nats per token, and nothing held it{_score(history)}"
+        return (
+            f"within {LOOK_BACK} iterations the KL to the reference grew from {then:.2g} to {now:.2g} nats per token, "
+            f"and the entropy did not fall{_score(history)}"
+        )
 
     def _longer(self, history: History) -> str | None:
         """Responses are longer than they were."""
         length = history[LENGTH]
-        if len(length) < ROWS or not len(history[KL]):  # in an environment it is that of episodes
+        if self.length_factor is None or len(length) < ROWS or not len(history[KL]):  # in an environment: of episodes
             return None
-        grown, kl = length.now() / length.start(), history[KL].now()
-        alone = self.length_factor is not None and grown > self.length_factor
-        drifting = self.drift_kl is not None and grown > self.drift_length and kl > self.drift_kl
-        if not (alone or drifting):
+        if length.now() <= self.length_factor * length.start():
             return None
-        away = "" if alone else f" and the KL to the reference to {kl:.2g} nats per token"
-        return f"responses grew from {length.start():.3g} to {length.now():.3g} tokens{away}{_score(history)}"
+        return f"responses grew from {length.start():.0f} to {length.now():.0f} tokens{_score(history)}"
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -90,31 +90,42 @@ def test_hacking_warns_when_an_ensemble_disagrees():
     assert not replay(RewardHacking(disagreement_factor=None), history)
 
 
-def test_hacking_warns_of_a_kl_that_nothing_holds():
-    # the median of five is that of two iterations before: 0.02 · (17 − 2) = 0.3
-    history = rows(objective__kl_ref_token=lambda n: 0.02 * n)
+def doubling(n):
+    """0.01 nats, twice that every five iterations: a factor of 2.3 in six."""
+    return 0.01 * 2 ** (n / 5)
+
+
+def test_hacking_warns_of_a_kl_that_doubles_while_the_entropy_does_not_fall():
+    # the median of five is that of two iterations before: 0.08 = 0.01 · 2³ at 15, seen at 17
+    history = rows(objective__kl_ref_token=doubling, objective__entropy=lambda n: 0.5)
     ((at, message),) = replay(RewardHacking(), history)
-    assert (at, "0.3 nats per token" in message) == (17, True)
+    assert (at, "grew from 0.035 to 0.08 nats per token" in message) == (17, True)
 
 
 @pytest.mark.parametrize(
-    "kl",
+    ("kl", "entropy"),
     [
-        lambda n: 0.29 * (1 - math.exp(-n / 10)),  # settles below the limit
-        lambda n: 0.4 if n in (20, 21) else 0.2,  # two iterations gone astray
-        lambda n: 0.27 + 0.002 * n,  # above the limit in the end, and hardly growing
+        (lambda n: 0.1 * (1 - math.exp(-n / 10)), lambda n: 0.5),  # it settles
+        (lambda n: 0.4 if n in (20, 21) else 0.05, lambda n: 0.5),  # two iterations gone astray
+        (lambda n: 0.07 + 0.002 * n, lambda n: 0.5),  # high in the end, and hardly growing
+        (lambda n: 0.005 if n < 10 else 0.2, lambda n: 0.5),  # it was nothing before: the policy has begun to learn
+        (doubling, lambda n: 0.5 - 0.01 * n),  # it becomes surer of what it does
     ],
-    ids=["settles", "spike", "slow"],
+    ids=["settles", "spike", "slow", "starts", "surer"],
 )
-def test_hacking_is_quiet_about_a_kl_that_is_held(kl):
-    assert not replay(RewardHacking(), rows(objective__kl_ref_token=kl))
+def test_hacking_is_quiet_about_other_growth_of_the_kl(kl, entropy):
+    assert not replay(RewardHacking(), rows(objective__kl_ref_token=kl, objective__entropy=entropy))
 
 
-def test_hacking_stays_in_trouble_where_the_kl_stays_high():
+def test_hacking_stays_in_trouble_until_the_kl_comes_back():
     detector = RewardHacking()
-    said = [detector.observe(row) for row in rows(100, objective__kl_ref_token=lambda n: min(0.02 * n, 0.5))]
+    course = {"objective__kl_ref_token": lambda n: min(doubling(n), 0.5) if n < 80 else 0.01}
+    said = [detector.observe(row) for row in rows(79, **course, objective__entropy=lambda n: 0.5)]
     assert sum(message is not None for message in said) == 1
     assert detector.in_trouble
+    for row in rows(100, **course, objective__entropy=lambda n: 0.5)[79:]:
+        detector.observe(row)
+    assert not detector.in_trouble
 
 
 def test_hacking_warns_of_ever_longer_responses_but_not_of_longer_episodes():

@@ -67,13 +67,6 @@ def test_hacking_is_seen_by_the_monitor(hacked):
     assert "objective/heldout_score fell from" in message
 
 
-def test_hacking_is_seen_by_the_kl(hacked):
-    rows = [{name: value for name, value in row.items() if "heldout" not in name} for row in hacked]
-    at, message = first(RewardHacking(), rows)
-    assert at < 15
-    assert "nats per token" in message
-
-
 def test_collapse_is_seen(hacked):
     at, message = first(ModeCollapse(), hacked)
     assert at < 15
