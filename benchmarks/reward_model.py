@@ -66,14 +66,15 @@ def row(sft: str, directory: Path, count: int, seed: int) -> dict[str, str]:
         "ceiling": f"{last['eval/ceiling']:.3f}",
         "share of excess": f"{(last['eval/accuracy'] - 0.5) / (last['eval/ceiling'] - 0.5):.1%}",
         "correlation with gold": f"{last['eval/correlation_gold']:.3f}",
-        "rank correlation": f"{last['eval/spearman_gold']:.3f}",
+        "the same within prompts": f"{last['eval/correlation_within_gold']:.3f}",
         "calibration error": f"{last['eval/calibration_error_scaled']:.3f}",
         "seconds": f"{seconds:.0f}",
     }
 
 
 METRICS = tuple(
-    f"eval/{name}" for name in ("accuracy", "ceiling", "correlation_gold", "spearman_gold", "calibration_error_scaled")
+    f"eval/{name}"
+    for name in ("accuracy", "ceiling", "correlation_gold", "correlation_within_gold", "calibration_error_scaled")
 )
 
 

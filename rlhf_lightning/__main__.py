@@ -101,12 +101,14 @@ def _trainer_help(name: str) -> str:
         "--name NAME": "name of the run (default: MODEL-TASK-SEED)",
         "--runs_dir DIR": "folder of all runs (default: runs)",
         "--seed_everything N": "seed (default: 1)",
-        "--ckpt_path FILE": "checkpoint" + (" to start from" if name == "fit" else " (default: the run's last one)"),
+        "--ckpt_path FILE": "checkpoint"
+        + (" to go on from; last is the run's own" if name == "fit" else " (default: the run's last one)"),
     }
     if name == "fit":
         own |= {
             "--overwrite": "replace a run that is there; without it an unfinished one continues",
             "--checkpoint_every N": "iterations or steps between checkpoints",
+            "--checkpoint_keep N": "number of last checkpoints kept (default: 2)",
         }
     own |= {
         "--trainer.devices N": "devices, and --trainer.num_nodes N machines",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.rundir import LAST_CHECKPOINT, Plan, RunDirectory, check_name, plan_run
 from rlhf_lightning.tasks.task import Task
+
+log = logging.getLogger(__name__)
 
 import_components = checks.import_components
 
@@ -156,6 +159,7 @@ class CommandLine(LightningCLI):
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder of all runs")
         parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False, help="replace the run")
         parser.add_argument("--checkpoint_every", type=int | None, help="iterations or steps between checkpoints")
+        parser.add_argument("--checkpoint_keep", type=int, default=2, help="number of last checkpoints kept")
         parser.add_argument("--pipeline", type=dict | None, help="read by the pipeline command, not used here")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -190,15 +194,16 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run, refuse what cannot work, and decide between start and resume, before anything is built."""
         config = self.config[self.command]
-        config.name = config.name or checks.default_name(config)
+        config.name = checks.default_name(config) if config.name is None else config.name
         self.directory = Path(config.runs_dir) / check_name(config.name)
-        checks.check_requirements(config)
-        checks.check_trainer(config, self.command)
+        checks.check_config(config, self.command)
         self.settings = self._resolved(config)
         if self.command == "fit" and not config.trainer.fast_dev_run:
             self.plan = plan_run(self.directory, self.settings, overwrite=config.overwrite)
             if rank_zero_only.rank == 0:
                 self.writer = RunDirectory(self.plan, self.settings)
+                for path in self.plan.damaged:
+                    log.warning("%s is damaged: the run continues from %s", path, self.plan.resume_from)
         resumed = self.plan.resume_from if self.plan is not None else None
         checks.complete_loggers(config.trainer.logger, self.directory, config.name, resumed=resumed is not None)
 
@@ -224,7 +229,7 @@ class CommandLine(LightningCLI):
         config["callbacks"] = checks.as_list(config["callbacks"])
         try:
             return self._instantiate_trainer(config, self._callbacks(config))
-        except (TypeError, ValueError, MisconfigurationException) as error:
+        except (TypeError, ValueError, ModuleNotFoundError, MisconfigurationException) as error:
             raise checks.trainer_error(error, config) from error
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
@@ -236,8 +241,8 @@ class CommandLine(LightningCLI):
         if self.plan is not None and isinstance(self.model, PolicyAlgorithm):
             own += default_detectors(besides=trainer["callbacks"])
         if self.plan is not None and trainer["enable_checkpointing"] is not False:
-            every = self._get(self.config, "checkpoint_every")
-            own.append(Checkpoints(self.directory / "checkpoints", every=every))
+            every, keep = (self._get(self.config, f"checkpoint_{what}") for what in ("every", "keep"))
+            own.append(Checkpoints(self.directory / "checkpoints", every=every, keep=keep))
         if self.plan is not None and hasattr(self.model, "export"):
             own.append(Export())
         return own
@@ -246,8 +251,8 @@ class CommandLine(LightningCLI):
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Train, or go on training, and mark the run as done when it is."""
-        if ckpt_path is None and self.plan is not None and self.plan.resume_from is not None:
-            ckpt_path = str(self.plan.resume_from)
+        if ckpt_path in (None, "last") and self.plan is not None:  # the run's own last one, where there is any
+            ckpt_path = None if self.plan.resume_from is None else str(self.plan.resume_from)
         with self._cleaning_up(), self.endings.of(self.trainer, self.directory / LAST_CHECKPOINT):
             self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
             if self.writer is not None and not self.writer.started:
@@ -274,7 +279,7 @@ class CommandLine(LightningCLI):
 
     def _evaluate(self, evaluate: Any, ckpt_path: str | None = None, **kwargs: Any) -> None:
         own = self.directory / LAST_CHECKPOINT
-        if ckpt_path is None and own.is_file():
+        if ckpt_path in (None, "last") and own.is_file():
             ckpt_path = str(own)
         if rank_zero_only.rank == 0:
             print(f"{self.command}: {ckpt_path or 'the model before training (no --ckpt_path, no run)'}", flush=True)

@@ -20,6 +20,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.cli_values import check_values
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rundir import read_environment
 from rlhf_lightning.synced import SyncedModule
@@ -83,6 +84,16 @@ def default_name(config: Namespace) -> str:
     return "-".join(parts).lower()
 
 
+def check_config(config: Namespace, command: str) -> None:
+    """Refuse what parsing lets through and what cannot work together, before anything is built."""
+    if not isinstance(config.trainer, Namespace):
+        raise UserError(f"trainer: expected a mapping of its arguments, got {config.trainer!r}")
+    for key in ("task", "backbone", "model", "data"):
+        check_values(key, config[key], filled_in=("task", "backbone") if key in ("model", "data") else ())
+    check_requirements(config)
+    check_trainer(config, command)
+
+
 def check_requirements(config: Namespace) -> None:
     """See that the task provides what the model needs, before the backbone is built."""
     model, task = _class(config.model.class_path), _class(config.task.class_path)
@@ -93,11 +104,17 @@ def check_requirements(config: Namespace) -> None:
 def check_trainer(config: Namespace, command: str) -> None:
     """Refuse trainer arguments that would silently do nothing, and a run without an end."""
     trainer, model = config.trainer, _class(config.model.class_path)
+    if trainer.num_nodes > 1 and not {"RANK", "SLURM_PROCID"} & os.environ.keys():
+        raise UserError(f"trainer.num_nodes is {trainer.num_nodes}: start one process per device by torchrun or srun")
     ours = issubclass(model, SyncedModule)
     for key, instead in _TRAINER_INSTEAD.items():
         default = 1 if key == "accumulate_grad_batches" else None
         if trainer.get(key) != default and (ours or key == "default_root_dir"):
             raise UserError(f"trainer.{key} has no effect here; give {instead}")
+    if str(trainer.strategy).startswith("single_") and str(trainer.devices) not in ("1", "auto"):
+        raise UserError(
+            f"trainer.strategy {trainer.strategy} is for one device, and trainer.devices is {trainer.devices}; give ddp"
+        )
     if command != "fit" or trainer.fast_dev_run:
         return
     if issubclass(model, PolicyAlgorithm):
@@ -152,6 +169,8 @@ def as_user_error(error: BaseException) -> UserError:
 def trainer_error(error: BaseException, trainer: Mapping[str, Any]) -> UserError:
     """One line for what the trainer refused; it names the argument, or those that it may be about."""
     line = str(as_user_error(error)).split(" Example choices")[0]
+    if duration := re.search(r"Timer\(duration=(.*?)\)", line):
+        return UserError(f"trainer.max_time: expected DD:HH:MM:SS, got {duration[1]}")
     if any(re.search(rf"\b{key}\b", line) for key in trainer):
         return UserError(f"trainer: {line}")
     keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")

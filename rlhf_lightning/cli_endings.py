@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,8 +67,11 @@ class Endings:
         except Exception as error:
             if type(error).__module__.startswith("wandb."):
                 self._fail(UserError(f"W&B: {error}; WANDB_MODE=offline needs no account"), error)
-            if isinstance(error, RuntimeError) and self._launched_rank_failed():
-                sys.exit(2)  # that rank says why; here only the connection broke
+            if _restoring(error):
+                reason = " ".join(str(error).split())[:300]
+                self._fail(UserError(f"the checkpoint is not one of this model with these settings: {reason}"), error)
+            if isinstance(error, RuntimeError):
+                self._blame_launched_rank(error)
             raise
 
     def _terminated(self, *_: Any) -> None:
@@ -94,10 +98,19 @@ class Endings:
         launcher = None if self._trainer is None else self._trainer.strategy.launcher
         return getattr(launcher, "procs", [])
 
-    def _launched_rank_failed(self) -> bool:
-        """Whether another rank ended with a mistake of the user's."""
-        for process in self._launched_ranks():
+    def _blame_launched_rank(self, error: RuntimeError) -> None:
+        """End as another rank did, where here only the connection to it broke."""
+        for number, process in enumerate(self._launched_ranks(), start=1):
             with suppress(subprocess.TimeoutExpired):
-                if process.wait(timeout=LAUNCHED_RANK_PATIENCE) == 2:
-                    return True
-        return False
+                status = process.wait(timeout=LAUNCHED_RANK_PATIENCE)
+                if status == 2:
+                    sys.exit(2)  # it has said why
+                if status < 0:
+                    name = signal.Signals(-status).name
+                    self._fail(UserError(f"rank {number} was ended by {name} (out of memory?)"), error)
+
+
+def _restoring(error: Exception) -> bool:
+    """Whether Lightning was putting a checkpoint's content into its places."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).name == "checkpoint_connector.py" for frame in frames)

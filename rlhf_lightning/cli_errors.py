@@ -94,6 +94,8 @@ def _plain(key: str) -> str:
 def _unknown_option(given: str, options: list[str], where: _Where) -> str:
     name = given.lstrip("-").split("=")[0]
     prefix = "--" if given.startswith("--") else ""
+    if not prefix and "=" in given:
+        return f"unexpected argument {given!r}; every setting is an option: --{name} VALUE"
     if not prefix and not where(name):
         return f"unexpected argument {given!r}; every setting is an option: --KEY VALUE"
     return f"unknown key {prefix}{name}{where(name)}{_did_you_mean(name, options, prefix)}"
@@ -106,7 +108,8 @@ def _class_problem(message: str, key: str, where: _Where) -> str | None:
     if option := _UNKNOWN.search(message):
         name = ".".join(part for part in option.groups() if part)
         unknown, known = f"{key}.init_args.{name}", _arguments(last)
-        hint = _did_you_mean(name, known, "") or f"; it takes {', '.join(known)}"
+        own = [argument for argument in known if "." not in argument]
+        hint = _did_you_mean(name, known, "") or f"; it takes {', '.join(own)}"
         return f"unknown key {unknown}{where(unknown)}: {_short(last)} has no such argument{hint}"
     if re.search("Unable to load config", message):
         return f"{key}: expected a mapping of its arguments, got {_clipped(_given(message))}{where(key)}"
@@ -181,8 +184,11 @@ def _clipped(value: str, limit: int = 60) -> str:
 
 
 def _did_you_mean(name: str, known: Iterable[str], prefix: str) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+    known = list(known)
+    deeper = [other for other in known if other.endswith(f".{name}")]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8 if deeper else 0.6)
+    found = dict.fromkeys(prefix + other for other in [*close, *deeper])
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _arguments(class_path: str) -> list[str]:
@@ -195,7 +201,9 @@ def _arguments(class_path: str) -> list[str]:
         names |= dict.fromkeys(name for name in named if name not in ("self", *_LINKED))
         hints = _hints(base) if parameters else {}
         for name in [name for name in names if dataclasses.is_dataclass(hints.get(name))]:
-            names |= dict.fromkeys(f"{name}.{field.name}" for field in dataclasses.fields(hints[name]))
+            family = [hints[name], *type.__subclasses__(hints[name])]
+            fields = [field.name for kind in family for field in dataclasses.fields(kind)]
+            names |= dict.fromkeys(f"{name}.{field}" for field in fields)
         if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return list(names)

@@ -70,7 +70,33 @@ def read_config(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
+    _check_keys(content, path)
     return content
+
+
+def _check_keys(content: Any, path: str | Path) -> None:
+    """See that every key could be the name of a setting."""
+    for key, value in content.items():
+        if not isinstance(key, str) or len(key.split()) != 1:
+            raise UserError(f"{path}: key {key!r}; expected the name of a setting")
+        if isinstance(value, dict):
+            _check_keys(value, path)
+
+
+_OF_CLASSES = ("class_path", "init_args", "dict_kwargs")
+
+
+def _check_classes(content: Mapping[str, Any], path: str | Path, prefix: str = "") -> None:
+    """See that a class's arguments stand under ``init_args``; elsewhere they are taken for something else."""
+    if "class_path" in content:
+        for name in content:
+            if name not in _OF_CLASSES:
+                close = difflib.get_close_matches(name, _OF_CLASSES, n=1, cutoff=0.8)
+                expected = f"did you mean {close[0]}?" if close else f"expected it under {prefix}init_args"
+                raise UserError(f"{path}: {prefix}{name} stands beside {prefix}class_path; {expected}")
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            _check_classes(value, path, f"{prefix}{name}.")
 
 
 PER_TASK = "per_task"
@@ -88,8 +114,11 @@ def adapted(content: dict[str, Any], task: Mapping[str, Any] | None, path: str |
         task: ``class_path`` and ``init_args``, as far as they are known.
 
     Raises:
-        UserError: there are such values and no task is known yet.
+        UserError: there are such values and no task is known yet; or nothing stands in the file, or where it must not.
     """
+    if not content:
+        raise UserError(f"{path} is empty; expected settings, such as those of a task or of a model")
+    _check_classes({key: value for key, value in content.items() if key != "pipeline"}, path)
     sections = content.get(PER_TASK)
     if sections is None:
         return content

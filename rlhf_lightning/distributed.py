@@ -6,13 +6,16 @@ Rank r of W computes the global rows r, r + W, r + 2W, …. Every function here 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from rlhf_lightning.errors import UserError
 
 Item = TypeVar("Item")
 
@@ -103,6 +106,44 @@ def gather_items(own: Sequence[Item], count: int) -> list[Item]:
     parts: list[list[Item]] = [[] for _ in range(world_size())]
     dist.all_gather_object(parts, list(own))
     return [parts[row % world_size()][row // world_size()] for row in range(count)]
+
+
+def of_first_rank(item: Item) -> Item:
+    """What rank 0 has: for decisions that all ranks must take alike, to the last bit of a number."""
+    if world_size() == 1:
+        return item
+    boxed = [item]
+    dist.broadcast_object_list(boxed, src=0)
+    return boxed[0]
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Around work that each rank does by itself: where it fails on one rank, the others do not wait for that one.
+
+    Every rank must come by, and the work inside must not be collective.
+
+    Raises:
+        UserError: another rank has raised it; the message is that one's.
+        RuntimeError: another rank has raised something else.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    failures = gather_items([_told(failure)], world_size())
+    if failure is not None:
+        raise failure
+    for by_user, message in filter(None, failures):
+        raise UserError(message) if by_user else RuntimeError(message)
+
+
+def _told(failure: Exception | None) -> tuple[bool, str] | None:
+    """Whether it is the user's to put right, and what to say of it on other ranks."""
+    if failure is None or isinstance(failure, UserError):
+        return failure and (True, str(failure))
+    return False, f"rank {rank()} failed: {type(failure).__name__}: {failure}"
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.distributed import own_rows
+from rlhf_lightning.distributed import failing_together, own_rows
 from rlhf_lightning.evaluation import (
     demonstration_nats,
     perplexity,
@@ -89,6 +89,7 @@ class HeldoutEvaluation:
             return {}
         examples = list(task.demonstrations("heldout")[:limit])
         mine = [examples[i] for i in own_rows(len(examples)).tolist()]
-        nats, tokens = demonstration_nats(self.policy, mine, microbatch_size=self.microbatch_size)
+        with failing_together():
+            nats, tokens = demonstration_nats(self.policy, mine, microbatch_size=self.microbatch_size)
         sums = self.module.reduced({"nats": nats, "tokens": tokens})
         return {"perplexity": perplexity(sums["nats"], sums["tokens"])}

@@ -52,6 +52,10 @@ class Optimization:
             raise UserError(f"optimization.max_grad_norm must be above 0 (null for no limit), got {self.max_grad_norm}")
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"optimization.weight_decay must not be negative, got {self.weight_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimization.betas must be at least 0 and below 1, got {list(self.betas)}")
+        if not 0 <= self.eps < math.inf:
+            raise UserError(f"optimization.eps must not be negative, got {self.eps}")
         if self.microbatch_size is not None and self.microbatch_size < 1:
             raise UserError(f"optimization.microbatch_size must be at least 1, got {self.microbatch_size}")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.data.passes import PassDataModule
-from rlhf_lightning.distributed import own_rows
+from rlhf_lightning.distributed import failing_together, own_rows
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.text import EncodedResponses
@@ -131,7 +131,8 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
         parts = [
             [mine[row] for row in rows.tolist()] for rows in row_slices(len(mine), self.optimization.microbatch_size)
         ]
-        encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
+        with failing_together():
+            encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
         total = self.reduced({"weight": self._number(sum(self.weight(*part) for part in encoded))})["weight"]
         sums = {name: self._number(0) for name in ("loss", *self.measured)}
         for part in encoded:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.data.responses import ResponseCollector
-from rlhf_lightning.distributed import Stream, own_rows, world_size
+from rlhf_lightning.distributed import Stream, failing_together, own_rows, world_size
 from rlhf_lightning.errors import UserError, check_counts, located
 from rlhf_lightning.heldout import HeldoutEvaluation
 from rlhf_lightning.models.backbone import Backbone
@@ -164,8 +164,10 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
         """Loss and what else there is to know of a batch of held-out pairs."""
         examples = self.data.heldout_batch(int(batch))
         self._pairs += len(examples)
-        for part in self._own_parts(examples):
-            loss, measured = self.loss_sum(part, self.encode(part).to(self.device))
+        with failing_together():
+            encoded = [(part, self.encode(part).to(self.device)) for part in self._own_parts(examples)]
+        for part in encoded:
+            loss, measured = self.loss_sum(*part)
             for name, value in {"loss": loss, **measured}.items():
                 self._sums[name] = self._sums[name] + value.detach()
 

@@ -114,9 +114,7 @@ def comparison_statistics(judged: JudgedComparisons) -> Statistics:
         "by_length_difference": _by_value([_extra_words(pair) for pair in judged.pairs], right, " words"),
         "by_annotator": _by_label([pair.annotator for pair in judged.pairs], right),
         "by_objective": _by_label([pair.objective for pair in judged.pairs], right),
-        "correlation": None
-        if judged.gold is None
-        else correlations(judged.scores[judged.mask], judged.gold[judged.mask]),
+        "correlation": None if judged.gold is None else gold_correlations(judged.scores, judged.gold, judged.mask),
         "members": None if judged.members is None else _member_statistics(judged),
     }
 
@@ -157,6 +155,24 @@ def correlations(scores: Float[Tensor, " R"], others: Float[Tensor, " R"]) -> di
         "spearman": spearman_corrcoef(scores, others).item(),
         "kendall": kendall_rank_corrcoef(scores, others).item(),
     }
+
+
+def gold_correlations(
+    scores: Float[Tensor, "B K"], gold: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"]
+) -> dict[str, float | None] | None:
+    """`correlations` with the true reward among all responses, and Pearson's ``within`` prompts.
+
+    Comparisons leave open by how much all responses to one prompt are better than all to another: a number added to
+    every score of a prompt changes no likelihood. What they can teach are the deviations from each example's mean.
+    None where examples have one response only.
+    """
+    found = correlations(scores[mask], gold[mask])
+    if found is None:
+        return None
+    deviations = [_exact(values).where(mask, torch.nan) for values in (scores, gold)]
+    own, true = ((values - values.nanmean(-1, keepdim=True))[mask] for values in deviations)
+    within = correlations(own, true)
+    return {**found, "within": None if within is None else within["pearson"]}
 
 
 def bias_statistics(
@@ -209,7 +225,7 @@ def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     return {f"eval/{name}": value for name, value in measured.items() if value is not None}
 
 
-CORRELATIONS = {"correlation": "pearson", "spearman": "spearman", "kendall": "kendall"}
+CORRELATIONS = {"correlation": "pearson", "spearman": "spearman", "kendall": "kendall", "correlation_within": "within"}
 """What each coefficient is called among the metrics."""
 
 

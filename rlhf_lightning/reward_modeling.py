@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data.agreement import annotator_agreement
 from rlhf_lightning.data.feedback import FeedbackDataModule, names_of_objectives
-from rlhf_lightning.distributed import gather_rows, own_rows, run_seed
+from rlhf_lightning.distributed import failing_together, gather_rows, own_rows, run_seed
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.feedback_scores import flat_texts, judged_scores
 from rlhf_lightning.models.architectures import Architecture, JointEncoder
@@ -253,7 +253,7 @@ class RewardModeling(PassAlgorithm[Feedback]):
         prompts, responses = flat_texts(examples)
         mine = own_rows(len(responses)).tolist()
         size = self.optimization.microbatch_size or EVALUATED_AT_ONCE
-        with torch.no_grad():
+        with torch.no_grad(), failing_together():
             own = self.reward_model.columns([prompts[i] for i in mine], [responses[i] for i in mine], batch_size=size)
         return gather_rows(own.transpose(0, 1).contiguous(), len(responses)).transpose(0, 1)
 

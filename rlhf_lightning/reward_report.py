@@ -16,7 +16,7 @@ from rlhf_lightning.reward_evaluation import (
     JudgedComparisons,
     bias_statistics,
     comparison_statistics,
-    correlations,
+    gold_correlations,
     rating_statistics,
 )
 from rlhf_lightning.reward_losses import RewardLoss
@@ -75,7 +75,7 @@ def evaluated(
     found["loss"] = loss.of(scores, mask, examples).double().mean().item()
     if gold is not None:  # of what the model says for all annotators, as it will be used
         by_all = model.combine.of(heldout.members(model, lambda objective, _: model.column_weights(objective, None)))
-        found["correlation"] = correlations(by_all[mask], gold[mask])
+        found["correlation"] = gold_correlations(by_all, gold, mask)
     spread = scores[mask].std().item() if mask.sum() > 1 else 0.0
     return found | {"biases": bias_statistics(task.probes(PROBES), model.score, spread=spread)}
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import yaml
 
+from rlhf_lightning.checkpoint_files import LAST, newest_intact
 from rlhf_lightning.config_files import read_config
 from rlhf_lightning.environment import environment, now
 from rlhf_lightning.errors import UserError
@@ -27,7 +28,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, ENVIRONMENT, DONE, STAGE, LOCK = "config.yaml", "environment.json", "DONE", "stage.json", ".lock"
-LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+CHECKPOINTS = "checkpoints"
+LAST_CHECKPOINT = Path(CHECKPOINTS) / LAST
 
 _KEPT = frozenset({STAGE, LOCK})
 """Not part of a run: the pipeline's note about the stage, and the mark of the process that trains."""
@@ -40,6 +42,7 @@ _NOT_COMPARED = (
     "runs_dir",
     "overwrite",
     "checkpoint_every",
+    "checkpoint_keep",
     "ckpt_path",
     "weights_only",
     "trainer.logger",
@@ -57,11 +60,13 @@ class Plan:
 
     Args:
         resume_from: checkpoint to continue from, None to start at the beginning.
+        damaged: newer ones, which cannot be continued from.
         set_aside: the directory holds an earlier run that the new one replaces.
     """
 
     directory: Path
     resume_from: Path | None = None
+    damaged: tuple[Path, ...] = ()
     set_aside: bool = False
 
 
@@ -69,14 +74,17 @@ def plan_run(directory: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
     """Start, resume or refuse; reads only.
 
     Raises:
-        UserError: the directory holds a finished run, an unfinished one with another configuration, or no run.
+        UserError: the directory holds a finished run, an unfinished one with another configuration or with damaged
+            checkpoints only, or no run.
     """
+    if file := next((parent for parent in directory.parents if parent.is_file()), None):
+        raise UserError(f"{file} is a file; expected a folder for runs (choose another --runs_dir)")
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; expected a directory for the run (choose another --name)")
-    if (directory / LOCK).exists() and (lock := _locked(directory)) is not None:
+    if (directory / LOCK).exists() and (lock := _locked(directory, shared=True)) is not None:
         lock.close()
     entries = {entry.name for entry in directory.iterdir()} - _KEPT - _OF_LOGGERS if directory.is_dir() else set()
-    if not entries:
+    if all(name == ENVIRONMENT or _is_temporary(name) for name in entries):  # killed while it started
         return Plan(directory)
     if CONFIG not in entries:
         raise UserError(f"{directory} exists and holds no run ({CONFIG} is missing); choose another --name")
@@ -86,8 +94,13 @@ def plan_run(directory: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
         raise UserError(
             f"{directory} holds a finished run; pass --overwrite to replace it, or --name for another directory"
         )
-    last = directory / LAST_CHECKPOINT
-    if not last.is_file():
+    last, damaged = newest_intact(directory / CHECKPOINTS)
+    if last is None and damaged:
+        names = ", ".join(path.name for path in damaged)
+        raise UserError(
+            f"{directory} holds an unfinished run with damaged checkpoints ({names}); pass --overwrite to start over"
+        )
+    if last is None:
         return Plan(directory, set_aside=True)
     difference = first_difference(read_config(directory / CONFIG), config)
     if difference is not None:
@@ -96,7 +109,7 @@ def plan_run(directory: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
             f"{directory} holds an unfinished run with another configuration: {key} is {old!r} there and {new!r} now; "
             "pass --overwrite to start over, or --name for another directory"
         )
-    return Plan(directory, resume_from=last)
+    return Plan(directory, resume_from=last, damaged=tuple(damaged))
 
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -166,6 +179,8 @@ class RunDirectory:
         except UserError:
             self.started = True  # the directory is another process's: not ours to clean up
             raise
+        for folder in (self.path, self.path / CHECKPOINTS):
+            _remove_temporary(folder)
         content = read_environment(self.path) if resumed_at is not None else {}
         if content:
             content.setdefault("resumed", []).append({"at": resumed_at, **environment()})
@@ -207,13 +222,17 @@ class RunDirectory:
 
     @staticmethod
     def _move(source: Path, target: Path) -> None:
-        for entry in source.iterdir():
+        # the configuration last: a crash between leaves a folder that still counts as a run
+        for entry in sorted(source.iterdir(), key=lambda entry: entry.name == CONFIG):
             if entry.name not in _KEPT:
                 entry.rename(target / entry.name)
 
 
-def _locked(directory: Path) -> IO[str] | None:
+def _locked(directory: Path, *, shared: bool = False) -> IO[str] | None:
     """Hold the directory's lock until the file is closed or the process ends, where the system has such locks.
+
+    Args:
+        shared: with other processes that only look whether there is an exclusive one.
 
     Raises:
         UserError: another process holds it.
@@ -222,7 +241,7 @@ def _locked(directory: Path) -> IO[str] | None:
         return None
     file = open(directory / LOCK, "w", encoding="utf-8")  # noqa: SIM115 held open as long as the run
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise UserError(f"another process is training in {directory}; choose another --name, or wait") from None
@@ -230,6 +249,17 @@ def _locked(directory: Path) -> IO[str] | None:
         file.close()
         return None
     return file
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _remove_temporary(folder: Path) -> None:
+    """Files that a killed process was writing."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink()
 
 
 def read_environment(directory: Path) -> dict[str, Any]:
@@ -240,14 +270,34 @@ def read_environment(directory: Path) -> dict[str, Any]:
         return {}
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of a file: one line where that is impossible, as when the disk is full.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, OSError) or "(os error " in reason:  # so say libraries that are written in Rust
+            raise UserError(f"{path} cannot be written: {reason}") from error
+        raise
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old or the new content and nothing between."""
+    """Write a file so that a reader, or a crash, sees the old or the new content and nothing between.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        with writing(path), open(temporary, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,7 +15,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.distributed import all_sum, rank, sum_gradients, world_size
+from rlhf_lightning.callbacks.tracking import tell_loggers
+from rlhf_lightning.distributed import (
+    all_sum,
+    gather_items,
+    of_first_rank,
+    rank,
+    run_seed,
+    sum_gradients,
+    world_size,
+)
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.optimization import Optimization
@@ -98,6 +107,20 @@ class SyncedModule(LightningModule):
             )
         # The loaders only count: shared out among ranks, each would see a part of the batches.
         self.trainer._accelerator_connector.use_distributed_sampler = False
+
+    def on_fit_start(self) -> None:
+        """See that all ranks start at the same point, or they would wait for each other later, or train apart.
+
+        Raises:
+            UserError: they do not.
+        """
+        starts = gather_items([f"seed {run_seed()} after {self.steps_loaded} steps"], world_size())
+        for number, start in enumerate(starts):
+            if start != starts[0]:
+                raise UserError(
+                    f"rank 0 starts with {starts[0]} and rank {number} with {start}; "
+                    "expected the same command on every node, and --runs_dir on a file system that they share"
+                )
 
     @property
     def fitting(self) -> bool:
@@ -221,6 +244,7 @@ class SyncedModule(LightningModule):
 
     def publish(self, row: Mapping[str, float]) -> None:
         """Report a finished row of metrics, its x-axis first, to callbacks and loggers."""
+        row = of_first_rank(dict(row))  # times differ, and perhaps a last bit: callbacks decide by these numbers
         axis, *names = row
         row = {axis: int(row[axis])} | {name: v if isinstance(v := row[name], int) else float(v) for name in names}
         for callback in self.trainer.callbacks:
@@ -233,5 +257,4 @@ class SyncedModule(LightningModule):
         # Not `self.log`, which would give callbacks the mean over an epoch; every rank has the same numbers already.
         self.trainer.callback_metrics.update({name: torch.tensor(float(row[name])) for name in names})
         if rank() == 0:
-            for logger in self.trainer.loggers:
-                logger.log_metrics(dict(row), step=row[axis])
+            tell_loggers(self.trainer, lambda logger: logger.log_metrics(dict(row), step=row[axis]))

@@ -32,7 +32,7 @@ def test_fit_leaves_a_complete_run_directory(capsys):
     assert run_files(RUN) == [
         "DONE", "checkpoints", "config.yaml", "environment.json", "export", "metrics.csv", "samples.jsonl",
     ]  # fmt: skip
-    assert run_files(RUN / "checkpoints") == ["best.ckpt", "last.ckpt"]
+    assert run_files(RUN / "checkpoints") == ["best.ckpt", "last-1.ckpt", "last.ckpt"]
     environment = json.loads((RUN / "environment.json").read_text())
     assert {"command", "started", "versions", "git_commit", "hardware"} <= set(environment)
     assert {"torch", "lightning", "transformers", "python", "rlhf_lightning"} <= set(environment["versions"])

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 TASKS = sorted(path.name for path in (CONFIGS / "tasks").glob("*.yaml"))
 ALGORITHMS = sorted(path.name for path in (CONFIGS / "algorithms").glob("*.yaml"))
+HARDWARE = sorted(path.name for path in (CONFIGS / "hardware").glob("*.yaml"))
 PIPELINES = sorted(
     str(path.relative_to(ROOT)) for path in CONFIGS.rglob("*.yaml") if "pipeline" in yaml.safe_load(path.read_text())
 )
@@ -78,6 +79,30 @@ def test_config_is_parsed(task, algorithm, preferences, tmp_path, monkeypatch, c
     for name, config in (("task", read("tasks", task)), ("model", read("algorithms", algorithm))):
         assert printed[name]["class_path"].split(".")[-1] == config[name]["class_path"]
     assert "per_task" not in printed
+
+
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_hardware_composes_with_task_and_algorithm(hardware, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wanted = read("hardware", hardware)
+    assert list(wanted) == ["trainer"]
+    files = arguments("assistant.yaml", "ppo.yaml", tmp_path)
+    assert main(["fit", *files, "--config", f"configs/hardware/{hardware}", "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    for name, value in wanted["trainer"].items():
+        if name == "plugins":
+            assert [one["class_path"] for one in printed[name]] == [one["class_path"] for one in value]
+            for found, given in zip(printed[name], value, strict=True):
+                assert found["init_args"].items() >= given["init_args"].items()
+        else:
+            assert printed[name] == value
+    assert printed["max_epochs"] == read("algorithms", "ppo.yaml")["trainer"]["max_epochs"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_hardware_says_nothing_that_an_algorithm_says(algorithm):
+    said = set(read("algorithms", algorithm).get("trainer", {}))
+    assert all(said.isdisjoint(read("hardware", hardware)["trainer"]) for hardware in HARDWARE)
 
 
 @pytest.mark.parametrize("config", PIPELINES)

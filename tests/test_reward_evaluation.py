@@ -15,6 +15,7 @@ from rlhf_lightning.reward_evaluation import (
     comparison_statistics,
     correlations,
     evaluation_metrics,
+    gold_correlations,
     halves,
     rating_statistics,
 )
@@ -139,6 +140,29 @@ def test_gold_is_correlated_once_per_response_and_not_with_padding():
     assert found["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
     assert found["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
     assert found["kendall"] == pytest.approx(stats.kendalltau(x, y).statistic)
+    deviations = [np.concatenate([part - np.mean(part) for part in np.split(values, [3, 5])]) for values in (x, y)]
+    assert found["within"] == pytest.approx(stats.pearsonr(*deviations).statistic)
+
+
+def test_a_number_added_to_every_score_of_a_prompt_leaves_the_correlation_within_prompts():
+    examples = [pair("p"), pair("q"), pair("r")]
+    scores, gold = (
+        torch.tensor([[2.0, 0.5], [0.0, 1.5], [3.0, -1.0]]),
+        torch.tensor([[1.0, 0.0], [0.5, 1.0], [2.0, 0.5]]),
+    )
+    one, other = (
+        comparison_statistics(JudgedComparisons(examples, scores + shift, gold=gold))["correlation"]
+        for shift in (0, torch.tensor([[0.0], [5.0], [-3.0]]))
+    )
+    assert one["within"] == pytest.approx(other["within"])
+    assert abs(one["pearson"] - other["pearson"]) > 0.3
+
+
+def test_single_responses_have_no_correlation_within_prompts():
+    scores, gold = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[1.0], [3.0], [4.0]])
+    found = gold_correlations(scores, gold, torch.ones(3, 1, dtype=torch.bool))
+    assert found["pearson"] == pytest.approx(stats.pearsonr([1, 2, 4], [1, 3, 4]).statistic)
+    assert found["within"] is None
 
 
 def test_correlations_of_constants_are_not_known():
@@ -275,6 +299,7 @@ def test_metrics_of_an_evaluation():
         "eval/correlation_gold",
         "eval/spearman_gold",
         "eval/kendall_gold",
+        "eval/correlation_within_gold",
         "eval/accuracy_gap",
         "eval/agreement",
         "eval/bias_length",

@@ -80,6 +80,7 @@ def test_reward_model_learns(tmp_path):
         "eval/correlation_gold",
         "eval/spearman_gold",
         "eval/kendall_gold",
+        "eval/correlation_within_gold",
         "eval/accuracy_gap",
     ]
     assert all(math.isfinite(value) for row in rows for value in row.values())

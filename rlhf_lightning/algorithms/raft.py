@@ -21,7 +21,7 @@ import torch
 
 from rlhf_lightning.actor_critic import means
 from rlhf_lightning.algorithm import PolicyAlgorithm, check_stop_kl
-from rlhf_lightning.distributed import world_size
+from rlhf_lightning.distributed import of_first_rank, world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.minibatches import Loss, Minibatch
@@ -137,4 +137,4 @@ class RAFT(PolicyAlgorithm):
         (logprobs,) = self.over_own_rows(
             lambda part: (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,), rollout
         )
-        return k3(rollout.old_logprobs, logprobs)[rollout.action_mask].double().mean().item()
+        return of_first_rank(k3(rollout.old_logprobs, logprobs)[rollout.action_mask].double().mean().item())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
-from rlhf_lightning.distributed import own_rows
+from rlhf_lightning.distributed import failing_together, own_rows
 from rlhf_lightning.errors import check_counts
 from rlhf_lightning.evaluation import perplexity
 from rlhf_lightning.models.backbone import Backbone
@@ -102,12 +102,13 @@ class SFT(PassAlgorithm[Demonstration]):
         examples = self.data.heldout_batch(int(batch))
         self._examined += examples
         mine = [examples[row] for row in own_rows(len(examples)).tolist()]
-        for rows in row_slices(len(mine), self.optimization.microbatch_size):
-            part = [mine[row] for row in rows.tolist()]
-            if part:
-                encoded = self.encode(part).to(self.device)
-                self._heldout[0] += self.loss_sum(part, encoded)[0]
-                self._heldout[1] += encoded.action_mask.sum()
+        slices = row_slices(len(mine), self.optimization.microbatch_size)
+        parts = [[mine[row] for row in rows.tolist()] for rows in slices]
+        with failing_together():
+            encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
+        for part, tokens in encoded:
+            self._heldout[0] += self.loss_sum(part, tokens)[0]
+            self._heldout[1] += tokens.action_mask.sum()
 
     def on_validation_epoch_end(self) -> None:
         """Loss and perplexity over the held-out demonstrations, beside their exact entropy where it is known."""

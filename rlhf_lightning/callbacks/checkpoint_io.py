@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from rlhf_lightning.checkpoint_files import is_intact
 from rlhf_lightning.errors import UserError
 
 
@@ -53,6 +55,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: it is missing, corrupt, or holds objects that would have to be unpickled.
         """
+        if zipfile.is_zipfile(path) and not is_intact(Path(path)):
+            raise UserError(f"checkpoint {path} is corrupt (a checksum does not match)")
         try:
             return super().load_checkpoint(path, map_location, weights_only=True)
         except FileNotFoundError:

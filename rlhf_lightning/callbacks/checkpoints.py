@@ -1,12 +1,10 @@
-"""``checkpoints/last.ckpt`` and ``checkpoints/best.ckpt``, at iteration boundaries."""
+"""``checkpoints/last.ckpt``, those before it and ``checkpoints/best.ckpt``, at iteration boundaries."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +15,7 @@ from typing_extensions import override
 from rlhf_lightning.callbacks.detectors.detector import Detector
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of
+from rlhf_lightning.checkpoint_files import BEST, LAST, kept, link
 from rlhf_lightning.errors import UserError
 
 BEST_BY: tuple[tuple[str, Literal["max", "min"]], ...] = (
@@ -29,7 +28,9 @@ BEST_BY: tuple[tuple[str, Literal["max", "min"]], ...] = (
 
 
 class Checkpoints(Checkpoint, Listener):
-    """Saves ``last.ckpt`` regularly, and keeps the one with the best evaluation as ``best.ckpt``.
+    """Saves ``last.ckpt`` regularly, and keeps those before it and the one with the best evaluation, ``best.ckpt``.
+
+    The one before is ``last-1.ckpt``: what a run continues from where ``last.ckpt`` is damaged.
 
     Lightning's own ``ModelCheckpoint`` skips iterations that took no optimizer step (TRPO), serializes the same state
     twice when it keeps a last and a best one, and numbers the files anew after a resume.
@@ -38,6 +39,7 @@ class Checkpoints(Checkpoint, Listener):
         dirpath: folder of the checkpoints; ``checkpoints`` in the trainer's ``default_root_dir`` by default.
         every: iterations, or steps of a run with ``max_steps``, between checkpoints; by default every iteration,
             or a tenth of ``max_steps``.
+        keep: number of last checkpoints kept: ``last.ckpt``, ``last-1.ckpt``, ….
         monitor: metric that ``best.ckpt`` goes by; by default one that a detector names (a second reward model beats
             the score that is optimized), or the first of `BEST_BY` that the run reports.
         mode: whether more or less of ``monitor`` is better.
@@ -47,15 +49,18 @@ class Checkpoints(Checkpoint, Listener):
         self,
         dirpath: str | Path | None = None,
         every: int | None = None,
+        keep: int = 2,
         monitor: str | None = None,
         mode: Literal["max", "min"] = "max",
     ) -> None:
         if every is not None and every < 1:
             raise UserError(f"checkpoint_every is {every}; expected at least 1")
+        if keep < 1:
+            raise UserError(f"checkpoint_keep is {keep}; expected at least 1")
         if monitor is not None and "gold" in monitor:
             raise UserError(f"best.ckpt cannot go by {monitor}: the gold reward is there to judge, not to select")
         self.dirpath = None if dirpath is None else Path(dirpath)
-        self.every = every
+        self.every, self.keep = every, keep
         self.monitor, self.mode = monitor, mode
         self.best: float | None = None
         self._improved = False
@@ -65,6 +70,19 @@ class Checkpoints(Checkpoint, Listener):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.dirpath is None:
             self.dirpath = Path(trainer.default_root_dir) / "checkpoints"
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the files right: a crash may have come between them, and ``last.ckpt`` may be damaged."""
+        start = Path(trainer.ckpt_path or "")
+        if trainer.state.fn != "fit" or not trainer.is_global_zero or not start.is_file():
+            return
+        assert self.dirpath is not None
+        if start.resolve().parent == self.dirpath.resolve() and start.name != LAST:
+            link(start, self.dirpath / LAST)
+        if checkpoint["callbacks"].get(self.state_key, {}).get("is_best"):
+            self.dirpath.mkdir(parents=True, exist_ok=True)
+            link(start, self.dirpath / BEST)
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
@@ -102,11 +120,12 @@ class Checkpoints(Checkpoint, Listener):
     @property
     def best_model_path(self) -> str:
         """Path of ``best.ckpt``; empty where there is none (named as in Lightning's ``ModelCheckpoint``)."""
-        return "" if self.best is None or self.dirpath is None else str(self.dirpath / "best.ckpt")
+        return "" if self.best is None or self.dirpath is None else str(self.dirpath / BEST)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"monitor": self.monitor, "mode": self.mode, "best": self.best}
+        # asked for while a checkpoint is made: whether it is the best one so far
+        return {"monitor": self.monitor, "mode": self.mode, "best": self.best, "is_best": self._improved}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -123,10 +142,11 @@ class Checkpoints(Checkpoint, Listener):
         if trainer.fast_dev_run or now == self._saved_at or not (due or self._improved):
             return
         assert self.dirpath is not None
-        last = self.dirpath / "last.ckpt"
-        trainer.save_checkpoint(last)
+        last = self.dirpath / LAST
+        with kept(last, self.keep) if trainer.is_global_zero else nullcontext():
+            trainer.save_checkpoint(last)
         if self._improved and trainer.is_global_zero:
-            _link(last, self.dirpath / "best.ckpt")
+            link(last, self.dirpath / BEST)
         self._improved, self._saved_at = False, now
 
 
@@ -134,15 +154,3 @@ def _validation_follows(trainer: Trainer) -> bool:
     """Whether an evaluation of this very step is next: then the checkpoint waits, or a resumed run would skip it."""
     loop = trainer.fit_loop
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name. A later ``last.ckpt`` is a new file and leaves this one as it is."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)

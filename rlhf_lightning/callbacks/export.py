@@ -7,6 +7,8 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from rlhf_lightning.rundir import writing
+
 
 class Export(Callback):
     """Writes what was trained when training ends, as a whole folder or not at all.
@@ -21,7 +23,8 @@ class Export(Callback):
         target = Path(trainer.default_root_dir) / "export"
         temporary = target.with_name(".export.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        pl_module.export(temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        with writing(target):
+            temporary.mkdir(parents=True)
+            pl_module.export(temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import position
-from rlhf_lightning.rundir import write_atomically
+from rlhf_lightning.rundir import write_atomically, writing
 
 
 class MetricsFile(Listener):
@@ -47,8 +48,9 @@ class MetricsFile(Listener):
             return
         cells = {name: _cell(value) for name, value in row.items()}
         if set(cells) <= set(self._columns):
-            csv.DictWriter(self._file, self._columns, lineterminator="\n").writerow(cells)
-            self._file.flush()
+            with writing(self._path):
+                csv.DictWriter(self._file, self._columns, lineterminator="\n").writerow(cells)
+                self._file.flush()
         else:
             self._rewrite([*_complete_rows(self._path), cells])
 
@@ -74,7 +76,8 @@ class MetricsFile(Listener):
 
     def _close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a row that did not fit: `on_row` has said so
+                self._file.close()
             self._file = None
 
 

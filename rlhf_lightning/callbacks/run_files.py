@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.position import position
+from rlhf_lightning.callbacks.tracking import tell_loggers
 from rlhf_lightning.rundir import RunDirectory
 
 
@@ -35,5 +36,4 @@ class RunFiles(Callback):
         unit = "step" if trainer.max_steps >= 0 else "iteration"
         what = f"resuming from {unit} {done}" if resumed else f"{type(pl_module).__name__} starts at {unit} {done}"
         print(f"{self.directory.path}: {what}", flush=True)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(self.config)
+        tell_loggers(trainer, lambda logger: logger.log_hyperparams(self.config))

@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of, position
-from rlhf_lightning.rundir import write_atomically
+from rlhf_lightning.callbacks.tracking import tell_loggers
+from rlhf_lightning.rundir import write_atomically, writing
 
 
 class SamplesFile(Listener):
@@ -48,13 +49,12 @@ class SamplesFile(Listener):
         if self._path is None or not samples:
             return
         lines = [json.dumps({k: _plain(v) for k, v in sample.items()}, ensure_ascii=False) for sample in samples]
-        with open(self._path, "a", encoding="utf-8", newline="") as file:
+        with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
             file.write("\n".join(lines) + "\n")
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_table"):
-                columns = list(samples[0])
-                data = [[_table_cell(sample.get(name)) for name in columns] for sample in samples]
-                logger.log_table(key="samples", columns=columns, data=data, step=int(samples[0]["iteration"]))
+        columns = list(samples[0])
+        data = [[_table_cell(sample.get(name)) for name in columns] for sample in samples]
+        table = {"key": "samples", "columns": columns, "data": data, "step": int(samples[0]["iteration"])}
+        tell_loggers(trainer, lambda one: one.log_table(**table) if hasattr(one, "log_table") else None)
 
     @override
     def state_dict(self) -> dict[str, Any]:

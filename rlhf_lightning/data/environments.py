@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlhf_lightning.data.collection import CollectionDataModule
-from rlhf_lightning.distributed import Stream, own_rows, run_seed, world_size
+from rlhf_lightning.distributed import Stream, failing_together, own_rows, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.minibatches import over_own_rows
 from rlhf_lightning.models.control import ControlPolicy
@@ -129,12 +129,13 @@ class EnvironmentDataModule(CollectionDataModule):
         """
         started = time.perf_counter()
         self._policy = _checked(policy)
-        if self._training is None:
-            self._training = self._opened(self.count, Stream.EPISODE)
-            self._training.begin(self.episodes)
-        rows = self._training.rows
-        keys = fold(row_keys(seed=run_seed(), stream=Stream.ROLLOUT, iteration=iteration, rows=rows), attempt)
-        own = play(self._policy, self._training, steps=self.rollout_batch_size // self.count, keys=keys)
+        with failing_together():
+            if self._training is None:
+                self._training = self._opened(self.count, Stream.EPISODE)
+                self._training.begin(self.episodes)
+            rows = self._training.rows
+            keys = fold(row_keys(seed=run_seed(), stream=Stream.ROLLOUT, iteration=iteration, rows=rows), attempt)
+            own = play(self._policy, self._training, steps=self.rollout_batch_size // self.count, keys=keys)
         steps = own.gathered(self.count, policy.device)
         returns, lengths = self.episodes.extend(steps.actions, steps.rewards, steps.ended)
         scored = self._scored(self._policy, steps, returns, lengths)
@@ -148,10 +149,11 @@ class EnvironmentDataModule(CollectionDataModule):
     def collect_heldout(self, policy: Policy) -> ScoredSteps:
         """Whole episodes with the policy's most probable actions, always the same ones."""
         started = time.perf_counter()
-        if self._heldout is None:
-            self._heldout = self._opened(self.eval_episodes, Stream.EVALUATION)
-        self._heldout.begin()
-        own = play(_checked(policy), self._heldout, steps=self.task.max_episode_steps, once=True)
+        with failing_together():
+            if self._heldout is None:
+                self._heldout = self._opened(self.eval_episodes, Stream.EVALUATION)
+            self._heldout.begin()
+            own = play(_checked(policy), self._heldout, steps=self.task.max_episode_steps, once=True)
         steps = own.gathered(self.eval_episodes, policy.device)
         scored = self._scored(policy, steps, steps.rewards.sum(-1), steps.action_mask.sum(-1))
         return replace(scored, timings={"rollout_seconds": time.perf_counter() - started})

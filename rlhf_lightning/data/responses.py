@@ -13,11 +13,13 @@ from torch import Tensor
 from rlhf_lightning.distributed import (
     Stream,
     all_sum,
+    failing_together,
     gather_items,
     gather_padded,
     gather_rows,
     own_rows,
     run_seed,
+    world_size,
 )
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.policy import TextPolicy
@@ -77,10 +79,11 @@ class ResponseCollector:
         started, shortened_before = time.perf_counter(), self.prompts_shortened
         count, rows = len(prompts), own_rows(len(prompts))
         keys = row_keys(seed=run_seed(), stream=stream, iteration=iteration, rows=rows)
-        parts = [
-            self._decode(policy, [prompts[i] for i in r.tolist()], r, k)
-            for r, k in zip(*(x.split(self.decode_batch_size or len(rows)) for x in (rows, keys)), strict=True)
-        ]
+        with failing_together():
+            parts = [
+                self._decode(policy, [prompts[i] for i in r.tolist()], r, k)
+                for r, k in zip(*(x.split(self.decode_batch_size or len(rows)) for x in (rows, keys)), strict=True)
+            ]
         texts = [text for _, part in parts for text in part]
         rollout = _gathered([rollout for rollout, _ in parts], count)
         decoded = time.perf_counter()
@@ -125,12 +128,14 @@ class ResponseCollector:
 
     def _judge(self, prompts: list[Prompt], texts: list[str], count: int, device: torch.device) -> Judgement:
         """What is said of all responses; the measures have the objectives and what others say, too."""
-        judgement = judged(self.reward, prompts, texts)
-        measures: dict[str, Tensor] = {}
-        for name, values in self._measured(judgement, prompts, texts):
-            if name in measures:
-                raise UserError(f"{name} is measured twice; expected other names of monitors, objectives or parts")
-            measures[name] = values
+        with failing_together():
+            judgement = judged(self.reward, prompts, texts)
+            measures: dict[str, Tensor] = {}
+            for name, values in self._measured(judgement, prompts, texts):
+                if name in measures:
+                    raise UserError(f"{name} is measured twice; expected other names of monitors, objectives or parts")
+                measures[name] = values
+        _check_alike({"score": judgement.scores, **measures})
         scores, *columns = (gather_rows(values.to(device), count) for values in (judgement.scores, *measures.values()))
         gathered = dict(zip(measures, columns, strict=True))
         return Judgement(scores, {name: gathered[f"score_{name}"] for name in judgement.objectives}, gathered)
@@ -146,6 +151,17 @@ class ResponseCollector:
                 yield name, own.scores
                 for part, values in (own.objectives | own.measures).items():
                     yield f"{name}_{part}", values
+
+
+def _check_alike(columns: Mapping[str, Tensor]) -> None:
+    """Refuse what cannot be gathered: a source that measures one thing here and another on the next device."""
+    kinds = [f"{name} ({str(values.dtype).removeprefix('torch.')})" for name, values in columns.items()]
+    for number, others in enumerate(all_kinds := gather_items([kinds], world_size())):
+        if others != all_kinds[0]:
+            raise UserError(
+                f"the reward sources give {', '.join(all_kinds[0])} for responses on rank 0 and {', '.join(others)} "
+                f"on rank {number}; expected the same for all responses"
+            )
 
 
 def _gathered(parts: Sequence[Rollout], count: int) -> Rollout:

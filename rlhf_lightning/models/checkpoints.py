@@ -27,6 +27,9 @@ STAGES = {
 }
 """What makes a checkpoint of each kind."""
 
+_CONFIGS = ("config.json", "adapter_config.json", "tokenizer_config.json", "tokenizer.json")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
 
 def load_model(auto: Any, path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedModel:
     """A model in float32 with all its weights from the checkpoint.
@@ -64,9 +67,15 @@ def _load(auto: Any, path: str, kind: str, options: dict[str, Any]) -> tuple[Pre
         with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(run_seed())
             return auto.from_pretrained(
-                path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                path,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                use_safetensors=True,
+                **{"trust_remote_code": False, **options},
             )
 
+    _refuse_pickles(path, kind)
     model, info = _reading(path, kind, load)
     if "score.weight" in info["unexpected_keys"]:
         raise UserError(f"{kind} {path} is a reward model; expected a language model")
@@ -87,6 +96,7 @@ def load_tokenizer(path: str, *, kind: str = "checkpoint", **options: Any) -> Pr
     Raises:
         UserError: it is missing or unreadable.
     """
+    options = {"trust_remote_code": False, **options}
     with _quiet():
         tokenizer = _reading(path, kind, lambda: AutoTokenizer.from_pretrained(path, **options))
     if len(tokenizer) == len(tokenizer.all_special_tokens):
@@ -110,13 +120,43 @@ def is_local(path: str) -> bool:
 
 def _reading(path: str, kind: str, load: Callable[[], Loaded]) -> Loaded:
     """Run a loader; whatever it raises ends in one line."""
-    if is_local(path) and not Path(path).exists():
-        raise UserError(f"{kind} {path} does not exist; {STAGES[kind]}")
+    if is_local(path):
+        _check_folder(Path(path), kind)
     try:
         return load()
     except Exception as error:  # transformers, tokenizers and safetensors each have their own
         reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+        if "trust_remote_code" in reason:
+            raise UserError(
+                f"{kind} {path} comes with code of its own, which is not run; expected a model of transformers (if you "
+                "trust the code of a policy's checkpoint: backbone.init_args.trust_remote_code true)"
+            ) from error
+        if not Path(path).exists() and "couldn't connect" in reason:
+            raise UserError(
+                f"{kind} {path} does not exist here, and the hub cannot be reached; {STAGES[kind]}"
+            ) from error
         raise UserError(f"{kind} {path} cannot be loaded: {reason[:300]}") from error
+
+
+def _check_folder(folder: Path, kind: str) -> None:
+    """See that a folder could hold a model or a tokenizer."""
+    if not folder.exists():
+        raise UserError(f"{kind} {folder} does not exist; {STAGES[kind]}")
+    if not folder.is_dir():
+        raise UserError(f"{kind} {folder} is a file; expected a folder with config.json and model.safetensors")
+    if not any((folder / name).is_file() for name in _CONFIGS):
+        found = f"did you mean {folder / 'export'}?" if (folder / "export").is_dir() else STAGES[kind]
+        raise UserError(f"{kind} {folder} holds no model: there is no config.json in it; {found}")
+
+
+def _refuse_pickles(path: str, kind: str) -> None:
+    """Weights come as safetensors, which hold numbers only: a pickle can hold instructions."""
+    found = sorted(file.name for pattern in _PICKLES for file in Path(path).glob(pattern))
+    if found and not any(Path(path).glob("*.safetensors")):
+        raise UserError(
+            f"{kind} {path} has its weights in a pickle ({found[0]}), which is never read; expected model.safetensors, "
+            "which save_pretrained of transformers writes"
+        )
 
 
 def _some(names: set[str]) -> str:

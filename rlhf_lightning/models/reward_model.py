@@ -248,4 +248,7 @@ def _combination(settings: Mapping[str, Any], path: str) -> Combination:
             f"{path}/{FILE}: combine.class is {settings.get('class')!r}; expected MeanScore, WorstCase or "
             "UncertaintyWeighted"
         )
-    return found(**{name: value for name, value in settings.items() if name != "class"})
+    try:
+        return found(**{name: value for name, value in settings.items() if name != "class"})
+    except TypeError as error:
+        raise UserError(f"{path}/{FILE}: combine {dict(settings)} does not fit: {error}") from error

@@ -56,7 +56,10 @@ _PANELS = (
     Panel(
         "Correlation with gold",
         "of the scores of held-out replies",
-        (Line("Pearson", "eval/correlation_gold"), Line("Kendall", "eval/kendall_gold", PLAIN)),
+        (
+            Line("all", "eval/correlation_gold"),
+            Line("within prompts", "eval/correlation_within_gold", PLAIN),
+        ),
         floor=0.0,
     ),
     Panel(

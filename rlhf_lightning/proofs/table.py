@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rlhf_lightning.proofs.estimators import Estimator
@@ -84,20 +84,23 @@ def measure(estimator: Estimator, instance: Instance, *, batch_size: int) -> Row
 def markdown(rows: Iterable[Row], instance: Instance, *, batch_size: int) -> str:
     """The rows with the instance that they are about above, and what the columns mean below."""
     norm = instance.objective.gradient(instance.policy).norm().item()
-    cells = [HEADER, *(row.cells() for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(
         [
             f"Bandit task, seed {instance.seed}: every batch of {batch_size} of its 15 responses, in float64.",
             f"J = E[score − β log π/π_ref], β = {instance.kl_coef:g}, γ = 1, ‖∇J‖ = {norm:.4f};"
             f" B = G = {batch_size}: a batch is one group.",
             "",
-            *lines,
+            grid([HEADER, *(row.cells() for row in rows)]),
             "",
             COLUMNS.format(error=instance.critic_error),
         ]
     )
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns; the first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

@@ -6,8 +6,10 @@ import importlib
 import inspect
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,17 @@ class FunctionReward(RewardSource):
         function: where it is imported from, ``package.module:name`` or ``package.module.name``; the working directory
             is looked through, too.
         weights: of the objectives by name; None for a function that returns one score only.
+        timeout: seconds that a call may take before the run ends; None for no limit. With one, the function is called
+            in a thread of its own.
     """
 
-    def __init__(self, function: str, weights: dict[str, float] | None = None) -> None:
+    def __init__(self, function: str, weights: dict[str, float] | None = None, timeout: float | None = None) -> None:
         super().__init__()
+        if timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise UserError(f"reward.init_args.timeout must be a number of seconds above 0, got {timeout}")
         self.path = function
         self.function = imported(function)
+        self.timeout = timeout
         self.objectives = checked_weights("reward.init_args.weights", weights)
 
     @property
@@ -63,7 +70,7 @@ class FunctionReward(RewardSource):
 
     def _called(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Any:
         try:
-            return self.function(list(prompts), list(responses))
+            return self._in_time(prompts, responses)
         except UserError:
             raise
         except Exception as error:
@@ -73,13 +80,36 @@ class FunctionReward(RewardSource):
                 f"the prompt {prompt!r}"
             ) from error
 
+    def _in_time(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Any:
+        if self.timeout is None:
+            return self.function(list(prompts), list(responses))
+        ended: Future[Any] = Future()
+        # A daemon: one that hangs cannot be stopped, and must not keep the process from ending.
+        threading.Thread(target=self._work, args=(ended, prompts, responses), daemon=True).start()
+        done, _ = wait([ended], self.timeout)
+        if not done:
+            raise UserError(
+                f"{self.label} took more than {self.timeout:g} seconds (reward.init_args.timeout) for {len(responses)} "
+                f"responses (first prompt of the batch: {prompts[0]!r})"
+            )
+        return ended.result()
+
+    def _work(self, ended: Future[Any], prompts: Sequence[Prompt], responses: Sequence[str]) -> None:
+        try:
+            with torch.no_grad():  # which is a matter of each thread
+                ended.set_result(self.function(list(prompts), list(responses)))
+        except BaseException as error:
+            ended.set_exception(error)
+
     def _record(self, kind: type[Exception], prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[Prompt, str]:
         """The first response for which the function raises the same by itself; the first one where none does."""
         for prompt, response in zip(prompts, responses, strict=True):
             try:
-                self.function([prompt], [response])
+                self._in_time([prompt], [response])
             except kind:
                 return prompt, response
+            except UserError:  # it takes too long
+                break
             except Exception:
                 continue
         return prompts[0], responses[0]

@@ -26,7 +26,7 @@ def test_checkpoints_last_and_best(tmp_path):
     run(tmp_path, ToyIterations, Checkpoints(), max_epochs=7)
     assert weight(tmp_path, "last.ckpt") == 28  # 1 + 2 + … + 7
     assert weight(tmp_path, "best.ckpt") == 10  # eval/score is highest at iteration 4: 1 + 2 + 3 + 4
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last-1.ckpt", "last.ckpt"]
 
 
 def test_checkpoints_saves_iterations_without_an_optimizer_step(tmp_path):
@@ -44,7 +44,7 @@ def test_checkpoints_saves_iterations_without_an_optimizer_step(tmp_path):
 def test_checkpoints_saves_every_so_often_and_at_the_end(every, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(Trainer, "save_checkpoint", lambda self, path, *_: saved.append(self.current_epoch + 1))
-    monkeypatch.setattr("rlhf_lightning.callbacks.checkpoints._link", lambda *_: None)
+    monkeypatch.setattr("rlhf_lightning.callbacks.checkpoints.link", lambda *_: None)
     run(tmp_path, ToyIterations, Checkpoints(every=every, monitor="none"), max_epochs=5)
     assert saved == [k for k in range(1, 6) if k % every == 0 or k == 5]
 

@@ -1,8 +1,12 @@
+import os
+
 import pytest
 
 from rlhf_lightning.__main__ import main
-from rlhf_lightning.proofs import estimators
+from rlhf_lightning.proofs import estimators, runs_table
 from rlhf_lightning.proofs.estimators import BIASED, ESTIMATORS, Estimator
+from rlhf_lightning.proofs.runs import RUNS
+from rlhf_lightning.proofs.runs_table import RunRow
 
 
 def shown(capsys, *arguments):
@@ -42,6 +46,27 @@ def test_prove_takes_larger_batches(capsys, monkeypatch):
     assert status == 0
     assert "0.6667" in row
     assert "B = G = 3" in printed
+
+
+@pytest.mark.parametrize(("resumed", "status"), [(0.0, 0), (1e-12, 1)])
+def test_prove_adds_the_runs_and_fails_where_one_ends_otherwise(capsys, monkeypatch, resumed, status):
+    asked = []
+
+    def measured(runs, folder, *, track):
+        asked.append((list(track(runs)), folder.is_dir(), os.environ["PL_GLOBAL_SEED"]))
+        return [RunRow(runs[0], 0.01, 1e-16, 1e-15, 0.0), RunRow(runs[1], 0.01, 1e-16, 1e-15, resumed)]
+
+    monkeypatch.setattr(estimators, "ESTIMATORS", ())
+    monkeypatch.setattr(runs_table, "measure_runs", measured)
+    assert shown(capsys, "--runs", "--seed", "3")[0] == status
+    assert asked == [([*RUNS], True, "3")]
+    asked.clear()
+    found, printed, table = shown(capsys, "--runs")
+    assert found == status
+    assert [line.split("|")[1].strip() for line in table[-3:]] == ["algorithm", RUNS[0].name, RUNS[1].name]
+    assert printed.endswith(f"\nREFUTED: {RUNS[1].name} on {RUNS[1].task}\n") == bool(status)
+    shown(capsys)
+    assert len(asked) == 1  # not unless they are asked for
 
 
 @pytest.mark.parametrize(

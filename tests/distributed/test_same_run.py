@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from training_helpers import distance, same, snapshot
-from two_ranks import RUNS
+from two_ranks import RUNS, evaluated
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 TOLERANCE = 1e-9
@@ -72,6 +72,15 @@ def test_the_compared_update_did_end_early(whole):
     name, rows, _ = whole
     if name == "ppo":  # 9 steps an update otherwise: what two ranks decide together would not have been tried
         assert min(row["policy/steps"] for row in rows[1:]) < 9
+
+
+@pytest.mark.slow
+def test_two_ranks_evaluate_alike(on_two_ranks, tmp_path):
+    whole = evaluated(precision="64-true", default_root_dir=tmp_path)
+    for result in on_two_ranks:
+        assert result["evaluated"].keys() == whole.keys()
+        for kind, rows in whole.items():
+            assert_same_rows(result["evaluated"][kind], rows)
 
 
 @pytest.mark.slow

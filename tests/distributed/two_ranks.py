@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from training_helpers import CountsB, Letters, PaysFor, fit, ppo, rollouts, snapshot, tiny
+from training_helpers import CountsB, Letters, PaysFor, fit, ppo, quiet_trainer, rollouts, snapshot, tiny
 
 from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.algorithms.a2c import A2C
@@ -23,11 +23,13 @@ from rlhf_lightning.algorithms.dpo import DPO
 from rlhf_lightning.algorithms.grpo import GRPO
 from rlhf_lightning.algorithms.npg import NPG
 from rlhf_lightning.algorithms.ppo import PPO
+from rlhf_lightning.algorithms.preferred_ft import PreferredFT
 from rlhf_lightning.algorithms.raft import RAFT
 from rlhf_lightning.algorithms.reinforce import REINFORCE
 from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.sft import SFT
 from rlhf_lightning.algorithms.trpo import TRPO
+from rlhf_lightning.algorithms.unlikelihood import Unlikelihood
 from rlhf_lightning.baselines import ValueBaseline
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.environments import EnvironmentDataModule
@@ -145,11 +147,25 @@ def policy_run(algorithm: type, **arguments: Any) -> Callable[..., tuple[Any, to
     return run
 
 
-def run_dpo(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
-    """Five steps; the fourth batch holds one pair only."""
-    task = Letters()
-    module = DPO(task, tiny(), optimization(microbatch_size), max_new_tokens=4, eval_prompts=3, log_every=1)
-    return fit(module, PreferenceDataModule(task, batch_size=4), max_steps=5, **settings), module
+def preference_run(algorithm: type) -> Callable[..., tuple[Any, torch.nn.Module]]:
+    """Five steps on pairs; the fourth batch holds one pair only."""
+
+    def run(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+        task = Letters()
+        sampled = {"max_new_tokens": 4, "eval_prompts": 3}
+        module = algorithm(task, tiny(), optimization(microbatch_size), log_every=1, **sampled)
+        return fit(module, PreferenceDataModule(task, batch_size=4), max_steps=5, **settings), module
+
+    return run
+
+
+def run_control_trpo(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    """Two iterations of trust-region steps in four environments, the Fisher matrix over some of the transitions."""
+    task = Control("CartPole-v1")
+    steps = optimization(None if microbatch_size is None else 16 * microbatch_size)
+    fisher = FisherOptions(iterations=3, fraction=0.7)
+    module = TRPO(task, ControlBackbone(hidden=[8]), steps, kl=KLControl(0.0), minibatch_size=16, fisher=fisher)
+    return fit(module, EnvironmentDataModule(task, 4, 64, eval_episodes=3), max_epochs=2, **settings), module
 
 
 def run_control(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
@@ -169,12 +185,15 @@ RUNS = {
     "ensemble": run_ensemble,
     "objectives": run_objectives,
     "ppo": run_ppo,
-    "dpo": run_dpo,
+    "dpo": preference_run(DPO),
+    "preferred_ft": preference_run(PreferredFT),
+    "unlikelihood": preference_run(Unlikelihood),
     "control": run_control,
+    "control_trpo": run_control_trpo,
     "reinforce": policy_run(REINFORCE),
     "reinforce_value": policy_run(REINFORCE, baseline=ValueBaseline()),
     "a2c": policy_run(A2C, entropy_coef=0.01),
-    "trpo": policy_run(TRPO, fisher=FisherOptions(iterations=3), **MINIBATCHES),
+    "trpo": policy_run(TRPO, fisher=FisherOptions(iterations=3, fraction=0.7), **MINIBATCHES),
     "npg": policy_run(NPG, fisher=FisherOptions(iterations=3, fraction=0.5), **MINIBATCHES),
     "cpi": policy_run(CPI, **MINIBATCHES),
     "rloo": policy_run(RLOO),
@@ -196,6 +215,22 @@ def refusal(**settings: Any) -> dict[str, Any]:
     return {"message": "", "collected": len(collected)}
 
 
+def evaluated(**settings: Any) -> dict[str, list[dict[str, float]]]:
+    """What ``validate`` and ``test`` return of networks as they start."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for method in ("validate", "test"):
+        task = Letters()
+        modules = {
+            "ppo": (ppo(task), rollouts(task, size=10, eval_prompts=7)),
+            "sft": (SFT(task, tiny(), optimization(None)), DemonstrationDataModule(task, 4)),
+            "reward": (RewardModeling(task, tiny(), optimization(None)), PreferenceDataModule(task, batch_size=4)),
+        }
+        for kind, (module, data) in modules.items():
+            found = getattr(quiet_trainer(**settings), method)(module, data, verbose=False)
+            rows[f"{method} {kind}"] = [{k: v for k, v in row.items() if not k.startswith("timing/")} for row in found]
+    return rows
+
+
 def main(folder: Path) -> None:
     """All runs on two ranks."""
     torch.set_num_threads(1)
@@ -204,6 +239,7 @@ def main(folder: Path) -> None:
     for name, run in RUNS.items():
         rows, module = run(**settings)
         results[name] = {"rows": rows.untimed(), "parameters": snapshot(module)}
+    results["evaluated"] = evaluated(**settings)
     results["refusal"] = refusal(**settings)
     torch.save(results, folder / f"{rank()}.pt")
 

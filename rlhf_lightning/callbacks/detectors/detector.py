@@ -6,6 +6,7 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -107,7 +108,7 @@ class Detector(Listener, ABC):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        history = {name: {"at": [*one.at], "values": [*one.values]} for name, one in self.history.items() if len(one)}
+        history = {name: asdict(series) for name, series in self.history.items() if len(series)}
         return {"history": history, "warned": self._warned, "calm": self._calm, "stopped": self.stopped}
 
     @override

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -14,6 +15,21 @@ SCORE, DISAGREEMENT = "objective/score", "objective/disagreement"
 KL, ENTROPY, LENGTH = "objective/kl_ref_token", "objective/entropy", "rollout/length_mean"
 LOOK_BACK = 6
 """Iterations over which a metric counts as still growing."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The highest level of the second opinion so far.
+
+    Args:
+        at: iteration.
+        level: of the second opinion.
+        score: level of the score then; None where none had been logged.
+    """
+
+    at: int
+    level: float
+    score: float | None
 
 
 class RewardHacking(Detector):
@@ -65,6 +81,8 @@ class RewardHacking(Detector):
         self.monitor, self.best_by = f"objective/{monitor}", f"eval/{monitor}"
         self.monitor_errors, self.disagreement_factor = monitor_errors, disagreement_factor
         self.kl_token, self.kl_growth, self.length_factor = kl_token, kl_growth, length_factor
+        self._peak: Peak | None = None
+        self._unheld = False
         super().__init__((SCORE, self.monitor, DISAGREEMENT, KL, ENTROPY, LENGTH), stop=stop)
 
     @override
@@ -74,23 +92,27 @@ class RewardHacking(Detector):
 
     @override
     def finding(self, history: History) -> str | None:
-        return self._turned(history) or self._disagrees(history) or self._drifts(history) or self._longer(history)
+        # all of them, each row: two remember something
+        signs = [sign(history) for sign in (self._turned, self._disagrees, self._drifts, self._longer)]
+        return next((sign for sign in signs if sign is not None), None)
 
     def _turned(self, history: History) -> str | None:
         """A second opinion has fallen from its peak, and the score has not."""
-        watched = history[self.monitor]
-        if self.monitor_errors is None or len(watched) < 2 * ROWS:
+        watched, score = history[self.monitor], history[SCORE]
+        if self.monitor_errors is None or len(watched) < ROWS:
             return None
-        levels = watched.level()
-        peak = max(range(ROWS - 1, len(levels)), key=levels.__getitem__)
+        now = watched.now()
+        if self._peak is None or now > self._peak.level:
+            self._peak = Peak(watched.at[-1], now, score.now() if len(score) else None)
+        peak = self._peak
         # the difference of two medians has √2 times the error of one
         error = 2**0.5 * standard_error_of_median(watched.values)
-        then, now = history[SCORE].at_or_before(watched.at[peak]), history[SCORE].now()
-        if levels[peak] - levels[-1] <= self.monitor_errors * error or then is None or now < then:
+        fallen = len(watched) >= 2 * ROWS and peak.level - now > self.monitor_errors * error
+        if not fallen or peak.score is None or score.now() < peak.score:
             return None
         return (
-            f"{self.monitor} fell from {levels[peak]:.3g} at iteration {watched.at[peak]} to {levels[-1]:.3g} while "
-            f"{SCORE} went from {then:.3g} to {now:.3g}"
+            f"{self.monitor} fell from {peak.level:.3g} at iteration {peak.at} to {now:.3g} while "
+            f"{SCORE} went from {peak.score:.3g} to {score.now():.3g}"
         )
 
     def _disagrees(self, history: History) -> str | None:
@@ -107,18 +129,16 @@ class RewardHacking(Detector):
         kl, entropy = history[KL], history[ENTROPY]
         if self.kl_token is None or len(kl) <= LOOK_BACK or len(entropy) <= LOOK_BACK:
             return None
-        levels, sureness = kl.level(), entropy.level()
-        for end in range(min(len(levels), len(sureness)) - 1, LOOK_BACK - 1, -1):
-            then, now = levels[end - LOOK_BACK], levels[end]
-            if now < self.kl_token:
-                return None  # it has come back
-            grows = then >= self.kl_token / 4 and now >= self.kl_growth * then
-            if grows and sureness[end] >= sureness[end - LOOK_BACK]:
-                return (
-                    f"within {LOOK_BACK} iterations the KL to the reference grew from {then:.2g} to {now:.2g} nats per "
-                    f"token, and the entropy did not fall{_score(history)}"
-                )
-        return None
+        now, then = kl.now(), kl.level(LOOK_BACK)
+        grows = then >= self.kl_token / 4 and now >= self.kl_growth * then
+        surer = entropy.now() < entropy.level(LOOK_BACK)
+        self._unheld = now >= self.kl_token and ((grows and not surer) or self._unheld)
+        if not self._unheld:
+            return None
+        return (
+            f"within {LOOK_BACK} iterations the KL to the reference grew from {then:.2g} to {now:.2g} nats per token, "
+            f"and the entropy did not fall{_score(history)}"
+        )
 
     def _longer(self, history: History) -> str | None:
         """Responses are longer than they were."""
@@ -128,6 +148,17 @@ class RewardHacking(Detector):
         if length.now() <= self.length_factor * length.start():
             return None
         return f"responses grew from {length.start():.0f} to {length.now():.0f} tokens{_score(history)}"
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        peak = None if self._peak is None else asdict(self._peak)
+        return super().state_dict() | {"peak": peak, "unheld": self._unheld}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._peak = None if state_dict["peak"] is None else Peak(**state_dict["peak"])
+        self._unheld = state_dict["unheld"]
 
 
 def _score(history: History) -> str:

@@ -11,43 +11,51 @@ from statistics import median
 ROWS = 5
 """Rows whose median stands for a noisy metric: a batch of a hundred responses says little by itself."""
 
+REMEMBERED = 256
+"""Values that are kept of each metric: an iteration and a checkpoint of a long run cost no more than of a short one."""
+
 
 @dataclass
 class Series:
-    """The values of one metric, in order.
+    """The values of one metric, in order: the first few and the last `REMEMBERED`.
 
     Args:
-        at: iteration or step of each value.
+        at: iteration or step of each of the last values.
+        values: the last values.
+        first: the first `ROWS` values.
+        count: how many there were in all.
     """
 
     at: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    count: int = 0
 
     def add(self, at: int, value: float) -> None:
         """Append, unless nobody knows it: NaN. An infinite one is a finding."""
-        if not math.isnan(value):
-            self.at.append(at)
-            self.values.append(value)
+        if math.isnan(value):
+            return
+        self.count += 1
+        self.at = [*self.at[1 - REMEMBERED :], at]
+        self.values = [*self.values[1 - REMEMBERED :], value]
+        if len(self.first) < ROWS:
+            self.first.append(value)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self.count
 
     def start(self, rows: int = ROWS) -> float:
         """Level at which the run began: the median of the first rows."""
-        return median(self.values[:rows])
+        return median(self.first[:rows])
 
     def now(self, rows: int = ROWS) -> float:
         """Level that the run is at: the median of the last rows."""
-        return median(self.values[-rows:])
+        return self.level(0, rows)
 
-    def level(self, rows: int = ROWS) -> list[float]:
-        """Median of the last rows at each value; the first few have fewer behind them."""
-        return [median(self.values[max(0, end - rows) : end]) for end in range(1, len(self.values) + 1)]
-
-    def at_or_before(self, at: int) -> float | None:
-        """The level as it was then; None before the first value."""
-        known = sum(position <= at for position in self.at)
-        return median(self.values[max(0, known - ROWS) : known]) if known else None
+    def level(self, back: int, rows: int = ROWS) -> float:
+        """Level ``back`` values ago: the median of the rows up to then; at the beginning there are fewer."""
+        end = len(self.values) - back
+        return median(self.values[max(0, end - rows) : end])
 
 
 History = Mapping[str, Series]

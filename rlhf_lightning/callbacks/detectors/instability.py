@@ -8,7 +8,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.detectors.detector import Detector
-from rlhf_lightning.callbacks.detectors.history import History
+from rlhf_lightning.callbacks.detectors.history import REMEMBERED, History
 from rlhf_lightning.errors import UserError
 
 KL_OLD, RATIO, GRADIENT = "policy/kl_old", "policy/ratio_max", "policy/grad_norm"
@@ -39,8 +39,8 @@ class Instability(Detector):
         before: int = 20,
         stop: bool = False,
     ) -> None:
-        if before < 1:
-            raise UserError(f"Instability.before is {before}; expected at least 1")
+        if not 1 <= before <= REMEMBERED - RECENT:
+            raise UserError(f"Instability.before is {before}; expected at least 1 and at most {REMEMBERED - RECENT}")
         self.kl_old, self.ratio_max, self.grad_norm_factor, self.before = kl_old, ratio_max, grad_norm_factor, before
         super().__init__((KL_OLD, RATIO, GRADIENT), stop=stop)
 

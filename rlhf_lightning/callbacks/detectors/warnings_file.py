@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.position import position
-from rlhf_lightning.rundir import write_atomically
+from rlhf_lightning.rundir import write_atomically, writing
 
 
 class WarningsFile(Callback):
@@ -43,7 +43,7 @@ class WarningsFile(Callback):
     def add(self, warning: Mapping[str, Any]) -> None:
         """Append one, on rank 0."""
         if self._path is not None:
-            with open(self._path, "a", encoding="utf-8", newline="") as file:
+            with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
                 file.write(json.dumps(dict(warning)) + "\n")
 
 

@@ -16,7 +16,7 @@ from rlhf_lightning.callbacks.detectors import (
     replay,
 )
 from rlhf_lightning.callbacks.detectors.detector import CALM
-from rlhf_lightning.callbacks.detectors.history import Series, noise
+from rlhf_lightning.callbacks.detectors.history import REMEMBERED, Series, noise
 from rlhf_lightning.errors import UserError
 
 
@@ -182,6 +182,7 @@ def test_instability_warns_of_jumping_gradients():
         (lambda: ModeCollapse(distinct=1.5), r"ModeCollapse\.distinct is 1\.5"),
         (lambda: Forgetting(factor=0.5), r"Forgetting\.factor is 0\.5"),
         (lambda: Instability(before=0), r"Instability\.before is 0"),
+        (lambda: Instability(before=REMEMBERED), r"Instability\.before is 256; expected at least 1 and at most 253"),
     ],
 )
 def test_detectors_refuse_thresholds_that_make_no_sense(make, message):
@@ -256,9 +257,16 @@ def test_series_levels_are_medians_of_what_is_there():
     for at, value in enumerate([5.0, 1.0, math.nan, 3.0, 100.0, 2.0, 4.0]):
         series.add(at, value)
     assert series.values == [5.0, 1.0, 3.0, 100.0, 2.0, 4.0]
-    assert series.level() == [5.0, 3.0, 3.0, 4.0, 3.0, 3.0]
+    assert [series.level(back) for back in (5, 4, 3, 2, 1, 0)] == [5.0, 3.0, 3.0, 4.0, 3.0, 3.0]
     assert (series.start(), series.now(), series.now(1)) == (3.0, 3.0, 4.0)
-    assert (series.at_or_before(0), series.at_or_before(2), series.at_or_before(-1)) == (5.0, 3.0, None)
+
+
+def test_series_of_any_length_keeps_as_much():
+    series = Series()
+    for at in range(1000):
+        series.add(at, float(at))
+    assert (len(series), series.start(), series.now()) == (1000, 2.0, 997.0)
+    assert (len(series.values), series.values[0], series.at[0]) == (REMEMBERED, 1000 - REMEMBERED, 1000 - REMEMBERED)
 
 
 def test_noise_is_the_standard_deviation_whatever_the_trend():

@@ -1,0 +1,70 @@
+"""``python -m rlhf_lightning.proofs.two_ranks FOLDER``: all runs on two ranks, in one launch.
+
+Each rank writes the parameters that it ends with to FOLDER/NUMBER/RANK.pt, beside the run's ``metrics.csv``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rlhf_lightning.cli_checks import quiet_libraries
+from rlhf_lightning.distributed import rank
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.proofs.runs import RUNS, Run
+from rlhf_lightning.proofs.same_run import Outcome, logged, outcome
+
+PATIENCE = 600.0
+"""Seconds after which ranks count as waiting for each other."""
+
+
+def on_two_ranks(folder: Path, runs: Sequence[Run]) -> list[list[Outcome]]:
+    """Start two processes that do the runs; the outcome on each rank, run by run.
+
+    Raises:
+        UserError: they failed, or did not end.
+    """
+    command = [sys.executable, "-m", "rlhf_lightning.proofs.two_ranks", str(folder)]
+    numbers = [str(RUNS.index(run)) for run in runs]
+    with subprocess.Popen(
+        [*command, *numbers],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise UserError(f"two ranks did not end within {PATIENCE:.0f} s") from None
+            raise
+    if process.returncode:
+        last = (output.strip().splitlines() or ["without a word"])[-1]
+        raise UserError(f"two ranks ended with status {process.returncode}: {last}")
+    return [[_read(folder / number, rank) for rank in range(2)] for number in numbers]
+
+
+def _read(folder: Path, rank: int) -> Outcome:
+    return Outcome({}, torch.load(folder / f"{rank}.pt", weights_only=True), logged(folder))
+
+
+def main(folder: Path, numbers: Sequence[int]) -> None:
+    """Do these runs, on the rank that this process is."""
+    quiet_libraries()
+    for number in numbers:
+        result = outcome(RUNS[number], folder / str(number), devices=2)
+        torch.save(dict(result.end), folder / str(number) / f"{rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(number) for number in sys.argv[2:]])
