@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rlhf_lightning
 TEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install quickstart prove test test-unit test-slow check format clean help
+.PHONY: install quickstart prove drills test test-unit test-slow check format clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,8 +22,12 @@ quickstart: install  ## train the whole pipeline on the assistant task and write
 	$(RUN) pipeline --config configs/quickstart.yaml --name quickstart
 	$(RUN) report runs/quickstart
 
-prove: install  ## compare every policy optimizer's expected gradient with the exact one
-	@$(RUN) prove
+prove: install  ## expected gradients against exact ones; the same run on two ranks, in microbatches, after a death
+	@$(RUN) prove --runs
+
+drills: install  ## kill runs at 30 random moments, bring about 18 faults, refuse bad configurations
+	$(BIN)/python benchmarks/drills.py --kills 30 --seed 1
+	$(BIN)/python benchmarks/bad_configs.py
 
 test: install  ## all tests
 	$(TEST)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_lightning.proofs.runs import Run
-from rlhf_lightning.proofs.same_run import Outcome, difference, distance, outcome
+from rlhf_lightning.proofs.same_run import difference, distance, outcome
 from rlhf_lightning.proofs.table import grid
-from rlhf_lightning.proofs.two_ranks import on_two_ranks
+from rlhf_lightning.proofs.two_ranks import TwoRanks, on_two_ranks
 
 ROUNDING = 1e-9
 """Largest difference that the order of sums may make in float64."""
@@ -24,7 +24,8 @@ Whole runs of three iterations, or of four to six steps, on the CPU in float64, 
 - Differences are the largest of any parameter or buffer and of any logged metric, those above 1 in proportion; what
   the clock says is not compared. More than {rounding:.0e} is refuted; after a death, anything but 0.
 - Trained by: the largest change of a parameter from the beginning to the end.
-- Killed: within the third iteration or a later step, and resumed from last.ckpt with everything built anew.
+- Killed: within the third iteration or a later step, on one rank and on two, and resumed from last.ckpt with everything
+  built anew; compared with the uninterrupted run on as many ranks.
 - Rows do not divide evenly: two ranks have unequal numbers of held-out prompts, and now and then one has no pair.\
 """
 
@@ -38,7 +39,7 @@ class RunRow:
         trained_by: the largest change of a parameter.
         ranks: difference between one rank and either of two.
         microbatches: largest difference between microbatch sizes.
-        resumed: difference after a death.
+        resumed: largest difference after a death, on one rank or two.
     """
 
     run: Run
@@ -78,15 +79,15 @@ def measure_runs(
     return [_measured(run, folder / str(number), ranks[number]) for number, run in enumerate(track(runs))]
 
 
-def _measured(run: Run, folder: Path, ranks: Sequence[Outcome]) -> RunRow:
-    whole = outcome(run, folder / "whole")
+def _measured(run: Run, folder: Path, two: TwoRanks) -> RunRow:
+    whole, killed = outcome(run, folder / "whole"), outcome(run, folder / "killed", killed=True)
     parts = [outcome(run, folder / f"microbatches_{size}", microbatch_size=size) for size in (1, 3)]
     return RunRow(
         run=run,
         trained_by=distance(whole.start, whole.end),
-        ranks=max(difference(whole, one) for one in ranks),
+        ranks=max(difference(whole, one) for one in two.whole),
         microbatches=max(difference(whole, one) for one in parts),
-        resumed=difference(whole, outcome(run, folder / "killed", killed=True)),
+        resumed=max(map(difference, [whole, *two.whole], [killed, *two.killed])),
     )
 
 

@@ -1,6 +1,7 @@
-"""``python -m rlhf_lightning.proofs.two_ranks FOLDER``: all runs on two ranks, in one launch.
+"""``python -m rlhf_lightning.proofs.two_ranks FOLDER NUMBER…``: runs on two ranks, in one launch.
 
-Each rank writes the parameters that it ends with to FOLDER/NUMBER/RANK.pt, beside the run's ``metrics.csv``.
+Each rank writes the parameters that it ends with to FOLDER/NUMBER/whole/RANK.pt, beside the run's ``metrics.csv``, and
+those after a death in between to FOLDER/NUMBER/killed/RANK.pt.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,8 +26,21 @@ PATIENCE = 600.0
 """Seconds after which ranks count as waiting for each other."""
 
 
-def on_two_ranks(folder: Path, runs: Sequence[Run]) -> list[list[Outcome]]:
-    """Start two processes that do the runs; the outcome on each rank, run by run.
+@dataclass(frozen=True)
+class TwoRanks:
+    """How a run ends on two ranks.
+
+    Args:
+        whole: uninterrupted, on each rank.
+        killed: with a death of both in between.
+    """
+
+    whole: list[Outcome]
+    killed: list[Outcome]
+
+
+def on_two_ranks(folder: Path, runs: Sequence[Run]) -> list[TwoRanks]:
+    """Start two processes that do the runs, and read how each run ended.
 
     Raises:
         UserError: they failed, or did not end.
@@ -51,19 +66,22 @@ def on_two_ranks(folder: Path, runs: Sequence[Run]) -> list[list[Outcome]]:
     if process.returncode:
         last = (output.strip().splitlines() or ["without a word"])[-1]
         raise UserError(f"two ranks ended with status {process.returncode}: {last}")
-    return [[_read(folder / number, rank) for rank in range(2)] for number in numbers]
+    return [TwoRanks(_read(folder / number / "whole"), _read(folder / number / "killed")) for number in numbers]
 
 
-def _read(folder: Path, rank: int) -> Outcome:
-    return Outcome({}, torch.load(folder / f"{rank}.pt", weights_only=True), logged(folder))
+def _read(folder: Path) -> list[Outcome]:
+    ends = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return [Outcome({}, end, logged(folder)) for end in ends]
 
 
 def main(folder: Path, numbers: Sequence[int]) -> None:
     """Do these runs, on the rank that this process is."""
     quiet_libraries()
     for number in numbers:
-        result = outcome(RUNS[number], folder / str(number), devices=2)
-        torch.save(dict(result.end), folder / str(number) / f"{rank()}.pt")
+        for name in ("whole", "killed"):
+            own = folder / str(number) / name
+            result = outcome(RUNS[number], own, killed=name == "killed", devices=2)
+            torch.save(dict(result.end), own / f"{rank()}.pt")
 
 
 if __name__ == "__main__":

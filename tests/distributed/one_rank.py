@@ -124,6 +124,15 @@ def other_seed(**settings: Any) -> Any:
     return with_reward(CountsB(), seed=int(os.environ.get("LOCAL_RANK", "0")), **settings)
 
 
+def other_checkpoint(**settings: Any) -> Any:
+    """Rank 1 sees a checkpoint, as where the run directory is not shared."""
+    checkpoint = Path(settings["default_root_dir"]) / "one.ckpt"
+    task = Letters()
+    save = AtHook("on_train_end", lambda trainer, module: trainer.save_checkpoint(checkpoint))
+    fit(ppo(task), rollouts(task), save, max_epochs=1, **settings)
+    return with_reward(CountsB(), ckpt_path=checkpoint if second() else None, **settings)
+
+
 CASES: dict[str, Callable[..., Any]] = {
     "reward raises": lambda **settings: with_reward(FailsInThirdCall(), **settings),
     "reward is not a number": lambda **settings: with_reward(NotANumber(), **settings),
@@ -133,6 +142,7 @@ CASES: dict[str, Callable[..., Any]] = {
     "loss is not finite": broken_loss,
     "gradient is not finite": broken_gradient,
     "seeds differ": other_seed,
+    "checkpoints differ": other_checkpoint,
 }
 
 

@@ -49,6 +49,7 @@ def on_two_ranks(tmp_path_factory):
         "loss is not finite": "UserError: the PPO loss is nan at iteration 1",
         "gradient is not finite": "UserError: the gradient of the policy is not finite at iteration 1",
         "seeds differ": "UserError: rank 0 starts with seed 0 after 0 steps and rank 1 with seed 1 after 0 steps",
+        "checkpoints differ": "UserError: rank 0 starts with seed 0 after 0 steps and rank 1 with seed 0 after 1 steps",
     }.items(),
 )
 def test_mistake_on_one_rank_is_told_on_both(case, expected, on_two_ranks):

@@ -8,10 +8,8 @@ import torch
 
 from rlhf_lightning import checkpoint_files
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from rlhf_lightning.callbacks.checkpoints import Checkpoints
 from rlhf_lightning.checkpoint_files import earlier_ones, is_intact, kept, newest_intact
 from rlhf_lightning.errors import UserError
-from tests.cli_fakes import ToyIterations
 from tests.cli_runs import fit, toy
 
 RUN = Path("runs/halved")
@@ -238,20 +236,3 @@ def test_what_a_killed_process_was_writing_is_removed(monkeypatch):
     assert fit(*toy("ToyIterations", "--name", "halved")) == 0
     same_as_whole()
     assert not (RUN / ".metrics.csv.77.tmp").exists()
-
-
-def test_ranks_that_see_other_files_refuse_to_start(monkeypatch):
-    class Strategy:
-        def broadcast(self, own):
-            return "last-1.ckpt"
-
-        def reduce_boolean_decision(self, decision, all):
-            return decision
-
-    class Trainer:
-        strategy, ckpt_path, global_rank = Strategy(), "runs/x/checkpoints/last.ckpt", 1
-
-    with pytest.raises(UserError, match=r"\(rank 0: last-1\.ckpt, rank 1: last\.ckpt\)"):
-        Checkpoints().on_fit_start(Trainer(), ToyIterations)
-    Trainer.ckpt_path = "elsewhere/last-1.ckpt"
-    Checkpoints().on_fit_start(Trainer(), ToyIterations)
