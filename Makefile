@@ -25,8 +25,8 @@ quickstart: install  ## train the whole pipeline on the assistant task and write
 prove: install  ## expected gradients against exact ones; the same run on two ranks, in microbatches, after a death
 	@$(RUN) prove --runs
 
-drills: install  ## kill runs at 30 random moments, bring about 18 faults, refuse bad configurations
-	$(BIN)/python benchmarks/drills.py --kills 30 --seed 1
+drills: install  ## kill runs and pipelines at random moments, bring about faults, refuse bad configurations
+	$(BIN)/python benchmarks/drills.py --kills 30 --pipelines 6 --seed 1
 	$(BIN)/python benchmarks/bad_configs.py
 
 test: install  ## all tests
