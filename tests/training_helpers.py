@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +19,7 @@ from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.models.backbone import LanguageBackbone
 from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.proofs.same_run import run_seed_is
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Demonstration, PreferencePair
@@ -164,20 +163,6 @@ def quiet_trainer(*callbacks: Any, **settings: Any) -> Trainer:
         "enable_model_summary": False,
     }
     return Trainer(**{**defaults, "callbacks": list(callbacks), **settings})
-
-
-@contextmanager
-def run_seed_is(seed: int) -> Iterator[None]:
-    """Inside, the run has a seed; what a launcher puts into the environment stays."""
-    before = os.environ.get("PL_GLOBAL_SEED")
-    os.environ["PL_GLOBAL_SEED"] = str(seed)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PL_GLOBAL_SEED"]
-        else:
-            os.environ["PL_GLOBAL_SEED"] = before
 
 
 def fit(module: LightningModule, data: LightningDataModule, *callbacks: Any, seed: int = 0, **settings: Any) -> Rows:

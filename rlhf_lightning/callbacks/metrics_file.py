@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.callbacks.position import position
+from rlhf_lightning.callbacks.position import position, resumed
 from rlhf_lightning.rundir import write_atomically, writing
 
 
@@ -39,8 +39,7 @@ class MetricsFile(Listener):
         rows = _complete_rows(self._path)
         axis = next(iter(rows[0])) if rows else None
         done = position(trainer, axis)
-        resumed = trainer.global_step or trainer.current_epoch
-        self._rewrite([row for row in rows if float(row[axis]) <= done] if resumed and axis else [])
+        self._rewrite([row for row in rows if float(row[axis]) <= done] if resumed(trainer) and axis else [])
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:

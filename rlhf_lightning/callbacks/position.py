@@ -17,6 +17,11 @@ def position(trainer: Trainer, axis: str | None) -> int:
     return trainer.global_step if _in_steps(trainer, axis) else trainer.current_epoch
 
 
+def resumed(trainer: Trainer) -> bool:
+    """Whether training goes on from a checkpoint."""
+    return bool(trainer.global_step or trainer.current_epoch)
+
+
 def total(trainer: Trainer, axis: str | None) -> int | None:
     """Iterations or optimizer steps of the whole run, None where only a time limit ends it."""
     budget = trainer.max_steps if _in_steps(trainer, axis) else trainer.max_epochs

@@ -11,10 +11,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
+from rlhf_lightning.callbacks.json_lines import add_lines, keep_lines
 from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.callbacks.position import axis_of, position
+from rlhf_lightning.callbacks.position import axis_of, position, resumed
 from rlhf_lightning.callbacks.tracking import tell_loggers
-from rlhf_lightning.rundir import write_atomically, writing
 
 
 class SamplesFile(Listener):
@@ -33,12 +33,8 @@ class SamplesFile(Listener):
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         self._path = Path(trainer.default_root_dir) / self.filename
-        if not self._path.is_file():
-            return
-        resumed = trainer.global_step or trainer.current_epoch
         done = position(trainer, self._axis)
-        kept = [line for line in _complete_lines(self._path) if resumed and json.loads(line)["iteration"] <= done]
-        write_atomically(self._path, "".join(kept))
+        keep_lines(self._path, lambda sample: resumed(trainer) and sample["iteration"] <= done)
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
@@ -48,9 +44,7 @@ class SamplesFile(Listener):
     def on_samples(self, trainer: Trainer, module: LightningModule, samples: Sequence[Mapping[str, Any]]) -> None:
         if self._path is None or not samples:
             return
-        lines = [json.dumps({k: _plain(v) for k, v in sample.items()}, ensure_ascii=False) for sample in samples]
-        with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
-            file.write("\n".join(lines) + "\n")
+        add_lines(self._path, ({name: _plain(value) for name, value in sample.items()} for sample in samples))
         columns = list(samples[0])
         data = [[_table_cell(sample.get(name)) for name in columns] for sample in samples]
         table = {"key": "samples", "columns": columns, "data": data, "step": int(samples[0]["iteration"])}
@@ -63,11 +57,6 @@ class SamplesFile(Listener):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._axis = state_dict["axis"]
-
-
-def _complete_lines(path: Path) -> list[str]:
-    # not splitlines: a response may hold U+2028 and its kin, which end no line of a JSONL file
-    return [line + "\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line.strip()]
 
 
 def _plain(value: Any) -> Any:

@@ -1,17 +1,10 @@
 """Mistakes on one of two ranks end the run on both, with that rank's message; and how far float32 is from exact."""
 
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
+import launched
 import pytest
 import torch
 from one_rank import in_float32
 from training_helpers import distance, same
-
-SCRIPT = Path(__file__).with_name("one_rank.py")
 
 pytestmark = pytest.mark.slow
 
@@ -19,23 +12,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def on_two_ranks(tmp_path_factory):
     """What each of two ranks ends with."""
-    folder = tmp_path_factory.mktemp("one_rank")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=600)
-        except subprocess.TimeoutExpired:  # ranks that wait for each other
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    assert process.returncode == 0, output
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return launched.on_two_ranks("one_rank.py", tmp_path_factory.mktemp("one_rank"))
 
 
 @pytest.mark.parametrize(

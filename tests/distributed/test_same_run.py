@@ -1,17 +1,10 @@
 """The same run whatever the microbatch size and the number of devices, in float64."""
 
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
+import launched
 import pytest
-import torch
 from training_helpers import distance, same, snapshot
 from two_ranks import RUNS, evaluated
 
-SCRIPT = Path(__file__).with_name("two_ranks.py")
 TOLERANCE = 1e-9
 
 
@@ -25,24 +18,7 @@ def whole(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def on_two_ranks(tmp_path_factory):
     """What each of two ranks ends with."""
-    folder = tmp_path_factory.mktemp("two_ranks")
-    ours = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    with subprocess.Popen(
-        command,
-        env=os.environ | ours,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=900)
-        except subprocess.TimeoutExpired:  # ranks that wait for each other
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    assert process.returncode == 0, output
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return launched.on_two_ranks("two_ranks.py", tmp_path_factory.mktemp("two_ranks"))
 
 
 def assert_same_rows(rows, expected):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from rlhf_lightning.callbacks.position import position
-from rlhf_lightning.rundir import write_atomically, writing
+from rlhf_lightning.callbacks.json_lines import add_lines, keep_lines
+from rlhf_lightning.callbacks.position import axis_of, position, resumed
 
 
 class WarningsFile(Callback):
@@ -30,23 +29,14 @@ class WarningsFile(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         self._path = Path(trainer.default_root_dir) / self.filename
-        if not self._path.is_file():
-            return
-        resumed = trainer.global_step or trainer.current_epoch
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if resumed and line.endswith("\n") and _is_past(json.loads(line), trainer)]
-        if kept:
-            write_atomically(self._path, "".join(kept))
-        else:
-            self._path.unlink()
+
+        def is_past(warning: Mapping[str, Any]) -> bool:
+            axis = axis_of(warning)
+            return resumed(trainer) and warning[axis] <= position(trainer, axis)
+
+        keep_lines(self._path, is_past)
 
     def add(self, warning: Mapping[str, Any]) -> None:
         """Append one, on rank 0."""
         if self._path is not None:
-            with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
-                file.write(json.dumps(dict(warning)) + "\n")
-
-
-def _is_past(warning: Mapping[str, Any], trainer: Trainer) -> bool:
-    axis = next(iter(warning))
-    return warning[axis] <= position(trainer, axis)
+            add_lines(self._path, [warning])
