@@ -162,7 +162,8 @@ def rows(directory: Path) -> list[dict[str, str]]:
 
 def differences(first: Path, second: Path) -> list[str]:
     """Everything in which two finished runs differ, by name: empty if nothing does."""
-    found = [] if rows(first) == rows(second) else ["metrics.csv"]
+    same = rows(first) == rows(second) and all(len(rows(run)) == _lines(run) for run in (first, second))
+    found = [] if same else ["metrics.csv"]
     for name in _files(first) | _files(second):
         one, other = (folder / name for folder in (first, second))
         if one.is_file() != other.is_file() or (one.is_file() and one.read_bytes() != other.read_bytes()):
@@ -175,7 +176,13 @@ def differences(first: Path, second: Path) -> list[str]:
 
 def _files(folder: Path) -> set[Path]:
     names = {path.relative_to(folder) for path in (folder / "export").rglob("*") if path.is_file()}
-    return names | {Path("samples.jsonl")}
+    return names | {Path(name) for name in ("samples.jsonl", "warnings.jsonl", "evaluation.json", "pairs.jsonl")}
+
+
+def _lines(folder: Path) -> int:
+    """The lines of ``metrics.csv`` below its head, whole or not."""
+    path = folder / "metrics.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
 def _checkpoint(path: Path) -> Any:

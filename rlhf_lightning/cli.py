@@ -28,12 +28,13 @@ from rlhf_lightning.callbacks.metrics_file import MetricsFile
 from rlhf_lightning.callbacks.progress import PrintedRows, Progress
 from rlhf_lightning.callbacks.run_files import RunFiles
 from rlhf_lightning.callbacks.samples_file import SamplesFile
+from rlhf_lightning.callbacks.sigterm import Sigterm
 from rlhf_lightning.cli_endings import Endings
 from rlhf_lightning.cli_errors import one_line
 from rlhf_lightning.config_files import adapted, find_config, read_config
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.rundir import LAST_CHECKPOINT, Plan, RunDirectory, check_name, plan_run
+from rlhf_lightning.rundir import CHECKPOINTS, LAST_CHECKPOINT, Plan, RunDirectory, check_name, plan_run
 from rlhf_lightning.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ class CommandLine(LightningCLI):
         config["callbacks"] = checks.as_list(config["callbacks"])
         try:
             return self._instantiate_trainer(config, self._callbacks(config))
-        except (TypeError, ValueError, ModuleNotFoundError, MisconfigurationException) as error:
+        except (TypeError, ValueError, RuntimeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise checks.trainer_error(error, config) from error
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
@@ -237,10 +238,12 @@ class CommandLine(LightningCLI):
         if self.command != "fit":
             return [PrintedRows(), *own]
         if self.plan is not None:
-            own = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), WarningsFile(), *own]
+            files = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), WarningsFile()]
+            own = [*files, Sigterm(), *own]
         if self.plan is not None and isinstance(self.model, PolicyAlgorithm):
             own += default_detectors(besides=trainer["callbacks"])
-        if self.plan is not None and trainer["enable_checkpointing"] is not False:
+        given = any(isinstance(callback, Checkpoints) for callback in trainer["callbacks"])
+        if self.plan is not None and trainer["enable_checkpointing"] is not False and not given:
             every, keep = (self._get(self.config, f"checkpoint_{what}") for what in ("every", "keep"))
             own.append(Checkpoints(self.directory / "checkpoints", every=every, keep=keep))
         if self.plan is not None and hasattr(self.model, "export"):
@@ -251,15 +254,22 @@ class CommandLine(LightningCLI):
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Train, or go on training, and mark the run as done when it is."""
-        if ckpt_path in (None, "last") and self.plan is not None:  # the run's own last one, where there is any
-            ckpt_path = None if self.plan.resume_from is None else str(self.plan.resume_from)
+        resume_from = None if self.plan is None else self.plan.resume_from
+        if resume_from is not None and not self._is_own(ckpt_path):
+            ckpt_path = str(resume_from)  # the same command again, whatever the run first started from
+        elif ckpt_path == "last":
+            ckpt_path = None
         with self._cleaning_up(), self.endings.of(self.trainer, self.directory / LAST_CHECKPOINT):
             self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
-            if self.writer is not None and not self.writer.started:
+            if self.plan is not None and not any(isinstance(c, RunFiles) and c.started for c in self.trainer.callbacks):
                 self._complete()
         if self.writer is not None:
             self.writer.finish()
             print(f"{self.directory}: done", flush=True)
+
+    def _is_own(self, ckpt_path: str | None) -> bool:
+        """Whether a checkpoint is one of this run's."""
+        return ckpt_path is not None and Path(ckpt_path).resolve().parent == (self.directory / CHECKPOINTS).resolve()
 
     def _complete(self) -> None:
         """Make up for what is missing when the checkpoint was already that of the end: the export of the right one."""

@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from rlhf_lightning.callbacks.sigterm import Sigterm
 from rlhf_lightning.cli_checks import as_user_error
 from rlhf_lightning.errors import UserError
 
@@ -75,8 +76,9 @@ class Endings:
             raise
 
     def _terminated(self, *_: Any) -> None:
-        """Before training, end at once; during it Lightning ends it after the batch, and calls this as well."""
-        if self._trainer is None or not self._trainer.received_sigterm:
+        """Before training, end at once; during it Lightning ends it after the step, and calls this as well."""
+        callbacks = [] if self._trainer is None else self._trainer.callbacks
+        if not any(isinstance(callback, Sigterm) and callback.came for callback in callbacks):
             for process in self._launched_ranks():
                 process.kill()
             self._stop("stopped by SIGTERM", TERMINATED)

@@ -33,6 +33,7 @@ from rlhf_lightning.pass_algorithm import PassAlgorithm
 from rlhf_lightning.reward_evaluation import evaluation_metrics
 from rlhf_lightning.reward_losses import BradleyTerry, RewardLoss
 from rlhf_lightning.reward_report import Scored, evaluated, known_ceiling
+from rlhf_lightning.rundir import write_atomically
 from rlhf_lightning.synced import on_cpu
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import OVERALL, Feedback, Rating
@@ -84,6 +85,7 @@ class RewardModeling(PassAlgorithm[Feedback]):
         self.combine = combine
         self.centering = centering
         self.head_lr = head_lr
+        self.evaluation: dict[str, Any] = {}
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -257,13 +259,23 @@ class RewardModeling(PassAlgorithm[Feedback]):
             own = self.reward_model.columns([prompts[i] for i in mine], [responses[i] for i in mine], batch_size=size)
         return gather_rows(own.transpose(0, 1).contiguous(), len(responses)).transpose(0, 1)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the last evaluation: a run may be killed after its last step, and before it is written."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["evaluation"] = json.dumps(self.evaluation)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up again."""
+        super().on_load_checkpoint(checkpoint)
+        self.evaluation = json.loads(checkpoint.get("evaluation", "{}"))
+
     def on_fit_end(self) -> None:
         """Write how good the scores are."""
-        if self.trainer.is_global_zero and hasattr(self, "evaluation") and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and self.evaluation and not self.trainer.fast_dev_run:
             path = Path(self.trainer.default_root_dir) / "evaluation.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             agreement = annotator_agreement([*self.data.train, *self.data.heldout])
-            path.write_text(json.dumps(self.evaluation | {"annotator_agreement": agreement}, indent=1))
+            write_atomically(path, json.dumps(self.evaluation | {"annotator_agreement": agreement}, indent=1))
 
 
 TRAIN_LIMIT = 512

@@ -81,8 +81,7 @@ def plan_run(directory: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
         raise UserError(f"{file} is a file; expected a folder for runs (choose another --runs_dir)")
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; expected a directory for the run (choose another --name)")
-    if (directory / LOCK).exists() and (lock := _locked(directory, shared=True)) is not None:
-        lock.close()
+    _check_free(directory)
     entries = {entry.name for entry in directory.iterdir()} - _KEPT - _OF_LOGGERS if directory.is_dir() else set()
     if all(name == ENVIRONMENT or _is_temporary(name) for name in entries):  # killed while it started
         return Plan(directory)
@@ -160,11 +159,17 @@ class RunDirectory:
         self._lock: IO[str] | None = None
 
     def set_aside(self) -> None:
-        """Move an earlier run out of the way; it comes back if the new one never starts training."""
+        """Move an earlier run out of the way; it comes back if the new one never starts training.
+
+        Raises:
+            UserError: another process is training there by now.
+        """
         if self.plan.set_aside:
+            _check_free(self.path)
             shutil.rmtree(self._aside, ignore_errors=True)
             self._aside.mkdir()
-            self._move(self.path, self._aside)
+            # first what could be continued from, last what makes it a run: a crash between leaves a run to be replaced
+            self._move(self.path, self._aside, first=CHECKPOINTS, last=CONFIG)
 
     def start(self, resumed_at: int | None = None, **notes: str | None) -> None:
         """Training starts: write the configuration and the environment, and drop the run that is replaced.
@@ -201,14 +206,14 @@ class RunDirectory:
     def abandon(self) -> None:
         """The run failed: if it never started training, leave everything as it was before."""
         self._unlock()
-        if self.started:
+        if self.started or self._is_taken():
             return
         if self.plan.resume_from is None and self.path.is_dir():
             for entry in self.path.iterdir():
                 if entry.name not in _KEPT:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if self._aside.is_dir():
-            self._move(self._aside, self.path)
+            self._move(self._aside, self.path, first=CONFIG, last=CHECKPOINTS)
             self._aside.rmdir()
         elif not self._existed:
             with contextlib.suppress(OSError):
@@ -220,12 +225,29 @@ class RunDirectory:
             self._lock.close()
             self._lock = None
 
+    def _is_taken(self) -> bool:
+        """Whether another process has started training here in the meantime."""
+        try:
+            _check_free(self.path)
+        except UserError:
+            return True
+        return False
+
     @staticmethod
-    def _move(source: Path, target: Path) -> None:
-        # the configuration last: a crash between leaves a folder that still counts as a run
-        for entry in sorted(source.iterdir(), key=lambda entry: entry.name == CONFIG):
+    def _move(source: Path, target: Path, *, first: str, last: str) -> None:
+        for entry in sorted(source.iterdir(), key=lambda entry: (entry.name == last) - (entry.name == first)):
             if entry.name not in _KEPT:
                 entry.rename(target / entry.name)
+
+
+def _check_free(directory: Path) -> None:
+    """See that no process is training in a directory.
+
+    Raises:
+        UserError: one is.
+    """
+    if (directory / LOCK).exists() and (lock := _locked(directory, shared=True)) is not None:
+        lock.close()
 
 
 def _locked(directory: Path, *, shared: bool = False) -> IO[str] | None:

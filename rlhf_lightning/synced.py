@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.callbacks.sigterm import Sigterm
 from rlhf_lightning.callbacks.tracking import tell_loggers
 from rlhf_lightning.distributed import (
     all_sum,
@@ -107,6 +108,10 @@ class SyncedModule(LightningModule):
             )
         # The loaders only count: shared out among ranks, each would see a part of the batches.
         self.trainer._accelerator_connector.use_distributed_sampler = False
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every trainer of this module needs."""
+        return [Sigterm()]
 
     def on_fit_start(self) -> None:
         """See that all ranks start at the same point, or they would wait for each other later, or train apart.

@@ -1,10 +1,13 @@
 """Finding and reading configuration files, and locking a run directory."""
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rlhf_lightning import config_files
+from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.config_files import find_config, read_config
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rundir import RunDirectory, plan_run
@@ -79,6 +82,47 @@ def test_run_directory_belongs_to_one_process_at_a_time():
     with pytest.raises(UserError, match="finished run"):
         plan_run(run, {"a": 1}, overwrite=False)
     assert plan_run(run, {"a": 1}, overwrite=True).set_aside
+
+
+def test_run_directory_of_a_process_that_trains_is_left_alone_by_one_that_fails():
+    run, late = Path("run"), RunDirectory(plan_run(Path("run"), {}, overwrite=False), {})
+    first = RunDirectory(plan_run(run, {}, overwrite=False), {"a": 1})
+    first.start()
+    late.abandon()  # it failed before it would have started
+    assert sorted(p.name for p in run.iterdir()) == [".lock", "config.yaml", "environment.json"]
+    first.finish()
+
+
+def test_run_directory_is_not_set_aside_under_a_process_that_trains():
+    run = Path("run")
+    first = RunDirectory(plan_run(run, {}, overwrite=False), {})
+    first.start()
+    late = RunDirectory(replace(plan_run(Path("other"), {}, overwrite=False), directory=run, set_aside=True), {})
+    with pytest.raises(UserError, match="another process is training in run"):
+        late.set_aside()
+    assert (run / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("moves", range(1, 5))
+def test_run_directory_whose_move_was_cut_short_is_replaced_and_not_continued(moves, monkeypatch):
+    run = Path("run")
+    old = RunDirectory(plan_run(run, {"a": 1}, overwrite=False), {"a": 1})
+    old.start()
+    AtomicCheckpointIO().save_checkpoint({"x": 1}, run / "checkpoints" / "last.ckpt")
+    old.finish()
+    new = RunDirectory(plan_run(run, {"a": 1}, overwrite=True), {"a": 1})
+    rename, done = Path.rename, []
+
+    def crashing(self, target):
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(rename(self, target))
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Path, "rename", crashing)
+        new.set_aside()
+    again = plan_run(run, {"a": 1}, overwrite=True)
+    assert again.resume_from is None
 
 
 def test_run_directory_of_a_killed_process_is_free():

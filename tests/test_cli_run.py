@@ -128,6 +128,26 @@ def test_fit_resumed_steps_equal_an_uninterrupted_run(where, monkeypatch):
         assert Path("runs/halved", name).read_text() == Path("runs/whole", name).read_text(), name
 
 
+def test_fit_takes_checkpoints_of_the_users_own(capsys):
+    words = ["--trainer.callbacks+=Checkpoints", "--trainer.callbacks.keep=3", "--trainer.callbacks.every=2"]
+    assert fit(*toy(), *words) == 0
+    assert run_files(RUN / "checkpoints") == ["best.ckpt", "last-1.ckpt", "last-2.ckpt", "last.ckpt"]
+    both = [*words, *("--trainer.callbacks+=Checkpoints",)]
+    assert fit(*toy(), *both, "--name", "both") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_fit_from_another_runs_checkpoint_goes_on_from_its_own(monkeypatch, capsys):
+    assert fit(*toy(epochs=2), "--name", "first") == 0
+    words = [*toy(), "--name", "second", "--ckpt_path", "runs/first/checkpoints/last.ckpt"]
+    assert failing(monkeypatch, "before:5", *words) == 2
+    capsys.readouterr()
+    assert fit(*words) == 0
+    assert "resuming from iteration 4" in capsys.readouterr().out
+    assert fit(*toy(), "--name", "whole") == 0
+    assert Path("runs/second/export/weight.txt").read_text() == Path("runs/whole/export/weight.txt").read_text()
+
+
 def test_fit_resumes_only_with_the_same_configuration(monkeypatch, capsys):
     assert failing(monkeypatch, "before:4", *toy()) == 2
     capsys.readouterr()

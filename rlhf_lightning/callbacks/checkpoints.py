@@ -15,7 +15,7 @@ from typing_extensions import override
 from rlhf_lightning.callbacks.detectors.detector import Detector
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of
-from rlhf_lightning.checkpoint_files import BEST, LAST, kept, link
+from rlhf_lightning.checkpoint_files import BEST, LAST, kept, link, sync_lines
 from rlhf_lightning.errors import UserError
 
 BEST_BY: tuple[tuple[str, Literal["max", "min"]], ...] = (
@@ -63,7 +63,7 @@ class Checkpoints(Checkpoint, Listener):
         self.every, self.keep = every, keep
         self.monitor, self.mode = monitor, mode
         self.best: float | None = None
-        self._improved = False
+        self._improved = self._ended = False
         self._saved_at: tuple[int, int] | None = None
 
     @override
@@ -75,14 +75,21 @@ class Checkpoints(Checkpoint, Listener):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the files right: a crash may have come between them, and ``last.ckpt`` may be damaged."""
         start = Path(trainer.ckpt_path or "")
-        if trainer.state.fn != "fit" or not trainer.is_global_zero or not start.is_file():
+        if trainer.state.fn != "fit" or not start.is_file():
             return
         assert self.dirpath is not None
-        if start.resolve().parent == self.dirpath.resolve() and start.name != LAST:
+        own, saved = start.resolve().parent == self.dirpath.resolve(), checkpoint["callbacks"].get(self.state_key, {})
+        self._ended = own and saved.get("ended", False)
+        if own and start.name != LAST and trainer.is_global_zero:
             link(start, self.dirpath / LAST)
-        if checkpoint["callbacks"].get(self.state_key, {}).get("is_best"):
+        if saved.get("is_best") and trainer.is_global_zero:
             self.dirpath.mkdir(parents=True, exist_ok=True)
             link(start, self.dirpath / BEST)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._ended:  # killed between its last checkpoint and its end: Lightning's EarlyStopping would train on
+            trainer.should_stop = True
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
@@ -124,8 +131,9 @@ class Checkpoints(Checkpoint, Listener):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        # asked for while a checkpoint is made: whether it is the best one so far
-        return {"monitor": self.monitor, "mode": self.mode, "best": self.best, "is_best": self._improved}
+        # asked for while a checkpoint is made: whether it is the best one so far, and whether something ends the run
+        now = {"is_best": self._improved, "ended": self._ended}
+        return {"monitor": self.monitor, "mode": self.mode, "best": self.best, **now}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -133,9 +141,8 @@ class Checkpoints(Checkpoint, Listener):
 
     def _step_is_due(self, trainer: Trainer) -> bool:
         every = self.every or max(1, trainer.max_steps // 10)
-        last = trainer.global_step >= trainer.max_steps or trainer.should_stop
-        stopped = trainer.received_sigterm and trainer.world_size == 1  # ranks hear of it at different steps
-        return trainer.global_step % every == 0 or last or stopped
+        last = trainer.global_step >= trainer.max_steps or trainer.should_stop or trainer.received_sigterm
+        return trainer.global_step % every == 0 or last
 
     def _save(self, trainer: Trainer, *, due: bool) -> None:
         now = (trainer.current_epoch, trainer.global_step)
@@ -143,6 +150,9 @@ class Checkpoints(Checkpoint, Listener):
             return
         assert self.dirpath is not None
         last = self.dirpath / LAST
+        self._ended = trainer.should_stop and not 0 <= trainer.max_steps <= trainer.global_step
+        if trainer.is_global_zero:
+            sync_lines(Path(trainer.default_root_dir))
         with kept(last, self.keep) if trainer.is_global_zero else nullcontext():
             trainer.save_checkpoint(last)
         if self._improved and trainer.is_global_zero:

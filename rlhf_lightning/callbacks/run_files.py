@@ -24,9 +24,12 @@ class RunFiles(Callback):
     def __init__(self, directory: RunDirectory | None, config: dict[str, Any]) -> None:
         self.directory = directory
         self.config = config
+        self.started = False
+        """Whether training has started; on every rank."""
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = True
         if self.directory is None:
             return
         done = position(trainer, None)

@@ -89,13 +89,16 @@ def _scoring_layer(model: PreTrainedModel) -> nn.Linear:
 
 
 def _start(score: nn.Linear, seed: int | None) -> None:
-    """Scores that start at 0; those of a member of an ensemble at random, so that members differ."""
+    """Scores that start at 0; those of a member of an ensemble near it, at random, so that members differ.
+
+    Comparisons do not move what all responses to a prompt have in common: it stays as it starts.
+    """
     nn.init.zeros_(score.weight)
     if score.bias is not None:
         nn.init.zeros_(score.bias)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
-        nn.init.normal_(score.weight, std=score.in_features**-0.5, generator=generator)
+        nn.init.normal_(score.weight, std=0.1 * score.in_features**-0.5, generator=generator)
 
 
 def _number(seed: int | None) -> int:

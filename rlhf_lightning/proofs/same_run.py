@@ -83,8 +83,9 @@ def difference(first: Outcome, second: Outcome) -> float:
 
 
 def distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
-    """The largest difference between the tensors of the first and those of the same names."""
-    return max((tensor.double() - second[name].double()).abs().max().item() for name, tensor in first.items())
+    """The largest difference between the tensors of the first and those of the same names; infinite for NaN."""
+    gaps = [(tensor.double() - second[name].double()).abs().max().item() for name, tensor in first.items()]
+    return math.inf if any(map(math.isnan, gaps)) else max(gaps)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ def _seed():
         (replace(BASE, rows=[{"iteration": 0.0, "x": 0.5, "y": 150.0}]), 0.5),  # 50 of 100
         (replace(BASE, rows=[{"iteration": 0.0, "x": math.nan, "y": 100.0}]), math.inf),
         (replace(BASE, end={**BASE.end, "w": torch.tensor([1.0, math.nan])}), math.inf),
+        (replace(BASE, end={**BASE.end, "n": torch.tensor(math.nan)}), math.inf),
         (replace(BASE, rows=[*BASE.rows, *BASE.rows]), math.inf),
         (replace(BASE, rows=[{"iteration": 0.0, "x": 0.5}]), math.inf),
         (replace(BASE, end={"w": BASE.end["w"]}), math.inf),

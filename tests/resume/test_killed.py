@@ -69,6 +69,56 @@ def test_killed_run_started_again_equals_the_uninterrupted_one(devices, tmp_path
     assert differences(Path("runs/whole"), Path("runs/killed")) == []
 
 
+SKEWED = """
+import os
+import time
+
+
+def reward(prompts, responses):
+    time.sleep(0.5 * (os.environ.get("LOCAL_RANK", "0") == "0"))
+    return [float(len(response)) for response in responses]
+"""
+"""Rank 1 waits in a collective call while rank 0 is at it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_on_one_of_two_ranks_ends_both_after_the_iteration(rank, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("skewed.py").write_text(SKEWED)
+    reward = {"class_path": "FunctionReward", "init_args": {"function": "skewed:reward"}}
+    config = {**CONFIG, "data": {**CONFIG["data"], "init_args": {**CONFIG["data"]["init_args"], "reward": reward}}}
+    Path("bandit.yaml").write_text(yaml.safe_dump(config))
+    run = start("stopped", 2)
+    while run.poll() is None and len(rows(Path("runs/stopped"))) < 1 + ITERATIONS // 2:
+        time.sleep(0.001)
+    launched = [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+    os.kill([run.pid, launched[0]][rank], signal.SIGTERM)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 143, said
+    assert "stopped by SIGTERM; the same command continues the run" in said
+    assert not Path("runs/stopped/DONE").exists()
+    again = start("stopped", 2)
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    assert "resuming from iteration " in said
+    assert [int(row["iteration"]) for row in rows(Path("runs/stopped"))] == list(range(ITERATIONS + 1))
+
+
+@pytest.mark.slow
+def test_run_of_two_ranks_that_a_detector_stopped_is_completed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stop = {"class_path": "Instability", "init_args": {"kl_old": 1e-30, "before": 1, "stop": True}}
+    Path("bandit.yaml").write_text(yaml.safe_dump({**CONFIG, "trainer": {**CONFIG["trainer"], "callbacks": [stop]}}))
+    for _ in range(2):
+        process = start("stopped", 2)
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        assert len(Path("runs/stopped/warnings.jsonl").read_text().splitlines()) == 1
+        Path("runs/stopped/DONE").unlink()  # as if it had been killed just before
+
+
 def test_differences_finds_every_one(tmp_path):
     runs = [tmp_path / "one", tmp_path / "other"]
     for run in runs:
@@ -83,9 +133,12 @@ def test_differences_finds_every_one(tmp_path):
     (other / "metrics.csv").write_text("iteration,timing/rollout_seconds,a\n1,0.7,2\n")
     assert differences(one, other) == []
 
+    (other / "metrics.csv").write_text("iteration,timing/rollout_seconds,a\n1,0.5,2\n2,0.")
+    assert differences(one, other) == ["metrics.csv"]
     (other / "metrics.csv").write_text("iteration,timing/rollout_seconds,a\n1,0.5,3\n")
     (other / "export" / "table").write_bytes(b"2")
     (other / "samples.jsonl").touch()
+    (other / "warnings.jsonl").touch()
     torch.save({"state": [torch.ones(2), {"n": 2}]}, other / "checkpoints" / "last.ckpt")
     torch.save({"state": [torch.ones(2) + 1e-7, {"n": 1}]}, other / "checkpoints" / "last-1.ckpt")
     (other / "checkpoints" / "best.ckpt").unlink()
@@ -96,4 +149,5 @@ def test_differences_finds_every_one(tmp_path):
         "last.ckpt: /state/1/n",
         "metrics.csv",
         "samples.jsonl",
+        "warnings.jsonl",
     ]

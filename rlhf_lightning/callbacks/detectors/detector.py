@@ -97,11 +97,6 @@ class Detector(Listener, ABC):
                 callback.add({axis: int(row[axis]), "detector": name, "message": message})
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.stopped:  # the run was interrupted between its last checkpoint and its end
-            trainer.should_stop = True
-
-    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.stopped and not trainer.fast_dev_run:
             restore_best(trainer, pl_module)

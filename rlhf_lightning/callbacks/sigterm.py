@@ -1,0 +1,40 @@
+"""SIGTERM ends training after the step in which it came, on all ranks at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from rlhf_lightning.distributed import all_max
+
+
+class Sigterm(Callback):
+    """Agrees after each step whether any rank was sent SIGTERM.
+
+    Lightning would broadcast it from within the signal handler: where that interrupts one rank in the middle of another
+    collective call, the ranks wait for each other for ever.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        """Whether this rank was sent it."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Be what Lightning calls, once it listens."""
+
+        def heard(*_: Any) -> None:
+            self.came = True
+            if trainer.world_size == 1:
+                trainer._signal_connector.received_sigterm = True
+
+        trainer._signal_connector._sigterm_notifier_fn = heard  # type: ignore[method-assign]
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.world_size > 1:
+            came = all_max(torch.tensor(int(self.came), device=trainer.strategy.root_device))
+            trainer._signal_connector.received_sigterm = bool(came)
