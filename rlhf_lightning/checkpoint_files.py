@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import shutil
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
+_ASIDE = f".{LAST}.earlier.tmp"
 
 
 def is_intact(path: Path) -> bool:
@@ -51,20 +53,34 @@ def kept(last: Path, keep: int) -> Iterator[None]:
     Args:
         keep: number of checkpoints, the new one included.
     """
-    aside = last.with_name(f".{LAST}.earlier.tmp")
+    aside = last.with_name(_ASIDE)
     if last.is_file():
         link(last, aside)
     try:
         yield
-        if aside.is_file():
-            for number in range(max(keep - 2, 0), 0, -1):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(_earlier(last.parent, number), _earlier(last.parent, number + 1))
-            os.replace(aside, _earlier(last.parent, 1))
-        for path in earlier_ones(last.parent)[keep - 1 :]:
-            path.unlink()
+        _shift(last, keep)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def settle(last: Path, keep: int) -> None:
+    """After a crash: finish what `kept` had begun, or undo it where ``last.ckpt`` had not been replaced yet."""
+    aside = last.with_name(_ASIDE)
+    if aside.is_file() and filecmp.cmp(aside, last, shallow=False):
+        aside.unlink()
+    _shift(last, keep)
+
+
+def _shift(last: Path, keep: int) -> None:
+    """Make what was set aside ``last-1.ckpt``, and drop what is too old; can be done again after a crash."""
+    folder, aside = last.parent, last.with_name(_ASIDE)
+    if aside.is_file():
+        for number in range(max(keep - 2, 0), 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(_earlier(folder, number), _earlier(folder, number + 1))
+        os.replace(aside, _earlier(folder, 1))
+    for path in earlier_ones(folder)[keep - 1 :]:
+        path.unlink()
 
 
 def sync_lines(run: Path) -> None:

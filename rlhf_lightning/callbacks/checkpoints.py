@@ -15,7 +15,7 @@ from typing_extensions import override
 from rlhf_lightning.callbacks.detectors.detector import Detector
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of
-from rlhf_lightning.checkpoint_files import BEST, LAST, kept, link, sync_lines
+from rlhf_lightning.checkpoint_files import BEST, LAST, kept, link, settle, sync_lines
 from rlhf_lightning.errors import UserError
 
 BEST_BY: tuple[tuple[str, Literal["max", "min"]], ...] = (
@@ -80,8 +80,11 @@ class Checkpoints(Checkpoint, Listener):
         assert self.dirpath is not None
         own, saved = start.resolve().parent == self.dirpath.resolve(), checkpoint["callbacks"].get(self.state_key, {})
         self._ended = own and saved.get("ended", False)
-        if own and start.name != LAST and trainer.is_global_zero:
-            link(start, self.dirpath / LAST)
+        if own and trainer.is_global_zero:
+            if start.name == LAST:
+                settle(start, self.keep)
+            else:
+                link(start, self.dirpath / LAST)
         if saved.get("is_best") and trainer.is_global_zero:
             self.dirpath.mkdir(parents=True, exist_ok=True)
             link(start, self.dirpath / BEST)

@@ -8,7 +8,7 @@ import torch
 
 from rlhf_lightning import checkpoint_files
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from rlhf_lightning.checkpoint_files import earlier_ones, is_intact, kept, newest_intact
+from rlhf_lightning.checkpoint_files import earlier_ones, is_intact, kept, newest_intact, settle
 from rlhf_lightning.errors import UserError
 from tests.cli_runs import fit, toy
 
@@ -121,6 +121,29 @@ def test_kept_never_leaves_fewer_than_before(moment, monkeypatch):
         found = {number(path) for path in (last, *earlier_ones(last.parent))}
         assert len(found) >= 2
         assert newest_intact(last.parent)[0] == last
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ({"last": 5, "last-1": 4, "last-2": 3}, [5, 4, 3]),  # nothing had begun
+        ({"last": 5, "last-1": 4, "last-2": 3, "aside": 5}, [5, 4, 3]),  # the new one was still being written
+        ({"last": 6, "last-1": 4, "last-2": 3, "aside": 5}, [6, 5, 4]),
+        ({"last": 6, "last-2": 4, "aside": 5}, [6, 5, 4]),
+        ({"last": 6, "last-1": 5, "last-2": 4}, [6, 5, 4]),
+        ({"last": 1, "aside": 0}, [1, 0]),
+        ({"last": 6, "last-1": 5, "last-2": 4, "last-3": 3}, [6, 5, 4]),
+    ],
+)
+def test_settle_finishes_what_a_crash_cut_short(left, expected):
+    last = Path("folder/last.ckpt")
+    for name, step in left.items():
+        save(last.with_name(f"{name}.ckpt"), step)
+    if "aside" in left:
+        last.with_name("aside.ckpt").rename(last.with_name(checkpoint_files._ASIDE))
+    settle(last, 3)
+    assert [number(path) for path in (last, *earlier_ones(last.parent))] == expected
+    assert {path.suffix for path in last.parent.iterdir()} == {".ckpt"}
 
 
 def test_newest_intact_skips_damaged_ones():
