@@ -146,7 +146,7 @@ def test_failure_leaves_the_old_file_as_it_was(root, generate, tmp_path):
     target.write_text("before\n")
     status, _, err = generate("the cat", "--out", target, model=str(tmp_path / "broken"))
     assert status == 2
-    assert err == "error: the LlamaForCausalLM has weights, or gives numbers, that are not finite\n"
+    assert err == "error: the LlamaForCausalLM gives numbers that are not finite; expected weights that are\n"
     assert target.read_text() == "before\n"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["answers.jsonl", "broken"]
 
