@@ -111,6 +111,8 @@ def look_at(pid: int, run: Path) -> Look | None:
         files = len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return None
+    if not pages:  # it is ending
+        return None
     size = last.stat().st_size / 1024 if last.is_file() else 0.0
     cpu = (int(times[11]) + int(times[12])) / TICKS
     return Look(iteration, pages * os.sysconf("SC_PAGE_SIZE") // 1024, files, cpu, size, cut_off)
