@@ -1,4 +1,4 @@
-"""SIGTERM ends training after the step in which it came, on all ranks at once."""
+"""SIGTERM ends a command after the step, or batch of an evaluation, in which it came: on all ranks at once."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class Sigterm(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Tell Lightning, which then ends training, or the evaluation, on all ranks."""
         if trainer.world_size > 1:
             came = all_max(torch.tensor(int(self.came), device=trainer.strategy.root_device))
             trainer._signal_connector.received_sigterm = bool(came)
+
+    on_validation_batch_end = on_train_batch_end
+    on_test_batch_end = on_train_batch_end
