@@ -21,36 +21,39 @@ from rlhf_lightning.plots import learning_curve_of_pairs, save
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = ("--config", "configs/tasks/assistant.yaml")
-SETTINGS = ("members 2", "centering 0.01", "optimization.lr 1.0e-3")
+SETTINGS = ("members 2", "optimization.lr 1.0e-3")
 """Two members, with a larger step than a single one can take."""
 
 
 def main() -> None:
-    """Run what is missing, print the table and write it to benchmarks/results."""
+    """Run, print the table and write it to benchmarks/results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sft", required=True, help="supervised model to start from")
     parser.add_argument("--pairs", type=int, nargs="+", default=[8000], help="to fit to (default %(default)s)")
+    parser.add_argument("--centering", type=float, default=0.01, help="of the scores (default %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="default %(default)s")
     parser.add_argument("--runs_dir", default="runs/reward_model", help="where the runs go (default %(default)s)")
     arguments = parser.parse_args()
     directory, rows = Path(arguments.runs_dir), []
     for count in arguments.pairs:
         for seed in arguments.seeds:
-            rows.append(row(arguments.sft, directory, count, seed))
+            rows.append(row(arguments.sft, directory, count, seed, arguments.centering))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
-    text = f"`python benchmarks/reward_model.py --sft …`\n\n{table(rows)}"
-    (ROOT / "benchmarks" / "results" / "reward_model.md").write_text(text)
-    if len(arguments.pairs) > 1:
+    words = " ".join(sys.argv[1:]).replace(arguments.sft, "…").replace(f" --runs_dir {directory}", "")
+    text = f"`python benchmarks/reward_model.py {words}`\n\n{table(rows)}"
+    curve = len(arguments.pairs) > 1
+    (ROOT / "benchmarks" / "results" / ("pairs.md" if curve else "reward_model.md")).write_text(text)
+    if curve:
         runs = [load_run(directory / f"{count}-{arguments.seeds[0]}") for count in arguments.pairs]
         save(learning_curve_of_pairs(runs, arguments.pairs), ROOT / "docs" / "pairs")
 
 
-def row(sft: str, directory: Path, count: int, seed: int) -> dict[str, str]:
+def row(sft: str, directory: Path, count: int, seed: int, centering: float) -> dict[str, str]:
     """Draw pairs, fit, measure."""
     name, pairs = f"{count}-{seed}", directory / f"{count}-{seed}.jsonl"
     directory.mkdir(parents=True, exist_ok=True)
     run("pairs", *TASK, "--policy", sft, "--count", str(2 * count), "--seed", str(seed), "--out", str(pairs))
-    options = [word for one in SETTINGS for word in f"--model.init_args.{one}".split()]
+    options = [word for one in (*SETTINGS, f"centering {centering}") for word in f"--model.init_args.{one}".split()]
     options += ["--data.init_args.pairs", str(pairs), "--data.init_args.heldout_fraction", "0.5"]
     options += ["--data.init_args.eval_limit", str(count), "--trainer.val_check_interval", "400"]
     where = ["--name", name, "--runs_dir", str(directory), "--seed_everything", str(seed), "--overwrite"]
