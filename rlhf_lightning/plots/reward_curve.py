@@ -55,11 +55,8 @@ _PANELS = (
     Panel("Margin", "score of chosen − rejected", _both("margin"), floor=0.0),
     Panel(
         "Correlation with gold",
-        "of the scores of held-out replies",
-        (
-            Line("all", "eval/correlation_gold"),
-            Line("within prompts", "eval/correlation_within_gold", PLAIN),
-        ),
+        "of held-out scores: all, and within prompts",
+        (Line("all", "eval/correlation_gold"), Line("within", "eval/correlation_within_gold", PLAIN)),
         floor=0.0,
     ),
     Panel(
