@@ -26,7 +26,7 @@ prove: install  ## expected gradients against exact ones; the same run on two ra
 	@$(RUN) prove --runs
 
 drills: install  ## kill runs and pipelines at random moments, bring about faults, refuse bad configurations
-	$(BIN)/python benchmarks/drills.py --kills 30 --pipelines 6 --seed 1
+	$(BIN)/python benchmarks/drills.py --kills 30 --two_ranks 8 --pipelines 6 --seed 1
 	$(BIN)/python benchmarks/bad_configs.py
 
 test: install  ## all tests

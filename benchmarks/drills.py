@@ -1,12 +1,12 @@
 """What becomes of runs that are killed, and of runs to which something bad happens; some minutes.
 
-    python benchmarks/drills.py --kills 30 --pipelines 6 --seed 1
+    python benchmarks/drills.py --kills 30 --two_ranks 8 --pipelines 6 --seed 1
 
 Every run is one of PPO on a bandit: 8 iterations with an adaptive KL controller, running moments, a schedule and
 evaluations. It is killed (SIGKILL) while it starts, collects, updates, evaluates, writes a checkpoint or exports, and
-started again with the same command, and so are whole pipelines; then each fault is brought about in a run that is
-afterwards started again. Every run is compared with an uninterrupted one: rows, samples, exports, and everything in the
-checkpoints.
+started again with the same command, and so are runs of two ranks and whole pipelines; then each fault is brought about
+in a run that is afterwards started again. Every run is compared with an uninterrupted one: rows, samples, exports, and
+everything in the checkpoints.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
+from drill_commands import command_lines, on_two_ranks, pipeline
 from drill_faults import FAULTS, fault_line
-from drill_pipeline import pipeline_lines
 from drill_runs import Run, complete, differences, rows, went_on
 
 from rlhf_lightning import cli
@@ -61,6 +61,7 @@ def main() -> None:
     """Print the tables and write them to benchmarks/results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30, help="number of kills (default %(default)s)")
+    parser.add_argument("--two_ranks", type=int, default=8, help="of runs on two ranks (default %(default)s)")
     parser.add_argument("--pipelines", type=int, default=6, help="number of killed pipelines (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments (default %(default)s)")
     given = parser.parse_args()
@@ -72,13 +73,16 @@ def main() -> None:
         assert whole.wait() == 0, whole.said()
         generator = random.Random(given.seed)
         lines = [*kill_lines(whole, given.kills, generator), ""]
-        for line in pipeline_lines(Path("pipelines").absolute(), given.pipelines, generator):
-            lines += said(line)
-        lines += ["", *fault_lines(whole)]
+        two = on_two_ranks(Path("bandit.yaml").absolute())
+        for command, count in ((two, given.two_ranks), (pipeline(), given.pipelines)):
+            for line in command_lines(command, Path(command.name).absolute(), count, generator):
+                lines += said(line)
+            lines += said("")
+        lines += fault_lines(whole)
     text = "\n".join(lines) + "\n"
     target = ROOT / "benchmarks" / "results" / "drills.md"
     target.parent.mkdir(parents=True, exist_ok=True)
-    words = f"--kills {given.kills} --pipelines {given.pipelines} --seed {given.seed}"
+    words = " ".join(f"--{name} {value}" for name, value in vars(given).items())
     target.write_text(f"`python benchmarks/drills.py {words}`\n\n{text}")
 
 

@@ -1,6 +1,7 @@
 """The same command goes on from the newest whole checkpoint."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -92,35 +93,32 @@ def test_kept_changes_nothing_where_writing_fails():
     assert len(list(last.parent.iterdir())) == 2
 
 
-@pytest.mark.parametrize("moment", ["os.replace", "os.link"])
-def test_kept_never_leaves_fewer_than_before(moment, monkeypatch):
+@pytest.mark.parametrize("stop", range(12))
+def test_kept_and_settled_after_a_kill_are_those_before_or_those_after(stop, monkeypatch):
     last = Path("folder/last.ckpt")
-    for step in range(3):
+    for step in range(4):
         with kept(last, 3):
             save(last, step)
-    place, name = moment.split(".")
-    module = {"os": os}[place]
-    whole, calls = getattr(module, name), []
+    calls = []
 
-    for stop in range(8):
-        calls.clear()
-
-        def counted(*args, stop=stop):
+    def deadly(function):
+        def called(*args, **settings):
             if len(calls) == stop:
-                raise KeyboardInterrupt  # a kill, as far as the files are concerned
-            calls.append(args)
-            return whole(*args)
+                raise KeyboardInterrupt  # and so does every later call: nothing is done after a kill
+            calls.append(function)
+            return function(*args, **settings)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(module, name, counted)
-            try:
-                with kept(last, 3):
-                    save(last, 10 + stop)
-            except KeyboardInterrupt:
-                pass
-        found = {number(path) for path in (last, *earlier_ones(last.parent))}
-        assert len(found) >= 2
-        assert newest_intact(last.parent)[0] == last
+        return called
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        for place, name in ((os, "replace"), (os, "link"), (Path, "unlink")):
+            patch.setattr(place, name, deadly(getattr(place, name)))
+        with kept(last, 3):
+            save(last, 4)
+    assert newest_intact(last.parent)[0] == last
+    assert len({number(path) for path in (last, *earlier_ones(last.parent))}) >= 2
+    settle(last, 3)
+    assert [number(path) for path in (last, *earlier_ones(last.parent))] in ([3, 2, 1], [4, 3, 2])
 
 
 @pytest.mark.parametrize(
