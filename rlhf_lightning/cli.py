@@ -239,7 +239,7 @@ class CommandLine(LightningCLI):
             return [PrintedRows(), *own]
         if self.plan is not None:
             files = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), WarningsFile()]
-            own = [*files, Sigterm(), *own]
+            own = [*files, Sigterm(), *own]  # a module that is not one of ours brings no Sigterm
         if self.plan is not None and isinstance(self.model, PolicyAlgorithm):
             own += default_detectors(besides=trainer["callbacks"])
         given = any(isinstance(callback, Checkpoints) for callback in trainer["callbacks"])
