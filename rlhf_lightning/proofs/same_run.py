@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
@@ -133,6 +134,7 @@ def _train(
     run: Run, microbatch_size: int | None, *callbacks: Callback, folder: Path, ckpt_path: Path | None = None, **how: Any
 ) -> LightningModule:
     """A trainer, a module and data that no other call has seen."""
+    torch.set_num_threads(1)  # tiny networks: more threads only wait for each other, and round otherwise
     module, data = run.build(run.optimization(microbatch_size))
     trainer = Trainer(
         accelerator="cpu",
