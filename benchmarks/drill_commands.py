@@ -95,7 +95,8 @@ def command_lines(command: Command, folder: Path, count: int, generator: random.
     zero = 0
     for number in range(count):
         killed, after = folder / f"kill{number}", generator.uniform(0, seconds)
-        while command.run(killed, after)[0] != -signal.SIGKILL:  # it ended before: another moment
+        while command.run(killed, after)[0] != -signal.SIGKILL or (killed / RUN / "DONE").exists():
+            # it had ended before: another moment
             shutil.rmtree(killed)
             after = generator.uniform(0, seconds)
         where = _place(killed)
@@ -103,6 +104,8 @@ def command_lines(command: Command, folder: Path, count: int, generator: random.
         pairs = [(whole / RUN / part, killed / RUN / part) for part in command.parts]
         found = [f"{other.name}: {name}" for one, other in pairs for name in differences(one, other)]
         zero += not found and status == 0
+        if status:
+            print((killed / "said.txt").read_text())
         yield f"| {number + 1} | {after:.1f} of {seconds:.1f} | {where} | {status} | {len(found)} |"
         for name in found[:5]:
             print(f"    differs: {name}")
