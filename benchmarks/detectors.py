@@ -17,7 +17,7 @@ import numpy as np
 
 from rlhf_lightning import UserError, load_run
 from rlhf_lightning.callbacks.detectors import RewardHacking, replay
-from rlhf_lightning.runs import Run
+from rlhf_lightning.records.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 FALL = 0.1

@@ -25,7 +25,7 @@ from drill_commands import command_lines, on_two_ranks, pipeline
 from drill_faults import FAULTS, fault_line
 from drill_runs import Run, complete, differences, rows, went_on
 
-from rlhf_lightning import cli
+from rlhf_lightning.cli import command_line as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("start", "rollout", "update", "evaluation", "checkpoint", "export")

@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from rlhf_lightning import load_run
+from rlhf_lightning.intervals import student_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = ("--config", "configs/tasks/assistant.yaml")
@@ -130,10 +130,9 @@ def table(arguments: argparse.Namespace) -> str:
 
 def interval(differences: np.ndarray) -> str:
     """Mean and Student's interval over seeds."""
-    mean, count = differences.mean(), len(differences)
-    if count < 2:
+    mean, half = student_interval(differences.tolist())
+    if len(differences) < 2:
         return f"{mean:+.3f}"
-    half = stats.t.ppf(0.975, count - 1) * stats.sem(differences)
     return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
 
 

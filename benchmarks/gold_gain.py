@@ -14,10 +14,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from scipy import stats
-
 from rlhf_lightning import load_run
+from rlhf_lightning.intervals import student_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,9 +68,8 @@ def table(rows: list[list[str]]) -> str:
     head = ["seed", "SFT nats above entropy", "RM accuracy", "ceiling", "share of excess", "gold before"]
     head += ["gold after", "gain", "KL (nats/sequence)"]
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
-    gains = np.array([float(cells[7]) for cells in rows])
-    mean = gains.mean()
-    half = stats.t.ppf(0.975, len(gains) - 1) * stats.sem(gains) if len(gains) > 1 else float("nan")
+    gains = [float(cells[7]) for cells in rows]
+    mean, half = student_interval(gains)
     interval = f"95 % interval {mean - half:+.3f} to {mean + half:+.3f}, {len(gains)} seeds"
     return "\n".join(lines) + f"\n\nMean gain of gold at the last iteration: {mean:+.3f} ({interval}).\n"
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 
-from rlhf_lightning.reward_losses import AllPairs, BradleyTerry, PlackettLuce, RewardLoss
+from rlhf_lightning.reward_modeling.losses import AllPairs, BradleyTerry, PlackettLuce, RewardLoss
 from rlhf_lightning.types import PreferencePair
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,9 +17,10 @@ import sys
 from pathlib import Path
 
 from rlhf_lightning import load_run
-from rlhf_lightning.plots import pareto, save
-from rlhf_lightning.plots.pareto import front
-from rlhf_lightning.runs import Run
+from rlhf_lightning.plots import save
+from rlhf_lightning.plots.figures import pareto
+from rlhf_lightning.plots.figures.pareto import front
+from rlhf_lightning.records.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECTIVES = ("helpful", "concise", "harmless")

@@ -49,7 +49,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     if name == "--version":
-        from rlhf_lightning.environment import package_version
+        from rlhf_lightning.records.environment import package_version
 
         print(f"rlhf_lightning {package_version()}")
         return 0
@@ -63,7 +63,7 @@ def _dispatch(argv: list[str]) -> int:
         if rest in (["-h"], ["--help"]):
             print(_trainer_help(name))
             return 0
-        from rlhf_lightning.cli import main as run_trainer
+        from rlhf_lightning.cli.command_line import main as run_trainer
 
         return run_trainer(name, ["--help"] if rest == ["--help-all"] else rest)
     return int(importlib.import_module(f"rlhf_lightning.commands.{name}").main(rest) or 0)

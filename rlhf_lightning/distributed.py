@@ -6,18 +6,21 @@ Rank r of W computes the global rows r, r + W, r + 2W, …. Every function here 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.types import Trajectories
 
 Item = TypeVar("Item")
+Batch = TypeVar("Batch", bound=Trajectories)
 
 
 class Stream(IntEnum):
@@ -56,6 +59,11 @@ def run_seed() -> int:
 def own_rows(count: int) -> Tensor:
     """Global numbers of the rows that this rank computes, of ``count`` in all."""
     return torch.arange(rank(), count, world_size())
+
+
+def row_slices(count: int, size: int | None) -> Iterator[Tensor]:
+    """Row numbers 0 … count − 1 in runs of ``size`` (all at once where it is None)."""
+    yield from torch.arange(count).split(size or max(count, 1))
 
 
 def all_sum(tensor: Tensor) -> Tensor:
@@ -97,6 +105,18 @@ def gather_padded(own: Tensor, count: int) -> Tensor:
     """`gather_rows` of [b, T] where T may differ between ranks: padded on the right to the largest."""
     width = int(all_max(torch.tensor(own.shape[1], device=own.device)))
     return gather_rows(torch.nn.functional.pad(own, (0, width - own.shape[1])), count)
+
+
+def over_own_rows(
+    evaluate: Callable[[Batch], tuple[Tensor, ...]], batch: Batch, *, microbatch_size: int | None
+) -> tuple[Float[Tensor, "B T"], ...]:
+    """Evaluate a batch in microbatches, each rank its own rows, and give every rank the whole result."""
+    width, outputs = batch.actions.shape[1], []
+    mine = own_rows(len(batch)).to(batch.actions.device)
+    for part in row_slices(len(mine), microbatch_size):
+        results = evaluate(batch.select(mine[part.to(mine.device)]))
+        outputs.append([torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in results])
+    return tuple(gather_padded(torch.cat(column), len(batch)) for column in zip(*outputs, strict=True))
 
 
 def gather_items(own: Sequence[Item], count: int) -> list[Item]:

@@ -45,8 +45,6 @@ class ToyBackbone(Backbone):
 
     def critic(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    def reward_network(self, *args: Any, **kwargs: Any) -> Any: ...
-
 
 class Options:
     """Nested options."""

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from training_helpers import AtHook, fit, rollouts, snapshot
 
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.training.optimization import Optimization
 
 
 def group_rollouts(task, reward=None, *, samples=4, size=8, **settings):

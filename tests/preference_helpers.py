@@ -8,7 +8,7 @@ import torch
 from training_helpers import Letters, tiny
 
 from rlhf_lightning.data.preferences import PreferenceDataModule
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.training.optimization import Optimization
 
 STOP = 0
 """Id of the letters' end-of-sequence token."""

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.data.environments import EnvironmentDataModule
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.models.control import ControlPolicy
-from rlhf_lightning.models.control_backbone import ControlBackbone
-from rlhf_lightning.models.spaces import Spaces
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.models.control.backbone import ControlBackbone
+from rlhf_lightning.models.control.policy import ControlPolicy
+from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.tasks.control import Control
+from rlhf_lightning.training.optimization import Optimization
 
 
 class Watched(gymnasium.Env):

@@ -10,7 +10,7 @@ import yaml
 
 from rlhf_lightning import Arithmetic, Assistant
 from rlhf_lightning.__main__ import main
-from rlhf_lightning.runs import load_run
+from rlhf_lightning.records.runs import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"

@@ -14,11 +14,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf_lightning.models.architectures import Architecture, JointEncoder
-from rlhf_lightning.models.policy import LanguagePolicy
-from rlhf_lightning.models.reward_model import RewardModel
-from rlhf_lightning.models.reward_networks import DecoderNetwork
-from rlhf_lightning.models.scorers import LanguageCritic
+from rlhf_lightning.models.language.critic import LanguageCritic
+from rlhf_lightning.models.language.policy import LanguagePolicy
+from rlhf_lightning.models.reward.architectures import Architecture, JointEncoder
+from rlhf_lightning.models.reward.networks import DecoderNetwork
+from rlhf_lightning.models.reward.reward_model import RewardModel
 from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.types import TokenContext
 
@@ -123,7 +123,7 @@ def reward_model(kind: str = "gpt2", *, words: PreTrainedTokenizerFast | None = 
 
 def reward_model_on(backbone: Any, words: Any, architecture: Architecture = JointEncoder()) -> RewardModel:
     """A reward model at its starting point, as a backbone builds it."""
-    return RewardModel([backbone.reward_network(words, architecture, columns=1, seed=None)])
+    return RewardModel([architecture.build(backbone, words, columns=1, seed=None)])
 
 
 def context(*rows: list[int], width: int = 0, fill: int = 0) -> TokenContext:

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.data.rollouts import RolloutDataModule
-from rlhf_lightning.models.backbone import LanguageBackbone
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.models.language.backbone import LanguageBackbone
 from rlhf_lightning.proofs.same_run import run_seed_is
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Demonstration, PreferencePair
 
 NOUNS = ("ant", "bee", "cat", "dog", "eel")

@@ -25,15 +25,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf_lightning.algorithms.base.feedback import PreferenceAlgorithm
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.text import EncodedResponses
+from rlhf_lightning.models.language.text import EncodedResponses
 from rlhf_lightning.ops.preference import ipo_loss, sigmoid_preference_loss
 from rlhf_lightning.ops.ratios import sequence_log_ratio
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.preference_algorithm import PreferenceAlgorithm
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
 

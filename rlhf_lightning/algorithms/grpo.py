@@ -41,19 +41,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlhf_lightning.actor_critic import means
-from rlhf_lightning.algorithm import PolicyAlgorithm, check_stop_kl
-from rlhf_lightning.data.joining import joined, selected
+from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm, check_stop_kl
+from rlhf_lightning.algorithms.parts.critic import means
+from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
+from rlhf_lightning.algorithms.parts.surrogates import Clip, Ratio, Surrogate, TokenRatio
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import KLControl, KLLoss
-from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import group_advantages, groups_that_differ, overlong_penalty
 from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.ops.masking import sequence_sum
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.surrogates import Clip, Ratio, Surrogate, TokenRatio
+from rlhf_lightning.rollout.joining import joined, selected
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.minibatches import Loss, Minibatch
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch
 
 STD_EPS = 1e-4

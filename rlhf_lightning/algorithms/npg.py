@@ -16,16 +16,16 @@ import math
 
 from torch import nn
 
-from rlhf_lightning.actor_critic import ActorCritic, CriticOptions
+from rlhf_lightning.algorithms.parts.critic import ActorCritic, CriticOptions
+from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError, check_limits
-from rlhf_lightning.fisher import FisherOptions, PolicyGeometry, full_precision
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.losses import policy_gradient_loss
 from rlhf_lightning.ops.trust_region import conjugate_gradient, damped, trust_region_scale
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.minibatches import Loss, Minibatch
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import TrainBatch
 
 

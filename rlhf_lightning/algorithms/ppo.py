@@ -22,17 +22,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.actor_critic import ActorCritic, CriticOptions, means
-from rlhf_lightning.algorithm import check_stop_kl
+from rlhf_lightning.algorithms.base.on_policy import check_stop_kl
+from rlhf_lightning.algorithms.parts.critic import ActorCritic, CriticOptions, means
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.surrogates import Clip, Ratio, Surrogate, TokenRatio
 from rlhf_lightning.errors import UserError, check_limits
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.ops.masking import whiten
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.surrogates import Clip, Ratio, Surrogate, TokenRatio
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.minibatches import Loss, Minibatch
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import ScoredRollout, TrainBatch
 
 

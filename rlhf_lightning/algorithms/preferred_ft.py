@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from rlhf_lightning.algorithms.base.feedback import PreferenceAlgorithm
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.text import EncodedResponses
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.preference_algorithm import PreferenceAlgorithm
+from rlhf_lightning.models.language.text import EncodedResponses
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
 

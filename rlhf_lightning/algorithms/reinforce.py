@@ -21,17 +21,17 @@ from typing import Any
 
 import torch
 
-from rlhf_lightning.actor_critic import ActorCritic
-from rlhf_lightning.baselines import Baseline, MovingAverage, ScalarBaseline
+from rlhf_lightning.algorithms.parts.baselines import Baseline, MovingAverage, ScalarBaseline
+from rlhf_lightning.algorithms.parts.critic import ActorCritic
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.advantages import discounted_returns, episode_totals
 from rlhf_lightning.ops.losses import policy_gradient_loss
 from rlhf_lightning.ops.masking import whiten
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.minibatches import Loss, Minibatch
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import ScoredRollout, TrainBatch
 
 

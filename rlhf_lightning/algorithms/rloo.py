@@ -20,18 +20,18 @@ from typing import ClassVar
 
 import torch
 
-from rlhf_lightning.actor_critic import means
-from rlhf_lightning.algorithm import PolicyAlgorithm, check_stop_kl
+from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm, check_stop_kl
+from rlhf_lightning.algorithms.parts.critic import means
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.surrogates import SequenceRatio, Surrogate
 from rlhf_lightning.errors import UserError, check_counts
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.minibatches import Loss, Minibatch
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import leave_one_out_advantages
 from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.ops.masking import sequence_sum
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.surrogates import SequenceRatio, Surrogate
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.minibatches import Loss, Minibatch
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import ScoredRollout, TrainBatch
 
 

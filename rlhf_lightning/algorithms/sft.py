@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
-from rlhf_lightning.distributed import failing_together, own_rows
+from rlhf_lightning.distributed import failing_together, own_rows, row_slices
 from rlhf_lightning.errors import check_counts
-from rlhf_lightning.evaluation import perplexity
+from rlhf_lightning.evaluation.perplexity import perplexity
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.text import EncodedResponses, encode_responses
-from rlhf_lightning.models.trunk import row_slices
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.pass_algorithm import PassAlgorithm
-from rlhf_lightning.synced import on_cpu
+from rlhf_lightning.models.language.text import EncodedResponses, encode_responses
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.module import on_cpu
+from rlhf_lightning.training.optimization import Optimization
+from rlhf_lightning.training.passes import PassAlgorithm
 from rlhf_lightning.types import Demonstration
 
 

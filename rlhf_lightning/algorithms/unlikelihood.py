@@ -23,15 +23,15 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlhf_lightning.algorithms.base.feedback import PreferenceAlgorithm
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.text import EncodedResponses
+from rlhf_lightning.models.language.text import EncodedResponses
 from rlhf_lightning.ops.losses import unlikelihood_loss
 from rlhf_lightning.ops.masking import sequence_sum
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.preference_algorithm import PreferenceAlgorithm
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from rlhf_lightning.checkpoint_files import is_intact
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.records.checkpoint_files import is_intact
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -15,8 +15,8 @@ from typing_extensions import override
 from rlhf_lightning.callbacks.detectors.detector import Detector
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of
-from rlhf_lightning.checkpoint_files import BEST, LAST, kept, link, settle, sync_lines
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.records.checkpoint_files import BEST, LAST, kept, link, settle, sync_lines
 
 BEST_BY: tuple[tuple[str, Literal["max", "min"]], ...] = (
     ("eval/score", "max"),

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from rlhf_lightning.callbacks.position import position
 from rlhf_lightning.callbacks.tracking import tell_loggers
-from rlhf_lightning.rundir import RunDirectory
+from rlhf_lightning.records.run_directory import RunDirectory
 
 
 class RunFiles(Callback):

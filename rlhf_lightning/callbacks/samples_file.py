@@ -11,10 +11,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from rlhf_lightning.callbacks.json_lines import add_lines, keep_lines
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of, position, resumed
 from rlhf_lightning.callbacks.tracking import tell_loggers
+from rlhf_lightning.records.json_lines import add_lines, keep_lines
 
 
 class SamplesFile(Listener):

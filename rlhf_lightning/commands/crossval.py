@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.commands.parser import LineParser
-from rlhf_lightning.commands.running import command_line, overwriting, run_stage
-from rlhf_lightning.commands.stages import Stage
-from rlhf_lightning.config_files import find_config
+from rlhf_lightning.cli.parser import LineParser
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rundir import CONFIG, check_name, write_atomically
+from rlhf_lightning.intervals import student_interval
+from rlhf_lightning.pipeline.processes import command_line, overwriting, run_stage
+from rlhf_lightning.pipeline.stages import Stage
+from rlhf_lightning.records.config_files import find_config
+from rlhf_lightning.records.run_directory import CONFIG, check_name, write_atomically
 
 if TYPE_CHECKING:
-    from rlhf_lightning.runs import Run
+    from rlhf_lightning.records.runs import Run
 
 HELP = "train a reward model (or DPO) once for each of k folds of its feedback, and report the mean over the folds"
 EXAMPLE = "crossval --folds 5 --config configs/tasks/assistant.yaml --config configs/algorithms/reward.yaml --name cv"
@@ -117,7 +117,7 @@ def fold_stages(directory: Path, folds: int, configs: Sequence[str], options: Se
 
 
 def _measured(stage: Stage) -> Row:
-    from rlhf_lightning.runs import load_run
+    from rlhf_lightning.records.runs import load_run
 
     return fold_row(load_run(stage.directory))
 
@@ -145,16 +145,12 @@ def summarized(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     The interval takes the folds as independent. Their training data overlap, so that it tends to be too narrow, and
     nothing better can be had from one cross-validation (Bengio and Grandvalet 2004).
     """
-    from scipy.stats import t
-
     summary = {}
     for name in _COLUMNS:
         values = [value for row in rows if (value := row[name]) is not None]
         if len(values) < len(rows):
             continue
-        mean = math.fsum(values) / len(values)
-        variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-        half = float(t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))
+        mean, half = student_interval(values)
         summary[name] = {"mean": mean, "low": mean - half, "high": mean + half}
     return summary
 

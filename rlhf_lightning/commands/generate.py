@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.commands.arguments import positive, writable
+from rlhf_lightning.cli.arguments import positive, writable
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ EXAMPLE = 'generate runs/quickstart "tell me the price of the lamp"'
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    from rlhf_lightning.commands.parser import LineParser
+    from rlhf_lightning.cli.parser import LineParser
 
     parser = LineParser("generate", HELP, EXAMPLE)
     parser.add_argument("model", help="run directory, folder or hub name of the policy")
@@ -38,11 +38,11 @@ def main(argv: list[str]) -> None:
     _refuse_control(arguments.model)
     prompts = _prompts(arguments.prompts, arguments.file)
 
-    from rlhf_lightning.commands.arguments import load_policy
+    from rlhf_lightning.cli.arguments import load_policy
+    from rlhf_lightning.cli.progress import track
     from rlhf_lightning.commands.pairs import sample_responses
-    from rlhf_lightning.commands.progress import track
     from rlhf_lightning.distributed import Stream
-    from rlhf_lightning.models.text import plain_text
+    from rlhf_lightning.models.language.text import plain_text
     from rlhf_lightning.tasks.text.prompts_io import write_jsonl
 
     policy = load_policy(arguments.model, temperature=arguments.temperature)
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
 
 def _refuse_control(model: str) -> None:
     """Say of a control run what it is, rather than what it lacks."""
-    from rlhf_lightning.runs import read_config, setting
+    from rlhf_lightning.records.runs import read_config, setting
 
     folder = Path(model)
     config = read_config((folder.parent if folder.name == "export" else folder) / "config.yaml")

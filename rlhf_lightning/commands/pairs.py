@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lightning.commands.arguments import exported, positive, writable
-from rlhf_lightning.commands.judges import LABELS, Judge, Judged, judge_of
+from rlhf_lightning.cli.arguments import exported, positive, writable
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.judges.labels import LABELS, Judge, Judged, judge_of
 
 if TYPE_CHECKING:
     from rlhf_lightning.distributed import Stream
-    from rlhf_lightning.models.policy import LanguagePolicy
+    from rlhf_lightning.models.language.policy import LanguagePolicy
     from rlhf_lightning.tasks.task import Task
     from rlhf_lightning.types import Prompt
 
@@ -24,7 +24,7 @@ ATTEMPTS = 20
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    from rlhf_lightning.commands.parser import LineParser
+    from rlhf_lightning.cli.parser import LineParser
 
     parser = LineParser("pairs", HELP, EXAMPLE)
     parser.add_argument("--policy", required=True, help="run directory or folder of the policy to sample from")
@@ -99,7 +99,7 @@ def write_pairs(
     """
     import torch
 
-    from rlhf_lightning.commands.arguments import load_policy
+    from rlhf_lightning.cli.arguments import load_policy
     from rlhf_lightning.distributed import Stream
     from rlhf_lightning.ops.noise import permutation
     from rlhf_lightning.tasks.text.prompts_io import write_jsonl
@@ -144,7 +144,7 @@ def _record(judged: Judged, texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _say_how_far_they_agree(judged: list[Judged]) -> None:
-    from rlhf_lightning.data.agreement import annotator_agreement
+    from rlhf_lightning.reward_modeling.agreement import annotator_agreement
 
     found = annotator_agreement(judged)
     if found is None:
@@ -168,7 +168,7 @@ def _judged(
     Where it cannot be said which of the responses is better, all are drawn again with other noise, together with
     those of all other prompts: small batches take as long as large ones.
     """
-    from rlhf_lightning.commands.progress import track
+    from rlhf_lightning.cli.progress import track
     from rlhf_lightning.distributed import Stream
 
     found: dict[int, tuple[tuple[str, ...], list[Judged]]] = {}
@@ -223,7 +223,7 @@ def sample_responses(
     """
     import torch
 
-    from rlhf_lightning.models.text import decode_responses, encode_prompts
+    from rlhf_lightning.models.language.text import decode_responses, encode_prompts
     from rlhf_lightning.ops.noise import row_keys
     from rlhf_lightning.rollout.decode import decode
 

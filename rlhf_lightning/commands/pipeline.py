@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_lightning.commands.parser import LineParser
-from rlhf_lightning.commands.running import command_line, overwriting, run_stage
-from rlhf_lightning.commands.stages import STAGES, Settings, Stage, build_stages, read_pipeline
+from rlhf_lightning.cli.parser import LineParser
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rundir import check_name
+from rlhf_lightning.pipeline.processes import command_line, overwriting, run_stage
+from rlhf_lightning.pipeline.stages import STAGES, Settings, Stage, build_stages, read_pipeline
+from rlhf_lightning.records.run_directory import check_name
 
 HELP = "train a supervised model, a reward model and a policy, one after another"
 EXAMPLE = "pipeline --config configs/quickstart.yaml --name quickstart"

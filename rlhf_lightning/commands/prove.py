@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from rlhf_lightning.commands.parser import LineParser
+from rlhf_lightning.cli.parser import LineParser
 
 HELP = "compare each optimizer's expected gradient with the exact one, by enumerating all batches of a tiny task"
 EXAMPLE = "prove --seed 1"
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 def _gradients(arguments: argparse.Namespace) -> list[str]:
     """Print the table of expected gradients; names of the estimators whose claim is wrong."""
-    from rlhf_lightning.commands.progress import track
+    from rlhf_lightning.cli.progress import track
     from rlhf_lightning.proofs.estimators import ESTIMATORS
     from rlhf_lightning.proofs.instance import Instance
     from rlhf_lightning.proofs.table import markdown, measure
@@ -62,8 +62,8 @@ def _runs(seed: int) -> list[str]:
     import tempfile
     from pathlib import Path
 
-    from rlhf_lightning.cli_checks import quiet_libraries
-    from rlhf_lightning.commands.progress import track
+    from rlhf_lightning.cli.checks import quiet_libraries
+    from rlhf_lightning.cli.progress import track
     from rlhf_lightning.proofs.runs import RUNS
     from rlhf_lightning.proofs.runs_table import measure_runs, runs_markdown
     from rlhf_lightning.proofs.same_run import run_seed_is

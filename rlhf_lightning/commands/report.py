@@ -14,7 +14,7 @@ from rlhf_lightning.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rlhf_lightning.runs import Run
+    from rlhf_lightning.records.runs import Run
 
 
 HELP = "write a report of one run, or of several side by side: one HTML file, its figures beside it as PNG and SVG"
@@ -23,7 +23,7 @@ EXAMPLE = "report runs/quickstart"
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    from rlhf_lightning.commands.parser import LineParser
+    from rlhf_lightning.cli.parser import LineParser
 
     parser = LineParser("report", HELP, EXAMPLE)
     parser.add_argument(
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the first run)")
     arguments = parser.parse(argv)
 
-    from rlhf_lightning.runs import load_run
+    from rlhf_lightning.records.runs import load_run
 
     once = {Path(path).resolve(): Path(path) for path in arguments.runs}
     runs = [load_run(path) for path in once.values()]
@@ -46,8 +46,8 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
         runs: what `load_run` returned, one or several.
         out: the folder; made where it is missing.
     """
-    from rlhf_lightning.plots.page import Picture, render
-    from rlhf_lightning.plots.style import save
+    from rlhf_lightning.plots.kit.style import save
+    from rlhf_lightning.report.page import Picture, render
 
     out = Path(out)
     pictures = []
@@ -70,7 +70,7 @@ def _figures(runs: Sequence[Run]) -> Iterator[tuple[str, str, str, Callable[[], 
     """Section, file name, description and drawing function of every figure that a report may have."""
     from rlhf_lightning import plots
     from rlhf_lightning.plots.measures import families, has_proxy
-    from rlhf_lightning.runs import names
+    from rlhf_lightning.records.runs import names
 
     one_run = (
         ("proxy", "overoptimization", "Proxy and gold reward", plots.overoptimization),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.commands.arguments import exported, positive, writable
+from rlhf_lightning.cli.arguments import exported, positive, writable
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ EXAMPLE = "score responses.jsonl --reward runs/quickstart --out scored.jsonl"
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    from rlhf_lightning.commands.parser import LineParser
+    from rlhf_lightning.cli.parser import LineParser
 
     parser = LineParser("score", HELP, EXAMPLE)
     parser.add_argument("file", help="JSONL of prompt and response, or messages that end with an answer")

@@ -11,10 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlhf_lightning.data.collection import CollectionDataModule
-from rlhf_lightning.distributed import Stream, failing_together, own_rows, run_seed, world_size
+from rlhf_lightning.distributed import Stream, failing_together, over_own_rows, own_rows, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
-from rlhf_lightning.minibatches import over_own_rows
-from rlhf_lightning.models.control import ControlPolicy
+from rlhf_lightning.models.control.policy import ControlPolicy
 from rlhf_lightning.models.moments import RewardScale
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.ops.noise import fold, row_keys

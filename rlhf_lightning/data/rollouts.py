@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_lightning.data.collection import CollectionDataModule
-from rlhf_lightning.data.handling import Penalties, RewardHandling
-from rlhf_lightning.data.responses import ResponseCollector
 from rlhf_lightning.distributed import FURTHER, Stream, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
-from rlhf_lightning.evaluation import score_statistics, text_statistics
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.noise import permutation
+from rlhf_lightning.rewards.handling import Penalties, RewardHandling
 from rlhf_lightning.rewards.objectives import DeclaredWeights, ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
 from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.rollout.responses import ResponseCollector
+from rlhf_lightning.rollout.statistics import score_statistics, text_statistics
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Prompt, ScoredRollout
 

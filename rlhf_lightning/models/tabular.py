@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,8 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.critic import TextCritic
 from rlhf_lightning.models.policy import Policy, PolicyOutputs, TextPolicy
-from rlhf_lightning.models.scorers import TextCritic
 from rlhf_lightning.ops.kl import Direction
 from rlhf_lightning.ops.logprobs import entropy_of, exact_kl, tempered_log_softmax
 from rlhf_lightning.types import TokenContext
@@ -205,14 +204,6 @@ class TabularBackbone(Backbone):
             raise UserError(f"model.init_args.critic.init is {init}, and backbone TabularBackbone cannot start from it")
         shape = (PREFIXES,) if outputs is None else (PREFIXES, outputs)
         return TabularCritic(torch.zeros(shape, dtype=policy.precision))
-
-    def reward_network(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """There is none.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("backbone TabularBackbone builds no reward model; expected LanguageBackbone")
 
 
 def _save(module: nn.Module, path: Path) -> None:

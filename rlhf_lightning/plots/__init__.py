@@ -8,20 +8,20 @@ save(overoptimization(load_run("runs/quickstart")), "overoptimization")  # .png 
 ```
 """
 
-from rlhf_lightning.plots.annotator_agreement import annotator_agreement
-from rlhf_lightning.plots.components import components
-from rlhf_lightning.plots.dashboard import dashboard
-from rlhf_lightning.plots.frontier import frontier
-from rlhf_lightning.plots.learning import learning_curves
-from rlhf_lightning.plots.overoptimization import overoptimization
-from rlhf_lightning.plots.pairs_curve import learning_curve_of_pairs
-from rlhf_lightning.plots.pareto import pareto
-from rlhf_lightning.plots.reliability import reliability
-from rlhf_lightning.plots.reward_accuracy import reward_accuracy
-from rlhf_lightning.plots.reward_biases import reward_biases
-from rlhf_lightning.plots.reward_curve import reward_curve
-from rlhf_lightning.plots.sft_curve import sft_curve
-from rlhf_lightning.plots.style import save
+from rlhf_lightning.plots.figures.annotator_agreement import annotator_agreement
+from rlhf_lightning.plots.figures.components import components
+from rlhf_lightning.plots.figures.dashboard import dashboard
+from rlhf_lightning.plots.figures.frontier import frontier
+from rlhf_lightning.plots.figures.learning import learning_curves
+from rlhf_lightning.plots.figures.overoptimization import overoptimization
+from rlhf_lightning.plots.figures.pairs_curve import learning_curve_of_pairs
+from rlhf_lightning.plots.figures.pareto import pareto
+from rlhf_lightning.plots.figures.reliability import reliability
+from rlhf_lightning.plots.figures.reward_accuracy import reward_accuracy
+from rlhf_lightning.plots.figures.reward_biases import reward_biases
+from rlhf_lightning.plots.figures.reward_curve import reward_curve
+from rlhf_lightning.plots.figures.sft_curve import sft_curve
+from rlhf_lightning.plots.kit.style import save
 
 __all__ = [
     "annotator_agreement",

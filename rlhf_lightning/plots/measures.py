@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots.style import RUNS
-from rlhf_lightning.runs import Run, names
+from rlhf_lightning.plots.kit.dots import Z
+from rlhf_lightning.plots.kit.style import RUNS
+from rlhf_lightning.records.runs import Run, names
 
 
 @dataclass(frozen=True)
@@ -137,3 +139,9 @@ def of_one_family(runs: Run | Sequence[Run], wanted: str | None) -> list[Entry]:
     if not found:
         raise UserError(f"{', '.join(str(path) for path in paths)}: no policy run with metrics")
     return found
+
+
+def bias_is_clear(row: Mapping[str, Any]) -> bool:
+    """Whether a bias is neither noise nor negligible: its 95 % interval misses 0, and it exceeds 0.1 deviations."""
+    error = row["standard_error"]
+    return error is not None and abs(row["change"]) > max(Z * error, 0.1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from rlhf_lightning.plots.kit.style import GOLD, HELD_OUT, KL, PLAIN, PROXY, WARN, number
 from rlhf_lightning.plots.measures import has_proxy, measured
-from rlhf_lightning.plots.style import GOLD, HELD_OUT, KL, PLAIN, PROXY, WARN, number
-from rlhf_lightning.runs import Run
+from rlhf_lightning.records.runs import Run
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from rlhf_lightning.algorithm import PolicyAlgorithm
 from rlhf_lightning.algorithms.a2c import A2C
+from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
 from rlhf_lightning.algorithms.cpi import CPI
 from rlhf_lightning.algorithms.grpo import GRPO, ResponseSum, TokenMean
 from rlhf_lightning.algorithms.npg import NPG
+from rlhf_lightning.algorithms.parts.baselines import BatchMean, MovingAverage, NoBaseline, ValueBaseline
+from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
+from rlhf_lightning.algorithms.parts.surrogates import MeanRatio, Penalty, SequenceRatio
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.algorithms.raft import RAFT
 from rlhf_lightning.algorithms.reinforce import REINFORCE
 from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.trpo import TRPO
-from rlhf_lightning.baselines import BatchMean, MovingAverage, NoBaseline, ValueBaseline
-from rlhf_lightning.kl_control import KLControl, KLLoss
 from rlhf_lightning.proofs.instance import Instance
-from rlhf_lightning.surrogates import MeanRatio, Penalty, SequenceRatio
 
 Build = Callable[[Instance], PolicyAlgorithm]
 

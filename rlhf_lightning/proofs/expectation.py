@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
 from rlhf_lightning.models.tabular import PREFIXES
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.tasks.bandit.exact import flat_gradient, probabilities

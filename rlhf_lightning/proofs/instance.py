@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.actor_critic import ActorCritic
-from rlhf_lightning.algorithm import PolicyAlgorithm
-from rlhf_lightning.kl_control import KLControl
+from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
+from rlhf_lightning.algorithms.parts.critic import ActorCritic
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.models.tabular import OPEN, PREFIXES, TOKENS, TabularBackbone, TabularPolicy
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import Objective

@@ -16,13 +16,15 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 
-from rlhf_lightning.actor_critic import CriticOptions
-from rlhf_lightning.algorithm import PolicyAlgorithm
 from rlhf_lightning.algorithms.a2c import A2C
+from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
 from rlhf_lightning.algorithms.cpi import CPI
 from rlhf_lightning.algorithms.dpo import DPO
 from rlhf_lightning.algorithms.grpo import GRPO
 from rlhf_lightning.algorithms.npg import NPG
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.fisher import FisherOptions
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.algorithms.preferred_ft import PreferredFT
 from rlhf_lightning.algorithms.raft import RAFT
@@ -35,17 +37,15 @@ from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.environments import EnvironmentDataModule
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.data.rollouts import RolloutDataModule
-from rlhf_lightning.fisher import FisherOptions
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
-from rlhf_lightning.models.backbone import LanguageBackbone
-from rlhf_lightning.models.control_backbone import ControlBackbone
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.reward_modeling import RewardModeling
+from rlhf_lightning.models.control.backbone import ControlBackbone
+from rlhf_lightning.models.language.backbone import LanguageBackbone
+from rlhf_lightning.reward_modeling.module import RewardModeling
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.arithmetic import Arithmetic
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.control import Control
 from rlhf_lightning.tasks.task import Split
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Demonstration, Prompt
 
 Build = Callable[[Optimization], tuple[LightningModule, LightningDataModule]]

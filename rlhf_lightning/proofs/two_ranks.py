@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from rlhf_lightning.cli_checks import quiet_libraries
+from rlhf_lightning.cli.checks import quiet_libraries
 from rlhf_lightning.distributed import rank
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.proofs.runs import RUNS, Run

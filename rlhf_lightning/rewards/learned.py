@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.combination import Combination
-from rlhf_lightning.models.reward_model import RewardModel
+from rlhf_lightning.models.reward.combination import Combination
+from rlhf_lightning.models.reward.reward_model import RewardModel
 from rlhf_lightning.rewards.source import Judgement, RewardSource
 from rlhf_lightning.types import Prompt
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rlhf_lightning.distributed import Stream, all_max, gather_rows, run_seed
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.control import ControlPolicy
-from rlhf_lightning.models.spaces import Spaces
+from rlhf_lightning.models.control.policy import ControlPolicy
+from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.ops.noise import fold, row_keys
 from rlhf_lightning.rollout.episodes import EpisodeLog
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.spaces import Spaces
+from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from training_helpers import Letters, fit, ppo, rollouts, same, snapshot, tiny
 
 from rlhf_lightning.algorithms.sft import SFT
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
-from rlhf_lightning.models.backbone import LanguageBackbone
-from rlhf_lightning.models.lora import LoRA
+from rlhf_lightning.models.language.backbone import LanguageBackbone
+from rlhf_lightning.models.language.lora import LoRA
 from rlhf_lightning.models.state import fingerprint
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.training.optimization import Optimization
 
 ACTIONS = torch.tensor([[6, 9, 1]])
 

@@ -7,17 +7,17 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from training_helpers import AtHook, Letters, distance, fit, rollouts, same, snapshot, tiny
 
-from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.algorithms.cpi import CPI
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.models.lora import LoRA
+from rlhf_lightning.models.language.lora import LoRA
 from rlhf_lightning.models.tabular import OPEN, TabularBackbone
 from rlhf_lightning.ops.rewards import last_action_rewards
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import Objective, flat_gradient
 from rlhf_lightning.tasks.bandit.tree import RESPONSES, as_rollout
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import ScoredRollout
 
 SCORES = Bandit(seed=3).scores().double()

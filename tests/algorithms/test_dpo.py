@@ -13,10 +13,10 @@ from rlhf_lightning.__main__ import main
 from rlhf_lightning.algorithms.dpo import DPO, IPOLoss, SigmoidLoss
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.tabular import TabularBackbone
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.tree import PROMPT, RESPONSES
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
 

@@ -18,11 +18,18 @@ from group_helpers import (
 from training_helpers import AtHook, CountsB, Letters, PaysFor, distance, fit, same, snapshot, tiny
 
 from rlhf_lightning.algorithms.grpo import GRPO, ResponseMean, ResponseSum, TokenMean
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl, KLLoss
+from rlhf_lightning.algorithms.parts.surrogates import (
+    Clip,
+    MeanRatio,
+    Penalty,
+    SequenceRatio,
+    Surrogate,
+    TokenRatio,
+)
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl, KLLoss
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.surrogates import Clip, MeanRatio, Penalty, SequenceRatio, Surrogate, TokenRatio
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 
 BETA, SAMPLES = 0.3, 4
 

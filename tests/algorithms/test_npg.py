@@ -8,16 +8,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from training_helpers import AtHook, Letters, distance, fit, rollouts, same, snapshot, tiny
 
-from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.algorithms import npg
 from rlhf_lightning.algorithms.npg import NPG
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.fisher import FisherOptions
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.fisher import FisherOptions
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.models.lora import LoRA
+from rlhf_lightning.models.language.lora import LoRA
 from rlhf_lightning.models.tabular import OPEN, TabularBackbone
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.bandit import Bandit
+from rlhf_lightning.training.optimization import Optimization
 
 SIZE, WIDTH, TEMPERATURE, DAMPING = 12, OPEN * 3, 0.8, 0.05
 

@@ -18,7 +18,7 @@ from rlhf_lightning import (
     RolloutDataModule,
     UserError,
 )
-from rlhf_lightning.surrogates import SequenceRatio
+from rlhf_lightning.algorithms.parts.surrogates import SequenceRatio
 
 
 def build(name):

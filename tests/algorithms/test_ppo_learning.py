@@ -4,11 +4,11 @@ import pytest
 import torch
 from training_helpers import OneToken, PaysFor, fit, tiny
 
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.training.optimization import Optimization
 
 A = 2  # token id of the only prompt, "a"
 B = 3  # token id of the only answer that pays

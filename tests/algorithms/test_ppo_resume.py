@@ -19,10 +19,10 @@ from training_helpers import (
     tiny,
 )
 
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl
 from rlhf_lightning.algorithms.ppo import PPO, CriticOptions
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import AdaptiveKLControl
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.training.optimization import Optimization
 
 
 def every_iteration(folder):

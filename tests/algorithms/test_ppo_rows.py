@@ -7,9 +7,9 @@ import pytest
 import torch
 from training_helpers import AtHook, Letters, OneToken, PaysFor, fit, ppo, quiet_trainer, rollouts, snapshot, tiny
 
-from rlhf_lightning.actor_critic import CriticOptions
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
+from rlhf_lightning.training.optimization import Optimization
 
 EVALUATION = {
     "eval/score",

@@ -4,9 +4,9 @@ import pytest
 import torch
 from training_helpers import AtHook, Letters, distance, fit, ppo, rollouts, same, snapshot, tiny
 
-from rlhf_lightning.actor_critic import CriticOptions
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.training.optimization import Optimization
 
 BETA, GAMMA, LAM = 0.3, 0.9, 0.7
 

@@ -7,8 +7,8 @@ from training_helpers import AtHook, Letters, fit, same, snapshot
 
 from rlhf_lightning.algorithms.preferred_ft import PreferredFT
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 
 
 def nats(policy, pair):

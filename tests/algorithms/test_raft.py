@@ -15,11 +15,11 @@ from group_helpers import (
 from training_helpers import AtHook, Letters, OneToken, PaysFor, distance, fit, same, snapshot, tiny
 
 from rlhf_lightning.algorithms import raft as raft_module
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
 from rlhf_lightning.algorithms.raft import RAFT
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 
 BETA, SAMPLES = 2.0, 4
 

@@ -19,15 +19,15 @@ from training_helpers import (
     tiny,
 )
 
-from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.algorithms.a2c import A2C
+from rlhf_lightning.algorithms.parts.baselines import BatchMean, MovingAverage, NoBaseline, ValueBaseline
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
 from rlhf_lightning.algorithms.reinforce import REINFORCE
-from rlhf_lightning.baselines import BatchMean, MovingAverage, NoBaseline, ValueBaseline
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
-from rlhf_lightning.models.scorers import Critic
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.models.critic import Critic
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import ObservationContext, Rollout, ScoredRollout
 
 BETA, GAMMA, ENTROPY = 0.3, 0.9, 0.5

@@ -14,12 +14,12 @@ from group_helpers import (
 )
 from training_helpers import AtHook, Letters, OneToken, PaysFor, distance, fit, quiet_trainer, same, snapshot, tiny
 
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
+from rlhf_lightning.algorithms.parts.surrogates import Clip, Penalty
 from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.surrogates import Clip, Penalty
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 
 BETA, SAMPLES = 0.3, 4
 

@@ -13,7 +13,7 @@ from rlhf_lightning.algorithms.sft import SFT
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.optimization import Optimization
+from rlhf_lightning.training.optimization import Optimization
 
 
 def sft(task, **settings):

@@ -17,16 +17,16 @@ from training_helpers import (
     tiny,
 )
 
-from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.algorithms import trpo
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.fisher import FisherOptions
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
 from rlhf_lightning.algorithms.trpo import TRPO
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.fisher import FisherOptions
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl
-from rlhf_lightning.models.lora import LoRA
+from rlhf_lightning.models.language.lora import LoRA
 from rlhf_lightning.models.tabular import OPEN, TabularBackbone
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.bandit import Bandit
+from rlhf_lightning.training.optimization import Optimization
 
 
 def algorithm(task, **settings):

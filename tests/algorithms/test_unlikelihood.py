@@ -9,8 +9,8 @@ from training_helpers import AtHook, Letters, fit
 
 from rlhf_lightning.algorithms.unlikelihood import LogLikelihood, TokenUnlikelihood, Unlikelihood
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
 either = pytest.mark.parametrize("avoidance", [LogLikelihood(), TokenUnlikelihood()], ids=str)

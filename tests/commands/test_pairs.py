@@ -10,7 +10,7 @@ from rlhf_lightning.__main__ import main
 from rlhf_lightning.commands.pairs import write_pairs
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.backbone import LanguageBackbone
+from rlhf_lightning.models.language.backbone import LanguageBackbone
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.assistant import Assistant
 from rlhf_lightning.tasks.task import Task

@@ -9,10 +9,10 @@ import pytest
 
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.commands import pairs
-from rlhf_lightning.data.agreement import annotator_agreement
 from rlhf_lightning.data.preferences import PreferenceDataModule, RankingDataModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.backbone import LanguageBackbone
+from rlhf_lightning.models.language.backbone import LanguageBackbone
+from rlhf_lightning.reward_modeling.agreement import annotator_agreement
 from rlhf_lightning.tasks.assistant import Assistant
 from rlhf_lightning.tasks.task import Task
 

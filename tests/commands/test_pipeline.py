@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.__main__ import main
-from rlhf_lightning.commands import running
+from rlhf_lightning.pipeline import processes as running
 
 FILES = {
     "task.yaml": "task: {class_path: Assistant}\nbackbone: {class_path: LanguageBackbone, init_args: {width: 96}}\n",

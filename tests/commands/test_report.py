@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_lightning.commands.report import _figures, main
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.runs import load_run
+from rlhf_lightning.records.runs import load_run
 from tests.plots import synthetic_kinds
 from tests.plots import synthetic_runs as synthetic
 

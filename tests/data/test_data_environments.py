@@ -6,12 +6,12 @@ import torch
 from scripted_environments import acting, data, ppo, scattered, scripted, told
 from training_helpers import Letters, fit, run_seed_is, same, snapshot
 
-from rlhf_lightning.actor_critic import CriticOptions
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.data import environments as module_under_test
 from rlhf_lightning.data.environments import EnvironmentDataModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.backbone import LanguageBackbone
-from rlhf_lightning.models.control import ControlCritic
+from rlhf_lightning.models.control.policy import ControlCritic
+from rlhf_lightning.models.language.backbone import LanguageBackbone
 from rlhf_lightning.ops.advantages import gae
 from rlhf_lightning.tasks.control import Control
 

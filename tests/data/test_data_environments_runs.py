@@ -8,10 +8,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from scripted_environments import data, ppo
 from training_helpers import AtHook, fit, quiet_trainer, same, snapshot
 
-from rlhf_lightning.actor_critic import CriticOptions
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.data.environments import EnvironmentDataModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.control_backbone import ControlBackbone
+from rlhf_lightning.models.control.backbone import ControlBackbone
 from rlhf_lightning.tasks.control import Control
 
 

@@ -17,12 +17,12 @@ import torch
 from training_helpers import AtHook, CountsB, Letters, fit, ppo, rollouts, snapshot, tiny
 
 from rlhf_lightning.algorithms.a2c import A2C
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.sft import SFT
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.environments import EnvironmentDataModule
 from rlhf_lightning.distributed import rank, world_size
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.models.control_backbone import ControlBackbone
+from rlhf_lightning.models.control.backbone import ControlBackbone
 from rlhf_lightning.rewards.source import Judgement
 from rlhf_lightning.tasks.control import Control
 from rlhf_lightning.types import Demonstration

@@ -16,12 +16,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from training_helpers import CountsB, Letters, PaysFor, fit, ppo, quiet_trainer, rollouts, snapshot, tiny
 
-from rlhf_lightning.actor_critic import CriticOptions
 from rlhf_lightning.algorithms.a2c import A2C
 from rlhf_lightning.algorithms.cpi import CPI
 from rlhf_lightning.algorithms.dpo import DPO
 from rlhf_lightning.algorithms.grpo import GRPO
 from rlhf_lightning.algorithms.npg import NPG
+from rlhf_lightning.algorithms.parts.baselines import ValueBaseline
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.fisher import FisherOptions
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl, KLLoss, ThresholdKLControl
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.algorithms.preferred_ft import PreferredFT
 from rlhf_lightning.algorithms.raft import RAFT
@@ -30,23 +33,20 @@ from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.sft import SFT
 from rlhf_lightning.algorithms.trpo import TRPO
 from rlhf_lightning.algorithms.unlikelihood import Unlikelihood
-from rlhf_lightning.baselines import ValueBaseline
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.environments import EnvironmentDataModule
 from rlhf_lightning.data.preferences import PreferenceDataModule, RankingDataModule
 from rlhf_lightning.distributed import rank
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.fisher import FisherOptions
-from rlhf_lightning.kl_control import AdaptiveKLControl, KLControl, KLLoss, ThresholdKLControl
-from rlhf_lightning.models.control_backbone import ControlBackbone
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.reward_losses import PlackettLuce
-from rlhf_lightning.reward_modeling import RewardModeling
+from rlhf_lightning.models.control.backbone import ControlBackbone
+from rlhf_lightning.reward_modeling.losses import PlackettLuce
+from rlhf_lightning.reward_modeling.module import RewardModeling
 from rlhf_lightning.rewards.composite import CompositeReward
 from rlhf_lightning.rewards.objectives import Lagrangian
 from rlhf_lightning.rewards.scaling import Clip as RewardClip
 from rlhf_lightning.rewards.scaling import RunningZScore
 from rlhf_lightning.tasks.control import Control
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Ranking
 
 

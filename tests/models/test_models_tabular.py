@@ -10,6 +10,7 @@ from tiny_models import keys, tokenizer
 from training_helpers import run_seed_is
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.reward.architectures import JointEncoder
 from rlhf_lightning.models.tabular import (
     DEPTH,
     OPEN,
@@ -246,7 +247,7 @@ def test_networks_are_saved(tmp_path):
         (lambda: TabularBackbone().critic(policy(), shared=True), "critic.shared is true, .* no trunk to share"),
         (lambda: TabularBackbone().critic(policy(), init="runs/x"), "critic.init is runs/x, .* cannot start from it"),
         (
-            lambda: TabularBackbone().reward_network(build_tokenizer),
+            lambda: JointEncoder().build(TabularBackbone(), build_tokenizer, columns=1, seed=None),
             "builds no reward model; expected LanguageBackbone",
         ),
         (lambda: policy(temperature=0.0), "temperature must be a number above 0"),

@@ -6,7 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.ops.kl import halve_double_coefficient, k1, k2, k3, threshold_coefficient, ziegler_coefficient
+from rlhf_lightning.ops.kl import (
+    halve_double_coefficient,
+    k1,
+    k2,
+    k3,
+    threshold_coefficient,
+    ziegler_coefficient,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -9,8 +9,8 @@ from matplotlib.colors import to_hex
 
 from rlhf_lightning import plots
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots import labels, panels, style
-from rlhf_lightning.runs import load_run
+from rlhf_lightning.plots.kit import labels, panels, style
+from rlhf_lightning.records.runs import load_run
 from tests.plots.figure_text import overlapping_texts
 from tests.plots.synthetic_runs import write_csv, write_pipeline, write_policy, write_reward, write_sft
 

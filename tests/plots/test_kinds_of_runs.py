@@ -8,9 +8,9 @@ from matplotlib.colors import to_hex
 
 from rlhf_lightning import plots
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots import style
+from rlhf_lightning.plots.kit import style
 from rlhf_lightning.plots.measures import experience, families
-from rlhf_lightning.runs import load_run
+from rlhf_lightning.records.runs import load_run
 from tests.plots.figure_text import overlapping_texts, panel_titles
 from tests.plots.synthetic_kinds import write_control, write_preference
 from tests.plots.synthetic_runs import write_csv, write_policy

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.plots import labels, panels
-from rlhf_lightning.plots.dots import wilson
-from rlhf_lightning.plots.style import fixed, number, span
+from rlhf_lightning.plots.kit import labels, panels
+from rlhf_lightning.plots.kit.dots import wilson
+from rlhf_lightning.plots.kit.style import fixed, number, span
 
 
 @given(st.lists(st.floats(-50, 250), min_size=1, max_size=7))

@@ -6,9 +6,9 @@ from matplotlib.colors import to_hex
 
 from rlhf_lightning import plots
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots import style
-from rlhf_lightning.plots.pareto import front
-from rlhf_lightning.runs import load_run
+from rlhf_lightning.plots.figures.pareto import front
+from rlhf_lightning.plots.kit import style
+from rlhf_lightning.records.runs import load_run
 from tests.plots.figure_text import overlapping_texts
 from tests.plots.synthetic_runs import finish, write_csv, write_policy
 

@@ -9,10 +9,10 @@ from matplotlib.colors import to_hex
 
 from rlhf_lightning import plots
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots import style
+from rlhf_lightning.plots.kit import style
 from rlhf_lightning.plots.quantities import quantities
 from rlhf_lightning.plots.verdict import describe_reward
-from rlhf_lightning.runs import Run
+from rlhf_lightning.records.runs import Run
 from tests.plots.figure_text import overlapping_texts, panel_titles
 from tests.plots.synthetic_evaluation import bins, evaluation, rows
 

@@ -4,7 +4,7 @@ import pytest
 
 from rlhf_lightning.plots.measures import tolerance
 from rlhf_lightning.plots.verdict import judge
-from rlhf_lightning.runs import load_run
+from rlhf_lightning.records.runs import load_run
 from tests.plots.synthetic_kinds import write_control, write_preference
 from tests.plots.synthetic_runs import write_csv, write_policy
 

@@ -8,9 +8,9 @@ from tree_oracle import Tree
 
 from rlhf_lightning.algorithms.a2c import A2C
 from rlhf_lightning.algorithms.npg import NPG
+from rlhf_lightning.algorithms.parts.baselines import BatchMean, MovingAverage, NoBaseline, ValueBaseline
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.algorithms.reinforce import REINFORCE
-from rlhf_lightning.baselines import BatchMean, MovingAverage, NoBaseline, ValueBaseline
 from rlhf_lightning.models.tabular import TabularPolicy
 from rlhf_lightning.proofs import expected_gradient
 from rlhf_lightning.proofs.instance import Instance

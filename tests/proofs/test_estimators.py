@@ -11,9 +11,9 @@ from estimator_weights import JOINT, SINGLE, each
 from tree_oracle import Tree
 
 from rlhf_lightning import algorithms
-from rlhf_lightning.algorithm import PolicyAlgorithm
+from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
+from rlhf_lightning.algorithms.parts.baselines import MovingAverage
 from rlhf_lightning.algorithms.reinforce import REINFORCE
-from rlhf_lightning.baselines import MovingAverage
 from rlhf_lightning.proofs import batch_gradient, expected_gradient, scored_batch
 from rlhf_lightning.proofs.estimators import ESTIMATORS
 from rlhf_lightning.proofs.instance import Instance

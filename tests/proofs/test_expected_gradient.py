@@ -7,13 +7,13 @@ from itertools import product
 import pytest
 import torch
 
+from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl
 from rlhf_lightning.algorithms.ppo import PPO
-from rlhf_lightning.kl_control import AdaptiveKLControl
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.proofs import batch_gradient, batches, expected_gradient, scored_batch
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit.exact import Objective, probabilities
 from rlhf_lightning.tasks.bandit.tree import RESPONSES, as_rollout
+from rlhf_lightning.training.optimization import Optimization
 
 AT = Instance()
 SCORES = AT.scores

@@ -7,17 +7,24 @@ import torch
 from training_helpers import AtHook, Letters, distance, fit, ppo, rollouts, snapshot, tiny
 
 from rlhf_lightning.algorithms.a2c import A2C
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.surrogates import (
+    Clip,
+    MeanRatio,
+    Penalty,
+    SequenceRatio,
+    Surrogate,
+    TokenRatio,
+)
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.data.rollouts import RolloutDataModule
-from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.models.tabular import TabularBackbone
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.proofs import batch_gradient, scored_batch
 from rlhf_lightning.proofs.instance import Instance
-from rlhf_lightning.surrogates import Clip, MeanRatio, Penalty, SequenceRatio, Surrogate, TokenRatio
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import flat_gradient, log_probabilities, probabilities
 from rlhf_lightning.tasks.bandit.tree import as_rollout
+from rlhf_lightning.training.optimization import Optimization
 
 COMMON = {"kl": KLControl(0.3), "lam": 0.7, "optimization": Optimization(lr=1e-2), "eval_every": 1000}
 AT = Instance()

@@ -10,19 +10,19 @@ from rlhf_lightning.algorithms.a2c import A2C
 from rlhf_lightning.algorithms.cpi import CPI
 from rlhf_lightning.algorithms.grpo import GRPO, ResponseSum
 from rlhf_lightning.algorithms.npg import NPG
+from rlhf_lightning.algorithms.parts.baselines import NoBaseline
+from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.algorithms.raft import RAFT
 from rlhf_lightning.algorithms.reinforce import REINFORCE
 from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.trpo import TRPO
-from rlhf_lightning.baselines import NoBaseline
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.kl_control import KLControl, KLLoss
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.proofs import batch_gradient, expected_gradient, scored_batch
 from rlhf_lightning.proofs.estimators import with_kl_loss
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit.tree import as_rollout
+from rlhf_lightning.training.optimization import Optimization
 
 AT = Instance(seed=0)
 TREE = Tree(AT)

@@ -13,18 +13,18 @@ from training_helpers import fit
 
 from rlhf_lightning.algorithms.dpo import DPO, IPOLoss, SigmoidLoss
 from rlhf_lightning.algorithms.npg import NPG
+from rlhf_lightning.algorithms.parts.baselines import NoBaseline
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.algorithms.reinforce import REINFORCE
-from rlhf_lightning.baselines import NoBaseline
 from rlhf_lightning.data.rollouts import RolloutDataModule
-from rlhf_lightning.kl_control import KLControl
 from rlhf_lightning.models.tabular import TabularBackbone
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.proofs import expected_gradient
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import Objective, probabilities, trajectory_fisher
 from rlhf_lightning.tasks.bandit.tree import PROMPT, RESPONSES
+from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
 BETA = 0.5

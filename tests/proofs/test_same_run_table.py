@@ -15,7 +15,7 @@ from rlhf_lightning.proofs import two_ranks
 from rlhf_lightning.proofs.runs import RUNS, Whim
 from rlhf_lightning.proofs.runs_table import HEADER, RunRow, measure_runs, runs_markdown
 from rlhf_lightning.proofs.same_run import Outcome, difference, distance, outcome, run_seed_is
-from rlhf_lightning.synced import SyncedModule
+from rlhf_lightning.training.module import SyncedModule
 
 BY_NAME = {(run.name, run.task): run for run in RUNS}
 REINFORCE, DPO = BY_NAME["REINFORCE", "Arithmetic"], BY_NAME["DPO", "Bandit"]

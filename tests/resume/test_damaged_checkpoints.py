@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_lightning import checkpoint_files
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
-from rlhf_lightning.checkpoint_files import earlier_ones, is_intact, kept, newest_intact, settle
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.records import checkpoint_files
+from rlhf_lightning.records.checkpoint_files import earlier_ones, is_intact, kept, newest_intact, settle
 from tests.cli_runs import fit, toy
 
 RUN = Path("runs/halved")

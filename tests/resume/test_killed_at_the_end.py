@@ -9,8 +9,8 @@ from training_helpers import AtHook, Letters, fit, ppo, rollouts, same, snapshot
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
 from rlhf_lightning.data.preferences import PreferenceDataModule
-from rlhf_lightning.optimization import Optimization
-from rlhf_lightning.reward_modeling import RewardModeling
+from rlhf_lightning.reward_modeling.module import RewardModeling
+from rlhf_lightning.training.optimization import Optimization
 
 
 class KilledError(Exception):

@@ -9,7 +9,7 @@ from training_helpers import run_seed_is
 
 from rlhf_lightning.distributed import Stream
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.control import ControlPolicy
+from rlhf_lightning.models.control.policy import ControlPolicy
 from rlhf_lightning.ops.noise import fold, row_keys
 from rlhf_lightning.rollout.environments import Environments, play
 from rlhf_lightning.rollout.episodes import EpisodeLog

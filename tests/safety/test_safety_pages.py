@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rlhf_lightning.plots import learning
-from rlhf_lightning.plots.page import Picture, render
-from rlhf_lightning.runs import load_run
+from rlhf_lightning.plots.figures import learning
+from rlhf_lightning.records.runs import load_run
+from rlhf_lightning.report.page import Picture, render
 
 ATTACKS = {
     "script": "<script>alert(1)</script>",

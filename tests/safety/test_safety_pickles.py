@@ -12,9 +12,9 @@ import torch
 
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.backbone import LanguageBackbone
-from rlhf_lightning.models.lora import LoRA
-from rlhf_lightning.models.reward_model import RewardModel
+from rlhf_lightning.models.language.backbone import LanguageBackbone
+from rlhf_lightning.models.language.lora import LoRA
+from rlhf_lightning.models.reward.reward_model import RewardModel
 from rlhf_lightning.rewards.learned import LearnedReward
 from rlhf_lightning.tasks.text.readers import locate
 from tests.cli_runs import fit, toy

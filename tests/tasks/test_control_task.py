@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode
 from training_helpers import Letters
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.backbone import LanguageBackbone
-from rlhf_lightning.models.spaces import Spaces
+from rlhf_lightning.models.control.spaces import Spaces
+from rlhf_lightning.models.language.backbone import LanguageBackbone
 from rlhf_lightning.tasks.control import Control
 
 

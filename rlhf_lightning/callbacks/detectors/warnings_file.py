@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from rlhf_lightning.callbacks.json_lines import add_lines, keep_lines
 from rlhf_lightning.callbacks.position import axis_of, position, resumed
+from rlhf_lightning.records.json_lines import add_lines, keep_lines
 
 
 class WarningsFile(Callback):

@@ -5,7 +5,7 @@ from rlhf_lightning.plots.verdict.preference import judge_preference
 from rlhf_lightning.plots.verdict.reward import describe_reward
 from rlhf_lightning.plots.verdict.statement import Verdict
 from rlhf_lightning.plots.verdict.text import judge_text
-from rlhf_lightning.runs import Run
+from rlhf_lightning.records.runs import Run
 
 __all__ = ["Verdict", "describe_reward", "judge"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from rlhf_lightning.plots.kit.style import number
 from rlhf_lightning.plots.measures import experience, measured
-from rlhf_lightning.plots.style import number
 from rlhf_lightning.plots.verdict.statement import Course, Verdict, line_search, to, too_early
-from rlhf_lightning.runs import Run
+from rlhf_lightning.records.runs import Run
 
 
 def judge_control(run: Run) -> Verdict:

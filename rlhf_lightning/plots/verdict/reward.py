@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_lightning.plots.reward_biases import is_clear
-from rlhf_lightning.plots.style import fixed, number
-from rlhf_lightning.runs import Run
+from rlhf_lightning.plots.kit.style import fixed, number
+from rlhf_lightning.plots.measures import bias_is_clear
+from rlhf_lightning.records.runs import Run
 
 _CHANGED = {"length": "is only longer", "politeness": "is only politer", "repetition": "only repeats itself"}
 """What was done to a reply, by the name of the bias."""
@@ -57,7 +57,7 @@ def _biases(measured: Mapping[str, Any]) -> list[str]:
     """Those that are neither noise nor negligible."""
     sentences = []
     for row in measured.get("biases") or []:
-        if is_clear(row):
+        if bias_is_clear(row):
             what = _CHANGED.get(row["name"], f"differs in {row['name']} only")
             moved = "higher" if row["change"] > 0 else "lower"
             sentences.append(f"A reply that {what} scores {fixed(abs(row['change']))} standard deviations {moved}.")

@@ -7,9 +7,9 @@ from typing import Literal
 
 import pandas as pd
 
+from rlhf_lightning.plots.kit.style import number, span
 from rlhf_lightning.plots.measures import measured, tolerance
-from rlhf_lightning.plots.style import number, span
-from rlhf_lightning.runs import Run
+from rlhf_lightning.records.runs import Run
 
 Outcome = Literal["exploited", "declined", "improved", "flat", "trained_on_gold", "no_gold", "unmeasured"]
 

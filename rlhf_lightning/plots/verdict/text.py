@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from rlhf_lightning.plots.kit.style import number
 from rlhf_lightning.plots.measures import has_proxy, measured, tolerance
-from rlhf_lightning.plots.style import number
 from rlhf_lightning.plots.verdict.statement import (
     Course,
     Verdict,
@@ -16,7 +16,7 @@ from rlhf_lightning.plots.verdict.statement import (
     to,
     too_early,
 )
-from rlhf_lightning.runs import Run
+from rlhf_lightning.records.runs import Run
 
 
 def judge_text(run: Run) -> Verdict:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rlhf_lightning.models.language.text import encode_responses
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.models.tabular import DEPTH, PREFIXES, TOKENS
-from rlhf_lightning.models.text import encode_responses
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.types import Rollout
 

@@ -6,7 +6,13 @@ import pytest
 from lightning.pytorch import Trainer
 
 from rlhf_lightning.__main__ import main
-from rlhf_lightning.callbacks.detectors import Detector, Forgetting, Instability, ModeCollapse, RewardHacking
+from rlhf_lightning.callbacks.detectors import (
+    Detector,
+    Forgetting,
+    Instability,
+    ModeCollapse,
+    RewardHacking,
+)
 
 BANDIT = ["--config", "configs/tasks/bandit.yaml", "--config", "configs/algorithms/reinforce.yaml"]
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from training_helpers import CountsB, Letters, fit, ppo, rollouts, same, snapshot
 
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.surrogates import Clip
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
 from rlhf_lightning.callbacks.detectors import (
     Forgetting,
@@ -16,10 +18,8 @@ from rlhf_lightning.callbacks.detectors import (
     replay,
 )
 from rlhf_lightning.callbacks.export import Export
-from rlhf_lightning.kl_control import KLControl
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.rewards.source import RewardSource
-from rlhf_lightning.surrogates import Clip
+from rlhf_lightning.training.optimization import Optimization
 
 
 class WelcomesSomeB(CountsB):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlhf_lightning.models.backbone import LanguageBackbone
+from rlhf_lightning.models.language.backbone import LanguageBackbone
 from rlhf_lightning.models.tabular import OPEN, PREFIXES, TabularPolicy
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import (

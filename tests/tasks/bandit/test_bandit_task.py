@@ -12,13 +12,13 @@ from training_helpers import fit
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.backbone import LanguageBackbone
+from rlhf_lightning.models.language.backbone import LanguageBackbone
+from rlhf_lightning.models.language.text import encode_responses
 from rlhf_lightning.models.tabular import TabularBackbone
-from rlhf_lightning.models.text import encode_responses
-from rlhf_lightning.optimization import Optimization
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import probabilities
 from rlhf_lightning.tasks.bandit.tree import PROMPT, RESPONSES
+from rlhf_lightning.training.optimization import Optimization
 
 TASK = Bandit()
 LETTERS = ("a", "b")

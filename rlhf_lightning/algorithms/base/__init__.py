@@ -1,0 +1,1 @@
+"""The iteration that every algorithm of one kind shares."""

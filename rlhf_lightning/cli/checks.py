@@ -1,0 +1,189 @@
+"""What `cli` does around LightningCLI: names of runs, early refusals, loggers that write to the run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import itertools
+import logging
+import os
+import pkgutil
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace, set_parsing_settings
+from transformers.utils import logging as transformers_logging
+
+from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
+from rlhf_lightning.cli.values import check_values
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.records.run_directory import read_environment
+from rlhf_lightning.training.module import SyncedModule
+
+_COMPONENTS = ("algorithms", "data", "rewards", "tasks", "models", "callbacks")
+"""Packages whose classes a configuration may name by their short names."""
+
+_TRAINER_INSTEAD = {
+    "gradient_clip_val": "model.init_args.optimization.max_grad_norm",
+    "gradient_clip_algorithm": "model.init_args.optimization.max_grad_norm",
+    "accumulate_grad_batches": "model.init_args.optimization.microbatch_size",
+    "default_root_dir": "--runs_dir and --name",
+}
+"""Trainer arguments that would do nothing or harm here, and what to give instead."""
+
+_NOISE = (
+    "does not have many workers",
+    "dataloader is not resumable",
+    "smaller than the logging interval",
+    "LeafSpec",
+    "in eval mode at the start of training",
+    "callbacks used to create the checkpoint need to be provided",
+)
+"""Warnings about loaders that only count, frozen networks, and libraries among themselves."""
+
+
+def import_components() -> None:
+    """Import every module whose classes can be named in a configuration: a new optimizer is one new file."""
+    importlib.import_module("rlhf_lightning.reward_modeling.module")
+    for name in _COMPONENTS:
+        package = importlib.import_module(f"rlhf_lightning.{name}")
+        for module in pkgutil.walk_packages(package.__path__, prefix=f"{package.__name__}."):
+            importlib.import_module(module.name)
+    # jsonargparse takes a dataclass as it is; ours may be given as one of its subclasses, by class_path
+    families = [cls for cls in _classes() if dataclasses.is_dataclass(cls) and cls.__subclasses__()]
+    set_parsing_settings(subclasses_enabled=families)
+
+
+def quiet_libraries() -> None:
+    """Leave out what Lightning says on every run and nobody acts on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=f"(?s).*{message}.*")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def given_configs(argv: Sequence[str]) -> list[str]:
+    """The files named by ``--config`` and ``-c``."""
+    files = [value for option, value in itertools.pairwise(argv) if option in ("--config", "-c")]
+    return files + [arg.partition("=")[2] for arg in argv if arg.startswith(("--config=", "-c="))]
+
+
+def default_name(config: Namespace) -> str:
+    """``MODEL-TASK-SEED``, with the run's id under a W&B agent, where many runs share the three."""
+    parts = [config.model.class_path.rpartition(".")[2], config.task.class_path.rpartition(".")[2]]
+    parts.append(str(config.seed_everything))
+    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+        parts.append(os.environ["WANDB_RUN_ID"])
+    return "-".join(parts).lower()
+
+
+def check_config(config: Namespace, command: str) -> None:
+    """Refuse what parsing lets through and what cannot work together, before anything is built."""
+    if not isinstance(config.trainer, Namespace):
+        raise UserError(f"trainer: expected a mapping of its arguments, got {config.trainer!r}")
+    for key in ("task", "backbone", "model", "data"):
+        check_values(key, config[key], filled_in=("task", "backbone") if key in ("model", "data") else ())
+    check_requirements(config)
+    check_trainer(config, command)
+
+
+def check_requirements(config: Namespace) -> None:
+    """See that the task provides what the model needs, before the backbone is built."""
+    model, task = _class(config.model.class_path), _class(config.task.class_path)
+    if isinstance(task.provides, frozenset):  # otherwise it depends on the arguments, and the model asks when built
+        task.require(task.__new__(task), getattr(model, "requires", frozenset()), by=model.__name__)
+
+
+def check_trainer(config: Namespace, command: str) -> None:
+    """Refuse trainer arguments that would silently do nothing, and a run without an end."""
+    trainer, model = config.trainer, _class(config.model.class_path)
+    if trainer.num_nodes > 1 and not {"RANK", "SLURM_PROCID"} & os.environ.keys():
+        raise UserError(f"trainer.num_nodes is {trainer.num_nodes}: start one process per device by torchrun or srun")
+    ours = issubclass(model, SyncedModule)
+    for key, instead in _TRAINER_INSTEAD.items():
+        default = 1 if key == "accumulate_grad_batches" else None
+        if trainer.get(key) != default and (ours or key == "default_root_dir"):
+            raise UserError(f"trainer.{key} has no effect here; give {instead}")
+    if str(trainer.strategy).startswith("single_") and str(trainer.devices) not in ("1", "auto"):
+        raise UserError(
+            f"trainer.strategy {trainer.strategy} is for one device, and trainer.devices is {trainer.devices}; give ddp"
+        )
+    if command != "fit" or trainer.fast_dev_run:
+        return
+    if issubclass(model, PolicyAlgorithm):
+        if trainer.max_steps >= 0:
+            raise UserError(
+                f"trainer.max_steps would stop {model.__name__} in the middle of an iteration; "
+                "give the number of iterations: trainer.max_epochs"
+            )
+        missing = trainer.max_epochs is None and "trainer.max_epochs (iterations)"
+    elif ours:
+        missing = trainer.max_steps < 0 and "trainer.max_steps (optimizer steps)"
+    else:
+        ends = trainer.max_epochs is not None or trainer.max_steps >= 0 or trainer.max_time is not None
+        missing = not ends and "trainer.max_epochs or trainer.max_steps"
+    if missing:
+        raise UserError(f"how long {model.__name__} trains is not set; give {missing}")
+
+
+def complete_loggers(loggers: Any, directory: Path, name: str, *, resumed: bool) -> None:
+    """Have W&B keep its files in the run directory, show the run's name and continue a resumed run."""
+    for logger in as_list(loggers):
+        if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+            args = logger.init_args
+            args.save_dir = str(directory) if args.get("save_dir") in (None, ".") else args.save_dir
+            args.name = args.get("name") or name
+            if resumed and not (args.get("id") or args.get("version")):
+                args.id = read_environment(directory).get("wandb_run")
+
+
+def as_list(value: Any) -> list[Any]:
+    """Nothing, one or several, as a list."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def as_user_error(error: BaseException) -> UserError:
+    """One line for what a class or the trainer refused."""
+    cause: BaseException | None = error
+    while cause is not None:  # jsonargparse wraps what a class raises
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if type(error).__name__ == "OutOfMemoryError":
+        return UserError(f"{lines[0].split(' If reserved')[0]}; a smaller microbatch_size needs less memory")
+    if isinstance(error, ModuleNotFoundError):
+        return UserError(f"{lines[0]}; install it, or leave out what needs it")
+    return UserError(lines[0])
+
+
+def trainer_error(error: BaseException, trainer: Mapping[str, Any]) -> UserError:
+    """One line for what the trainer refused; it names the argument, or those that it may be about."""
+    line = str(as_user_error(error)).split(" Example choices")[0]
+    if duration := re.search(r"Timer\(duration=(.*?)\)", line):
+        return UserError(f"trainer.max_time: expected DD:HH:MM:SS, got {duration[1]}")
+    if any(re.search(rf"\b{key}\b", line) for key in trainer):
+        return UserError(f"trainer: {line}")
+    keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+    given = ", ".join(f"trainer.{key} {trainer[key]}" for key in keys if trainer[key] not in (None, "auto"))
+    return UserError(f"trainer: {line} ({given})")
+
+
+def _classes() -> list[type]:
+    """Every class of the package that is imported."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("rlhf_lightning.")]
+    return [cls for m in modules for _, cls in inspect.getmembers(m, inspect.isclass) if cls.__module__ == m.__name__]
+
+
+def _class(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

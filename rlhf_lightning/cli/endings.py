@@ -1,0 +1,118 @@
+"""How a command ends: in one line for mistakes, with an exit status for interruptions, and on all ranks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from rlhf_lightning.callbacks.sigterm import Sigterm
+from rlhf_lightning.cli.checks import as_user_error
+from rlhf_lightning.errors import UserError
+
+LAUNCHED_RANK_PATIENCE = 10.0
+"""Seconds for a launched rank to end, when the connection to it broke."""
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses, as a shell reports these signals."""
+
+
+class Endings:
+    """Ends one command. Lightning alone would exit with status 0 after SIGTERM and leave other ranks waiting."""
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._checkpoint: Path | None = None
+
+    @contextmanager
+    def on_sigterm(self) -> Iterator[None]:
+        """Listen for SIGTERM."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._terminated)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    @contextmanager
+    def of(self, trainer: Trainer, checkpoint: Path | None = None) -> Iterator[None]:
+        """Around a call of the trainer.
+
+        Args:
+            checkpoint: where the run's last checkpoint would be, from which the same command continues.
+        """
+        self._trainer, self._checkpoint = trainer, checkpoint
+        try:
+            yield
+        except SIGTERMException:
+            self._stop("stopped by SIGTERM", TERMINATED)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                self._stop("interrupted", INTERRUPTED)
+            raise
+        except (UserError, MisconfigurationException, torch.OutOfMemoryError) as error:
+            self._fail(as_user_error(error), error)
+        except Exception as error:
+            if type(error).__module__.startswith("wandb."):
+                self._fail(UserError(f"W&B: {error}; WANDB_MODE=offline needs no account"), error)
+            if _restoring(error):
+                reason = " ".join(str(error).split())[:300]
+                self._fail(UserError(f"the checkpoint is not one of this model with these settings: {reason}"), error)
+            if isinstance(error, RuntimeError):
+                self._blame_launched_rank(error)
+            raise
+
+    def _terminated(self, *_: Any) -> None:
+        """Before training, end at once; during it Lightning ends it after the step, and calls this as well."""
+        callbacks = [] if self._trainer is None else self._trainer.callbacks
+        if not any(isinstance(callback, Sigterm) and callback.came for callback in callbacks):
+            for process in self._launched_ranks():
+                process.kill()
+            self._stop("stopped by SIGTERM", TERMINATED)
+
+    def _stop(self, how: str, status: int) -> NoReturn:
+        if rank_zero_only.rank != 0:
+            sys.exit(0)  # rank 0 speaks; another status would make Lightning kill it first
+        kept = self._checkpoint is not None and self._checkpoint.is_file()
+        print(f"{how}{'; the same command continues the run' if kept else ''}", file=sys.stderr, flush=True)
+        sys.exit(status)
+
+    def _fail(self, error: UserError, cause: BaseException) -> NoReturn:
+        """Raise, and end the launched ranks, which would wait for this one in a collective call."""
+        for process in self._launched_ranks():
+            process.kill()
+        raise error from cause
+
+    def _launched_ranks(self) -> list[subprocess.Popen]:
+        launcher = None if self._trainer is None else self._trainer.strategy.launcher
+        return getattr(launcher, "procs", [])
+
+    def _blame_launched_rank(self, error: RuntimeError) -> None:
+        """End as another rank did, where here only the connection to it broke."""
+        for number, process in enumerate(self._launched_ranks(), start=1):
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(timeout=LAUNCHED_RANK_PATIENCE)
+                if status == 2:
+                    sys.exit(2)  # it has said why
+                if status < 0:
+                    name = signal.Signals(-status).name
+                    self._fail(UserError(f"rank {number} was ended by {name} (out of memory?)"), error)
+
+
+def _restoring(error: Exception) -> bool:
+    """Whether Lightning was putting a checkpoint's content into its places."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).name == "checkpoint_connector.py" for frame in frames)

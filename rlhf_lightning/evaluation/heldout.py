@@ -1,0 +1,93 @@
+"""Judging a text policy on held-out prompts beside the reference that it started from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.distributed import failing_together, over_own_rows, own_rows
+from rlhf_lightning.evaluation.perplexity import demonstration_nats, perplexity
+from rlhf_lightning.models.policy import TextPolicy
+from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.rollout.statistics import (
+    sample_records,
+    score_statistics,
+    standard_error,
+    text_statistics,
+    win_rate,
+)
+from rlhf_lightning.training.module import SyncedModule
+from rlhf_lightning.types import ScoredRollout, Trajectories
+
+
+class HeldoutEvaluation:
+    """Scores, KL, win rate and perplexity of a policy on held-out prompts and demonstrations.
+
+    Args:
+        module: whose trainer reports, and whose task has the demonstrations.
+        policy: is judged.
+        reference: what it is compared with; its responses are sampled once.
+        collect: has a policy answer the held-out prompts, always with the same noise.
+        axis: the x-axis of the samples: ``iteration`` or ``step``.
+    """
+
+    def __init__(
+        self,
+        module: SyncedModule,
+        policy: TextPolicy,
+        reference: TextPolicy,
+        collect: Callable[[TextPolicy], ScoredRollout],
+    ) -> None:
+        self.module, self.policy, self.reference, self.collect = module, policy, reference, collect
+        self.microbatch_size = module.optimization.microbatch_size
+        self._of_reference: ScoredRollout | None = None
+
+    @torch.no_grad()
+    def row(self, position: int) -> dict[str, float]:
+        """The metrics, without a prefix; shows some samples to whoever listens.
+
+        Args:
+            position: iteration or step, for the samples.
+        """
+        scored = self.collect(self.policy)
+        if self._of_reference is None:
+            self._of_reference = self.collect(self.reference)
+        kl = self._kl(scored)
+        row = {
+            **score_statistics(scored),
+            **text_statistics(scored),
+            "kl_ref_sequence": kl.double().mean().item(),
+            **({"kl_ref_sequence_se": standard_error(kl)} if len(scored) > 1 else {}),
+            **win_rate(scored, self._of_reference),
+            **self._forgetting(),
+        }
+        samples = sample_records(scored, kl, iteration=position, count=32)
+        for callback in self.module.trainer.callbacks:
+            if isinstance(callback, Listener):
+                callback.on_samples(self.module.trainer, self.module, samples)
+        return row
+
+    def _kl(self, scored: ScoredRollout) -> Float[Tensor, " B"]:
+        """Exact KL to the reference, summed over each response."""
+
+        def exact(part: Trajectories) -> tuple[Tensor]:
+            return (self.policy.evaluate(part.context, part.actions, part.action_mask, against=self.reference).kl,)
+
+        (kl,) = over_own_rows(exact, scored.rollout, microbatch_size=self.microbatch_size)
+        return sequence_sum(kl, scored.rollout.action_mask)
+
+    def _forgetting(self, limit: int = 256) -> dict[str, float]:
+        """Perplexity on held-out demonstrations, where the task has some."""
+        task = self.module.task
+        if "demonstrations" not in task.provides:
+            return {}
+        examples = list(task.demonstrations("heldout")[:limit])
+        mine = [examples[i] for i in own_rows(len(examples)).tolist()]
+        with failing_together():
+            nats, tokens = demonstration_nats(self.policy, mine, microbatch_size=self.microbatch_size)
+        sums = self.module.reduced({"nats": nats, "tokens": tokens})
+        return {"perplexity": perplexity(sums["nats"], sums["tokens"])}

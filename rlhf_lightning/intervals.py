@@ -1,0 +1,32 @@
+"""Confidence intervals. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist, fmean, stdev
+
+
+def wilson_interval(wins: float, count: int, *, z: float = NormalDist().inv_cdf(0.975)) -> tuple[float, float]:
+    """Of the share that ``wins`` of ``count`` estimate (Wilson 1927); half wins are allowed, ``z`` is for 95 %."""
+    share, spread = wins / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = (share * (1 - share) * spread + spread * spread / 4) ** 0.5 / (1 + spread)
+    return middle - half, middle + half
+
+
+def student_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
+    """Mean of independent measurements, and half the width of Student's interval for it.
+
+    Args:
+        level: confidence; 0.95 for 95 %.
+
+    Returns:
+        the mean; the half-width, NaN of a single value.
+    """
+    if len(values) < 2:
+        return fmean(values), math.nan
+    from scipy.stats import t  # takes a second to import
+
+    quantile = float(t.ppf((1 + level) / 2, len(values) - 1))
+    return fmean(values), quantile * stdev(values) / math.sqrt(len(values))

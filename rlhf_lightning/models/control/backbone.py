@@ -1,0 +1,96 @@
+"""`ControlBackbone`: the networks of a run in an environment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+from rlhf_lightning.distributed import run_seed
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.control.policy import Activation, ControlCritic, ControlPolicy, seeded
+from rlhf_lightning.models.control.spaces import Spaces
+
+Distribution: TypeAlias = Literal["auto", "categorical", "gaussian"]
+
+
+class ControlBackbone(Backbone):
+    """Perceptrons for an environment: a policy and a critic that share no weights.
+
+    Args:
+        hidden: sizes of the hidden layers, the same in both.
+        activation: after each of them.
+        distribution: of the actions; ``auto`` takes a categorical one over choices and a Gaussian over vectors.
+        normalize_observations: scale observations by their running mean and standard deviation.
+        initial_log_std: logarithm of a Gaussian's standard deviations at the start, in units of the actions.
+    """
+
+    def __init__(
+        self,
+        hidden: tuple[int, ...] = (64, 64),
+        activation: Activation = "tanh",
+        distribution: Distribution = "auto",
+        normalize_observations: bool = False,
+        initial_log_std: float = 0.0,
+    ) -> None:
+        if any(size < 1 for size in hidden):
+            raise UserError(f"backbone.init_args.hidden must be sizes of at least 1, got {list(hidden)}")
+        for name, value, known in (
+            ("activation", activation, Activation),
+            ("distribution", distribution, Distribution),
+        ):
+            if value not in get_args(known):
+                raise UserError(f"backbone.init_args.{name} is {value!r}; expected {' or '.join(get_args(known))}")
+        if not math.isfinite(initial_log_std):
+            raise UserError(f"backbone.init_args.initial_log_std must be a finite number, got {initial_log_std}")
+        self.hidden, self.activation, self.distribution = tuple(hidden), activation, distribution
+        self.normalize_observations = normalize_observations
+        self.initial_log_std = initial_log_std
+
+    def policy(self, interface: Callable[[], Any], *, temperature: float = 1.0) -> ControlPolicy:
+        """A policy for the spaces of the task's environment.
+
+        Raises:
+            UserError: the task is no environment, or its actions do not fit the distribution.
+        """
+        spaces = interface()
+        if not isinstance(spaces, Spaces):
+            raise UserError(
+                "ControlBackbone acts in environments, and the task is one of text; expected LanguageBackbone"
+            )
+        kind = "gaussian" if spaces.continuous else "categorical"
+        if self.distribution not in ("auto", kind):
+            actions = f"vectors of length {len(spaces.low)}" if spaces.continuous else f"{spaces.choices} choices"
+            raise UserError(
+                f"backbone.init_args.distribution is {self.distribution}, and the actions of {spaces.environment} are "
+                f"{actions}; expected {kind} or auto"
+            )
+        with seeded(2 * run_seed()):
+            return ControlPolicy(
+                spaces,
+                hidden=self.hidden,
+                activation=self.activation,
+                temperature=temperature,
+                normalize_observations=self.normalize_observations,
+                initial_log_std=self.initial_log_std,
+            )
+
+    def critic(
+        self, policy: ControlPolicy, *, init: str | None = None, shared: bool = False, outputs: int | None = None
+    ) -> ControlCritic:
+        """A critic with weights of its own.
+
+        Raises:
+            UserError: it is to start from a reward model, or to share the policy's trunk.
+        """
+        if init is not None:
+            raise UserError(
+                "critic.init is a reward model of text, and there is none for an environment; expected null"
+            )
+        if shared:
+            raise UserError(
+                "critic.shared true is for language models; the critic of ControlBackbone is a network of its own"
+            )
+        with seeded(2 * run_seed() + 1):  # another start than the policy's
+            return ControlCritic(policy.spaces.observation_size, self.hidden, self.activation, outputs)

@@ -1,0 +1,1 @@
+"""Transformers: policies, critics, and what lies between text and token ids."""

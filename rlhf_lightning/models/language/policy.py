@@ -1,0 +1,137 @@
+"""A causal language model as a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_lightning.models.language.lora import save_merged
+from rlhf_lightning.models.language.text import check_vocabulary, stop_ids
+from rlhf_lightning.models.language.trunk import (
+    chunk_tokens,
+    context_length,
+    feed,
+    hidden_states,
+    language_head,
+    trainable,
+)
+from rlhf_lightning.models.policy import PolicyOutputs, TextPolicy
+from rlhf_lightning.ops.kl import Direction
+from rlhf_lightning.ops.logprobs import tempered_log_softmax, token_kl, token_statistics
+from rlhf_lightning.types import TokenContext
+
+
+class LanguagePolicy(TextPolicy):
+    """A causal language model that answers prompts token by token.
+
+    Args:
+        model: any transformers model with a language-model head.
+        tokenizer: its tokenizer, with a chat template.
+        temperature: of the policy, 0.7 to 1: sampling, log-probabilities, entropy and KL all describe
+            softmax(logits / temperature).
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, temperature: float = 1.0) -> None:
+        check_vocabulary(model, tokenizer)
+        super().__init__(
+            tokenizer,
+            temperature=temperature,
+            stop_ids=stop_ids(model, tokenizer),
+            context_length=context_length(model),
+        )
+        self.model = trainable(model)
+
+    def decoding(self, context: TokenContext, *, samples: int = 1) -> LanguageDecoding:
+        """Read the prompts, once each."""
+        return LanguageDecoding(self, context, samples)
+
+    def evaluate(
+        self,
+        context: TokenContext,
+        actions: Int[Tensor, "B T"],
+        action_mask: Bool[Tensor, "B T"],
+        against: LanguagePolicy | None = None,
+        direction: Direction = "reverse",
+    ) -> PolicyOutputs:
+        """Log-probabilities and entropies of given actions, and the exact KL."""
+        hidden = self.hidden_before(context, actions, action_mask)
+        chosen = hidden[action_mask]
+        head, chunk = language_head(self.model), chunk_tokens(self.model.config.get_text_config().vocab_size)
+        logprobs, entropy = token_statistics(
+            chosen, actions[action_mask], head=head, temperature=self.temperature, chunk_tokens=chunk
+        )
+        kl = None
+        if against is not None:
+            sides = [
+                (chosen, head),
+                (against.hidden_before(context, actions, action_mask)[action_mask], language_head(against.model)),
+            ]
+            (first, first_head), (second, second_head) = sides if direction == "reverse" else reversed(sides)
+            kl = token_kl(
+                *(first, second),
+                **{"head": first_head, "other_head": second_head},
+                **{"temperature": self.temperature, "chunk_tokens": chunk},
+            )
+        return PolicyOutputs(
+            logprobs=_spread(logprobs, action_mask),
+            entropy=_spread(entropy, action_mask),
+            kl=None if kl is None else _spread(kl, action_mask),
+            hidden=hidden,
+        )
+
+    def hidden_before(
+        self, context: TokenContext, actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B T H"]:
+        """The hidden state that each action was drawn from."""
+        hidden = hidden_states(self.model, context, actions, action_mask)
+        start = context.input_ids.shape[1] - 1
+        return hidden[:, start : start + actions.shape[1]]
+
+    def save(self, path: Path) -> None:
+        """Write model and tokenizer, chat template included, in the Hugging Face format."""
+        save_merged(self.model, path)
+        self.tokenizer.save_pretrained(path)
+
+
+class LanguageDecoding:
+    """A language model with its key-value cache.
+
+    Args:
+        policy: the model.
+        context: prompts.
+        samples: responses per prompt: it is read once, and its cache repeated.
+    """
+
+    def __init__(self, policy: LanguagePolicy, context: TokenContext, samples: int) -> None:
+        self.policy = policy
+        self.head = language_head(policy.model)
+        self.cache = DynamicCache(config=policy.model.config)
+        self.mask = context.attention_mask
+        self.hidden = feed(policy.model, context.input_ids, self.mask, self.cache)
+        if samples > 1:
+            self.cache.batch_repeat_interleave(samples)
+            self.hidden, self.mask = (x.repeat_interleave(samples, 0) for x in (self.hidden, self.mask))
+
+    def distribution(self) -> Float[Tensor, "n V"]:
+        """Log-probabilities of the next token."""
+        return tempered_log_softmax(self.head(self.hidden), temperature=self.policy.temperature)
+
+    def append(self, tokens: Int[Tensor, " n"]) -> None:
+        """Feed the tokens."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        self.hidden = feed(self.policy.model, tokens[:, None], self.mask, self.cache)
+
+    def keep(self, rows: Int[Tensor, " m"]) -> None:
+        """Drop the other rows of the cache, which copies it."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.hidden = self.mask[rows], self.hidden[rows]
+
+
+def _spread(values: Float[Tensor, " N"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Put the values of the positions that count back into their places."""
+    full = torch.zeros(action_mask.shape, dtype=values.dtype, device=values.device)
+    return full.masked_scatter(action_mask, values)

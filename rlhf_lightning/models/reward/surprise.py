@@ -1,0 +1,111 @@
+"""What a language model's surprise at a response adds to its score.
+
+A trunk that comes from a supervised model knows what belongs after a prompt: a wrong fact surprises it. Preferences are
+far too few to teach a scalar head those facts again, so the score may also read the surprise itself: four statistics
+of it, with learned weights that start at 0. The implicit reward of DPO (Rafailov et al. 2023, eq. 5) is a score from
+likelihood alone; here preferences decide how much it counts beside the scalar head.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.trunk import chunk_tokens, scaled_head
+from rlhf_lightning.ops.logprobs import Head, token_statistics
+
+FILE = "surprise_head.safetensors"
+LARGE = 3.0
+"""Excess surprise, in nats, at which a token counts as half unexpected."""
+
+
+class SurpriseHead(nn.Module):
+    """Learned weights of a response's log-likelihood and surprise under the trunk's own language-model head.
+
+    The excess surprise of a token is −log p − H: how much less likely it is than what the model expected to see.
+
+    Args:
+        projection: hidden states to logits; None where the trunk's input embedding serves for both (tied weights).
+        columns: scores of a response.
+    """
+
+    def __init__(self, projection: nn.Linear | None, columns: int) -> None:
+        super().__init__()
+        self.projection = projection
+        self.weights = nn.Parameter(torch.zeros(4, columns))
+
+    def forward(
+        self,
+        model: PreTrainedModel,
+        before: Float[Tensor, "B T H"],
+        actions: Int[Tensor, "B T"],
+        action_mask: Bool[Tensor, "B T"],
+    ) -> Float[Tensor, "B C"]:
+        """The part of each response's scores that comes from its surprise.
+
+        Args:
+            model: whose trunk the hidden states are from.
+            before: hidden state before each token of the response.
+        """
+        projection = self.projection or _tied(model)
+        logprobs, entropy = token_statistics(
+            before[action_mask],
+            actions[action_mask],
+            head=scaled_head(projection, model.config),
+            temperature=1.0,
+            chunk_tokens=chunk_tokens(model.config.get_text_config().vocab_size),
+        )
+        blank = torch.zeros(action_mask.shape, dtype=logprobs.dtype, device=logprobs.device)
+        likelihood = blank.masked_scatter(action_mask, logprobs)
+        excess = blank.masked_scatter(action_mask, -logprobs - entropy)
+        unexpected = blank.masked_scatter(action_mask, torch.sigmoid(2 * (-logprobs - entropy - LARGE)))
+        statistics = [
+            likelihood.sum(-1) / 5,
+            excess.sum(-1) / 5,
+            excess.clamp_min(0).amax(-1),
+            unexpected.sum(-1),
+        ]
+        return torch.stack(statistics, dim=-1) @ self.weights
+
+    def save(self, path: Path) -> None:
+        """Write weights and projection beside the model."""
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path / FILE)
+
+    @classmethod
+    def load(cls, path: Path, model: PreTrainedModel) -> SurpriseHead | None:
+        """The head beside a reward model, None where it has none."""
+        if not getattr(model.config, "score_surprise", False):
+            return None
+        try:
+            state = load_file(path / FILE)
+            weight = state.get("projection.weight")
+            projection = None
+            if weight is not None:
+                projection = nn.Linear(weight.shape[1], weight.shape[0], bias="projection.bias" in state)
+            head = cls(projection, state["weights"].shape[-1])
+            head.load_state_dict(state)
+        except Exception as error:  # safetensors has exceptions of its own
+            raise UserError(f"reward model {path} cannot be loaded: {FILE} is missing or unreadable") from error
+        return head
+
+
+def surprise_head_of(model: PreTrainedModel, columns: int) -> SurpriseHead:
+    """A head at its starting point, for reward models on this language model's trunk."""
+    if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
+        return SurpriseHead(None, columns)
+    output = model.get_output_embeddings()
+    projection = nn.Linear(output.in_features, output.out_features, bias=output.bias is not None)
+    projection.load_state_dict(output.state_dict())
+    return SurpriseHead(projection, columns)
+
+
+def _tied(model: PreTrainedModel) -> Head:
+    """The input embedding as a projection to logits."""
+    weight = model.get_input_embeddings().weight
+    return lambda hidden: nn.functional.linear(hidden, weight)

@@ -1,0 +1,107 @@
+"""Run a stage as a process of its own: skip what is done, continue what was interrupted, hand on signals."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.pipeline.stages import Stage, changes, key_of
+from rlhf_lightning.records.run_directory import CONFIG, DONE, STAGE, write_atomically
+
+
+def run_stage(stage: Stage, *, overwrite: bool, otherwise: str) -> int:
+    """Run one stage, unless it is done already; returns its exit status.
+
+    Args:
+        otherwise: what can be done, beside overwriting, about a run that this command did not make.
+
+    Raises:
+        UserError: what it needs is not there, or its directory holds another's run.
+    """
+    for name, path in stage.inputs.items():
+        if not path.exists():
+            raise UserError(f"{stage.name} needs {path}, which the stage {name} makes; run it first")
+    key = key_of(stage)
+    state = _state(stage, key)
+    if state == "unchanged" and not overwrite:
+        print(f"{stage.name}: unchanged, skipped", flush=True)
+        return 0
+    if state == "foreign" and not overwrite:
+        raise UserError(
+            f"{stage.directory} holds a finished run that this command did not make; pass --overwrite to make it "
+            f"again, or {otherwise}"
+        )
+    if state not in ("unchanged", "foreign", "new"):
+        print(f"{stage.name}: {state}", flush=True)
+    replace = overwrite or state not in ("new", "continues")
+    stage.directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(stage.directory / STAGE, json.dumps({**key, "done": False}, indent=1) + "\n")
+    command = [*stage.command, *overwriting(stage, replace)]
+    if stage.command[0] != "fit":
+        (stage.directory / DONE).unlink(missing_ok=True)
+    print(f"{stage.name}: {command_line(command)}", flush=True)
+    status = _call([sys.executable, "-m", "rlhf_lightning", *command])
+    if status == 0:
+        if not (stage.directory / DONE).exists():
+            write_atomically(stage.directory / DONE, "")
+        write_atomically(stage.directory / STAGE, json.dumps({**key, "done": True}, indent=1) + "\n")
+    return status
+
+
+def _state(stage: Stage, key: dict[str, Any]) -> str:
+    """``new``, ``continues``, ``unchanged``, ``foreign``, or what has changed since it was made."""
+    note, done = stage.directory / STAGE, stage.directory / DONE
+    if not note.is_file():
+        return "foreign" if done.is_file() else "new"
+    try:
+        old = json.loads(note.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        old = {}
+    if {name: old.get(name) for name in key} != key:
+        made = (stage.directory / CONFIG).exists() or done.exists()
+        return f"{', '.join(changes(old, key))}: made again" if made else "new"
+    if not done.is_file():
+        return "continues" if (stage.directory / CONFIG).exists() else "new"
+    finished_since = done.stat().st_mtime_ns >= note.stat().st_mtime_ns
+    return "unchanged" if old.get("done") or finished_since else "made again"
+
+
+def _call(command: list[str]) -> int:
+    """Run a command to its end, handing on SIGTERM and waiting out Ctrl-C; returns a shell's exit status."""
+    process = subprocess.Popen(command)
+    before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+    try:
+        while True:
+            try:
+                status = process.wait()
+                return status if status >= 0 else 128 - status
+            except KeyboardInterrupt:
+                _let_end(process)
+                return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _let_end(process: subprocess.Popen) -> None:
+    """A terminal sends Ctrl-C to the stage as well; a signal to this process alone has to be handed on."""
+    try:
+        process.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def overwriting(stage: Stage, wanted: bool) -> list[str]:
+    """The words that replace a run; other commands than ``fit`` do so anyway."""
+    return ["--overwrite"] if wanted and stage.command[0] == "fit" else []
+
+
+def command_line(command: Sequence[str]) -> str:
+    """A command as it stands in a shell."""
+    return shlex.join(["python", "-m", "rlhf_lightning", *command])

@@ -1,0 +1,283 @@
+"""The stages of a pipeline as plain command lines, and what each depends on. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.records.config_files import find_config, read_config
+from rlhf_lightning.records.environment import package_version
+
+STAGES = ("sft", "pairs", "reward", "policy")
+"""In the order in which they run."""
+
+CHECKPOINT = "backbone.init_args.checkpoint"
+_COMMON = ("task", "backbone", "trainer", "pipeline")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Args:
+        command: its command line, after ``python -m rlhf_lightning``.
+        directory: where it writes.
+        inputs: what earlier stages must have made.
+        makes: what later stages read.
+    """
+
+    name: str
+    command: list[str]
+    directory: Path
+    inputs: dict[str, Path]
+    makes: Path
+
+
+@dataclass
+class Settings:
+    """What the pipeline was asked for.
+
+    Args:
+        configs: as given.
+        pipeline: the stages' own settings, from all configurations.
+        common: further options of every stage, by key.
+        own: further options of one stage, by stage and key.
+    """
+
+    configs: list[str]
+    directory: Path
+    seed: int
+    pipeline: dict[str, dict[str, Any]]
+    common: dict[str, str] = field(default_factory=dict)
+    own: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def read_pipeline(configs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The ``pipeline`` sections of all configurations, later ones on top.
+
+    Raises:
+        UserError: there is none, or a key does not belong where it stands.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for path in configs:
+        content = read_config(find_config(path))
+        for key in content:
+            if key not in _COMMON:
+                raise UserError(f"{path}: {key} belongs to one stage; give it under pipeline (such as pipeline.policy)")
+        section = content.get("pipeline") or {}
+        if not isinstance(section, dict):
+            raise UserError(f"{path}: pipeline is a mapping of stages ({', '.join(STAGES)}) to their settings")
+        for stage, settings in section.items():
+            if stage not in STAGES:
+                raise UserError(f"{path}: unknown stage {stage!r} in pipeline; expected one of {', '.join(STAGES)}")
+            if not isinstance(settings, dict | None):
+                raise UserError(f"{path}: pipeline.{stage} is a mapping, for instance {{config: FILE.yaml}}")
+            merged.setdefault(stage, {}).update(settings or {})
+    if not merged:
+        raise UserError(f"no pipeline section in {', '.join(configs)}; configs/quickstart.yaml shows one")
+    return merged
+
+
+def build_stages(settings: Settings) -> list[Stage]:
+    """Command lines of all stages of the pipeline, in order."""
+    build = {"sft": _sft, "pairs": _pairs, "reward": _reward, "policy": _policy}
+    return [build[name](settings) for name in STAGES if name in settings.pipeline]
+
+
+def _sft(settings: Settings) -> Stage:
+    return _fit(settings, "sft", {}, {})
+
+
+def _pairs(settings: Settings) -> Stage:
+    if "sft" not in settings.pipeline:
+        raise UserError("pipeline.pairs needs pipeline.sft: the pairs are sampled from the supervised model")
+    policy, out = _export(settings, "sft"), _pairs_file(settings)
+    section = settings.pipeline["pairs"]
+    lists = {key: [_word(item) for item in value] for key, value in section.items() if isinstance(value, list)}
+    own = dict(_flat(section)) | lists | settings.own.get("pairs", {})
+    words = ["--policy", str(policy), "--out", str(out), "--seed", str(settings.seed), *_words(own)]
+    task = {key: value for key, value in settings.common.items() if key.partition(".")[0] == "task"}
+    command = ["pairs", *_config_words(settings.configs), *_words(task), *words]
+    return Stage("pairs", command, settings.directory / "pairs", {"sft": policy}, out)
+
+
+def _reward(settings: Settings) -> Stage:
+    options, inputs = _start(settings)
+    ranked = _data_of(settings, "reward") == "RankingDataModule"
+    _add_pairs(settings, options, inputs, "rankings" if ranked else "pairs")
+    return _fit(settings, "reward", options, inputs)
+
+
+def _policy(settings: Settings) -> Stage:
+    options, inputs = _start(settings)
+    source = settings.own.get("policy", {}).pop("reward", settings.pipeline["policy"].get("reward"))
+    if source not in (None, "learned", "gold"):
+        raise UserError(f"pipeline.policy.reward is {source!r}; expected learned or gold")
+    if source == "learned" and "reward" not in settings.pipeline:
+        raise UserError("pipeline.policy.reward is learned, but there is no pipeline.reward that makes a reward model")
+    judged_by = "data.init_args.reward"
+    if _data_of(settings, "policy") == "PreferenceDataModule":  # instead of from its own responses
+        judged_by = "model.init_args.reward"
+        _add_pairs(settings, options, inputs)
+    if source != "gold" and "reward" in settings.pipeline:
+        options[judged_by] = "LearnedReward"
+        options[f"{judged_by}.init_args.path"] = str(_export(settings, "reward"))
+        inputs["reward"] = _export(settings, "reward")
+    return _fit(settings, "policy", options, inputs)
+
+
+def _data_of(settings: Settings, stage: str) -> str | None:
+    """Name of the stage's data module, where its configurations name one."""
+    data = [read_config(find_config(path)).get("data") or {} for path in _configs(settings, stage)]
+    classes = [one["class_path"] for one in data if isinstance(one, dict) and "class_path" in one]
+    return classes[-1].rpartition(".")[2] if classes else None
+
+
+def _add_pairs(settings: Settings, options: dict[str, str], inputs: dict[str, Path], name: str = "pairs") -> None:
+    """The pairs or rankings that the pipeline makes; otherwise the task has its own."""
+    if "pairs" in settings.pipeline:
+        options[f"data.init_args.{name}"] = str(_pairs_file(settings))
+        inputs["pairs"] = _pairs_file(settings)
+
+
+def _start(settings: Settings) -> tuple[dict[str, str], dict[str, Path]]:
+    """Start from the supervised model, where the pipeline makes one."""
+    if "sft" not in settings.pipeline:
+        return {}, {}
+    export = _export(settings, "sft")
+    return {CHECKPOINT: str(export)}, {"sft": export}
+
+
+def _fit(settings: Settings, name: str, options: dict[str, str], inputs: dict[str, Path]) -> Stage:
+    section = {key: value for key, value in settings.pipeline[name].items() if key not in ("config", "reward")}
+    section, own = dict(_flat(section)), settings.own.get(name, {})
+    if CHECKPOINT in section | own:  # this stage starts from another model
+        inputs = {made_by: path for made_by, path in inputs.items() if made_by != "sft"}
+    given = settings.common | options | {k: v for k, v in section.items() if k not in settings.common} | own
+    words = _config_words([*settings.configs, *_configs(settings, name)])
+    where = ["--runs_dir", str(settings.directory), "--name", name]
+    command = ["fit", *words, "--seed_everything", str(settings.seed), *where, *_words(given)]
+    return Stage(name, command, settings.directory / name, inputs, _export(settings, name))
+
+
+def _configs(settings: Settings, stage: str) -> list[str]:
+    """The stage's own configurations."""
+    configs = settings.pipeline[stage].get("config") or []
+    return [configs] if isinstance(configs, str) else list(configs)
+
+
+def _export(settings: Settings, stage: str) -> Path:
+    return settings.directory / stage / "export"
+
+
+def _pairs_file(settings: Settings) -> Path:
+    return settings.directory / "pairs" / "pairs.jsonl"
+
+
+def _config_words(configs: Sequence[str]) -> list[str]:
+    for path in configs:
+        find_config(path)
+    return [word for path in configs for word in ("--config", str(path))]
+
+
+def _words(options: Mapping[str, str | list[str]]) -> list[str]:
+    values = {key: [value] if isinstance(value, str) else value for key, value in options.items()}
+    return [word for key, words in values.items() for word in (f"--{key}", *words)]
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Options as they stand on a command line; a class is given before its arguments."""
+    for key, value in section.items():
+        if not isinstance(value, Mapping):
+            yield f"{prefix}{key}", _word(value)
+            continue
+        if "class_path" in value:
+            yield f"{prefix}{key}", str(value["class_path"])
+        yield from _flat({k: v for k, v in value.items() if k != "class_path"}, f"{prefix}{key}.")
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# -- what a stage depends on -----------------------------------------------------------------------------------------
+
+
+def key_of(stage: Stage) -> dict[str, Any]:
+    """Everything that a stage's result depends on: arguments, contents of files, and the package's version."""
+    command = stage.command
+    files = [command[i + 1] for i, word in enumerate(command) if word == "--config"]
+    # the stages' own settings are on their command lines
+    configs = {file: {k: v for k, v in read_config(find_config(file)).items() if k != "pipeline"} for file in files}
+    values = [value for value in _strings(list(configs.values())) if _is_path(value)]
+    values += [value for value in command[1:] if _is_path(value) and value not in files]
+    paths = {Path(value) for value in values} | set(stage.inputs.values())
+    contents = {file: _hash(json.dumps(content, sort_keys=True, default=str)) for file, content in configs.items()}
+    contents |= {str(path): digest(path) for path in sorted(paths) if path.exists() and not _written(stage, path)}
+    return {"version": package_version(), "command": command, "contents": contents}
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two keys, in words."""
+    found = []
+    if old.get("version") != new["version"]:
+        found.append(f"package version {old.get('version')} → {new['version']}")
+    before, after = _options(old.get("command", [])), _options(new["command"])
+    for option in dict.fromkeys([*after, *before]):
+        if before.get(option) != after.get(option):
+            values = (" ".join(side.get(option, ["not given"])) for side in (before, after))
+            found.append(f"{option.removeprefix('--')} {' → '.join(values)}")
+    contents = old.get("contents", {})
+    found += [f"{name} changed" for name, value in new["contents"].items() if contents.get(name, value) != value]
+    return found or ["its inputs changed"]
+
+
+def digest(path: Path) -> str:
+    """Hash of a file, or of all files below a folder."""
+    hashed = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        hashed.update(str(file.relative_to(path)).encode())
+        with open(file, "rb") as content:
+            hashed.update(hashlib.file_digest(content, "sha256").digest())
+    return hashed.hexdigest()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _options(command: Sequence[str]) -> dict[str, list[str]]:
+    options: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in command:
+        if word.startswith("--"):
+            values = options.setdefault(word, [])
+        else:
+            values.append(word)
+    return options
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _is_path(value: str) -> bool:
+    """Whether a value names a file or folder that is there, such as data or a checkpoint."""
+    return ("/" in value or "." in value) and len(value) < 4096 and Path(value).exists()
+
+
+def _written(stage: Stage, path: Path) -> bool:
+    return path in (stage.makes, stage.directory, stage.directory.parent)

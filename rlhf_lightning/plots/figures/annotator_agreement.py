@@ -1,0 +1,104 @@
+"""How far the annotators agree with one another: what no reward model can be expected to exceed by much."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.plots.kit import panels
+from rlhf_lightning.plots.kit.labels import heading, shortened, text_width
+from rlhf_lightning.plots.kit.style import HELD_OUT, INK, PAPER, TEXT_SIZE, WARN, fixed, styled
+from rlhf_lightning.records.runs import Run
+
+_MOST, _CELL, _LONGEST = 12, 0.52, 1.6
+"""Annotators that are shown; side of a cell and longest name, in inches."""
+
+
+@styled
+def annotator_agreement(run: Run) -> Figure:
+    """Cohen's κ of each two annotators on the pairs that both judged: 1 is agreement, 0 is chance.
+
+    Cohen 1960; over all annotators Fleiss 1971.
+
+    Args:
+        run: a reward model's run, or a pipeline with one.
+
+    Raises:
+        UserError: no two annotators judged the same pairs.
+    """
+    found = run.find("reward")
+    agreement = ((found.evaluation if found else None) or {}).get("annotator_agreement") or {}
+    known = [row for row in agreement.get("cohen_kappa") or [] if row["kappa"] is not None]
+    if found is None or not known:
+        raise UserError(f"{run.path}: no reward model's run with an agreement of annotators in its evaluation.json")
+    names, left_out = _annotators(known)
+    figure, axes = _square(names)
+    _draw_cells(axes, names, known)
+    _draw_names(axes, names)
+    fleiss = agreement.get("fleiss_kappa")
+    title = f"Agreement of annotators: Fleiss' κ {fixed(fleiss)}" if fleiss is not None else "Agreement of annotators"
+    more = f" · {left_out} with fewer pairs are not shown" if left_out else ""
+    heading(figure, title, f"Cohen's κ of each two (0 is chance), and the pairs that both judged · {found.name}{more}")
+    return figure
+
+
+def _annotators(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], int]:
+    """Their names, and how many are left out: those who share the fewest pairs with others."""
+    shared: Counter[str] = Counter()
+    for row in rows:
+        shared[str(row["first"])] += row["count"]
+        shared[str(row["second"])] += row["count"]
+    kept = {name for name, _ in shared.most_common(_MOST)}
+    return [name for name in sorted(shared) if name in kept], len(shared) - len(kept)
+
+
+def _square(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure with a square of cells, one row and one column fewer than there are annotators."""
+    side, margin = _CELL * (len(names) - 1), min(_LONGEST, max(text_width(name, size=TEXT_SIZE) for name in names))
+    left, below, above = margin + 0.3, 0.3, 0.85
+    width, height = max(left + side + margin + 0.1, 5.2), above + side + below + 0.1
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_axes((left / width, below / height, side / width, side / height))
+
+
+def _draw_cells(axes: Axes, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """The lower triangle; opaque enough to tell 0.2 from 0.6, and light enough to read the number."""
+    panels.dress(axes)
+    axes.spines["bottom"].set_visible(False)
+    axes.grid(visible=False)
+    last = len(names) - 1
+    axes.set_xlim(0, last)
+    axes.set_ylim(last, 0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    place = {name: index for index, name in enumerate(names)}
+    for row in rows:
+        first, second = str(row["first"]), str(row["second"])
+        if first not in place or second not in place:
+            continue
+        x, y = sorted((place[first], place[second]))
+        kappa = row["kappa"]
+        color, alpha = (HELD_OUT if kappa >= 0 else WARN), min(0.06 + 0.6 * abs(kappa), 0.62)
+        axes.add_patch(Rectangle((x, y - 1), 1, 1, facecolor=color, alpha=alpha, linewidth=0, zorder=1))
+        axes.text(x + 0.5, y - 0.58, fixed(kappa), size=9, weight="bold", color=INK, ha="center", va="center")
+        axes.text(x + 0.5, y - 0.24, f"{row['count']:,}", size=7, color=INK, alpha=0.8, ha="center", va="center")
+    for line in range(last + 1):
+        axes.axhline(line, color=PAPER, linewidth=2, zorder=2)
+        axes.axvline(line, color=PAPER, linewidth=2, zorder=2)
+
+
+def _draw_names(axes: Axes, names: Sequence[str]) -> None:
+    """Of rows at the left; of columns along the diagonal, where each column begins."""
+    text = {"textcoords": "offset points", "size": TEXT_SIZE, "va": "center", "annotation_clip": False}
+    for index, name in enumerate(names):
+        short = shortened(name, width=_LONGEST, size=TEXT_SIZE)
+        if index:
+            axes.annotate(short, (0, index - 0.5), (-7, 0), ha="right", color=INK, **text)
+        if index < len(names) - 1:
+            axes.annotate(short, (index, index - 0.17), (4, 0), ha="left", color=INK, **text)

@@ -1,0 +1,113 @@
+"""Rewards of several policy runs side by side: those of one task share a panel, other tasks have their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlhf_lightning.plots.kit import panels
+from rlhf_lightning.plots.kit.labels import NAME, Label, end_labels, shortened, text_width
+from rlhf_lightning.plots.kit.style import GOLD, PROXY, span
+from rlhf_lightning.plots.measures import Entry, measured
+from rlhf_lightning.plots.quantities import reward_name
+
+LONGEST = 1.9
+"""Inches that the name of a run may take beside its line."""
+
+
+@dataclass
+class Chart:
+    """One panel: the reward of some runs.
+
+    Args:
+        metric: ``gold``, or ``score`` where no run of the task has gold.
+        axis: name of the x-axis.
+        curves: run and reward, the latter indexed by what the x-axis counts.
+    """
+
+    task: str
+    metric: str
+    reward: str
+    axis: str
+    curves: list[tuple[Entry, pd.Series]] = field(default_factory=list)
+
+
+def charts(
+    found: Sequence[Entry], place: Callable[[Entry, pd.Series], tuple[str, pd.Series]], *, least: int = 2
+) -> list[Chart]:
+    """The panels that some runs need.
+
+    Args:
+        place: puts a reward on an x-axis: its name, and the reward indexed by it.
+        least: values that a curve needs; a run with fewer is left out.
+    """
+    grouped: dict[tuple[str, str], Chart] = {}
+    for entry in found:
+        metric, reward = _reward([other for other in found if other.run.task == entry.run.task])
+        axis, curve = place(entry, measured(entry.run, metric))
+        if len(curve) >= least:
+            chart = grouped.setdefault((entry.run.task, axis), Chart(entry.run.task, metric, reward, axis))
+            chart.curves.append((entry, curve))
+    return list(grouped.values())
+
+
+def _reward(of_task: Sequence[Entry]) -> tuple[str, str]:
+    """Which metric is compared among the runs of a task, and what it is called."""
+    if of_task[0].run.kind == "control":
+        return "score", "Return"
+    if any(len(measured(entry.run, "gold")) > 1 for entry in of_task):
+        return "gold", "Gold reward"
+    return "score", reward_name([entry.run for entry in of_task])
+
+
+def in_color_of_reward(chart: Chart, name: str | None = None) -> Chart:
+    """The chart of a single run: with nothing to tell it from, its colour means gold or score.
+
+    Args:
+        name: what to call its curve, rather than by the run's name.
+    """
+    color = GOLD if chart.metric == "gold" else PROXY
+    curves = [(replace(entry, color=color, name=name or entry.name), curve) for entry, curve in chart.curves]
+    return replace(chart, curves=curves)
+
+
+def chart_sheet(shown: Sequence[Chart]) -> tuple[Figure, list[Axes]]:
+    """A sheet with room for the names of the runs beside their lines."""
+    names = [_name(entry) for chart in shown for entry, _ in chart.curves]
+    right = 0.35 + max(0.7, *(text_width(name, size=NAME, weight="bold") for name in names))
+    alone = len(shown) == 1
+    width, height, top = (6.4, 3.4, 0.95) if alone else (4.1, 2.6, 1.25)
+    height = max(height, 0.2 * max(len(chart.curves) for chart in shown))
+    return panels.sheet(len(shown), columns=2, size=(width, height), top=top, right=right, gap=(right + 0.5, 0.95))
+
+
+def draw_curves(axes: Axes, chart: Chart, more: Sequence[Label] = ()) -> None:
+    """The curves of a chart, each with its run's name, and its first and last value where there is room for them.
+
+    Args:
+        more: labels of whatever else is drawn.
+    """
+    height = axes.get_position().height * axes.figure.get_size_inches()[1]
+    room = height > 0.4 * (len(chart.curves) + len(more))
+    ends = list(more)
+    for entry, curve in chart.curves:
+        panels.points(axes, curve, entry.color)
+        first, last = float(curve.iloc[0]), float(curve.iloc[-1])
+        ends.append(Label(last, _name(entry), entry.color, span(first, last) if room else ""))
+    end_labels(axes, ends)
+
+
+def share_limits(places: Sequence[Axes], shown: Sequence[Chart], more: Sequence[pd.Series] = ()) -> None:
+    """The same limits for all panels of a task and reward."""
+    for axes, chart in zip(places, shown, strict=True):
+        alike = [other for other in shown if (other.task, other.metric) == (chart.task, chart.metric)]
+        panels.limits(axes, [curve for other in alike for _, curve in other.curves] + list(more))
+        panels.zero_line(axes)
+
+
+def _name(entry: Entry) -> str:
+    return shortened(entry.name, width=LONGEST, size=NAME, weight="bold")

@@ -1,0 +1,96 @@
+"""How reward grows with experience: what is compared between optimizers, whatever the size of their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.plots.figures.comparison import (
+    Chart,
+    chart_sheet,
+    charts,
+    draw_curves,
+    in_color_of_reward,
+    share_limits,
+)
+from rlhf_lightning.plots.kit import panels
+from rlhf_lightning.plots.kit.labels import Label, heading
+from rlhf_lightning.plots.kit.style import TRAIN, styled
+from rlhf_lightning.plots.measures import Entry, entries, experience
+from rlhf_lightning.plots.verdict import judge
+from rlhf_lightning.records.runs import Run
+
+
+@styled
+def learning_curves(runs: Run | Sequence[Run]) -> Figure:
+    """Reward in evaluations against experience: environment steps, sampled responses or preference pairs.
+
+    Runs of one task share a panel if they count the same; the return of one environment says nothing about another.
+
+    Args:
+        runs: policy runs, or pipelines with one each.
+
+    Raises:
+        UserError: no run was evaluated twice.
+    """
+    found = entries(runs)
+    if len(found) == 1:
+        return _of_one(found[0])
+    shown = charts(found, _over_experience)
+    _check(shown)
+    figure, axes = chart_sheet(shown)
+    title, unit = "Learning curves", ""
+    if len(shown) == 1:
+        title, unit = f"{shown[0].reward} by {shown[0].axis}", f"{_unit(shown[0]).capitalize()}. "
+    drawn = {entry.name for chart in shown for entry, _ in chart.curves}
+    left_out = [entry.name for entry in found if entry.name not in drawn]
+    without = f" · fewer than two: {', '.join(left_out)}" if left_out else ""
+    heading(figure, title, f"{unit}One dot per evaluation{without}")
+    share_limits(axes, shown)
+    for place, chart in zip(axes, shown, strict=True):
+        titles = (chart.task or chart.reward, _unit(chart)) if len(shown) > 1 else ()
+        panels.dress(place, *titles, xlabel=chart.axis)
+        panels.counter_axis(place, max(float(curve.index.max()) for _, curve in chart.curves))
+        draw_curves(place, chart)
+    return figure
+
+
+def _of_one(entry: Entry) -> Figure:
+    """Evaluations and training batches of a single run, in the colour of the reward."""
+    run = entry.run
+    shown = charts([entry], _over_experience)
+    _check(shown)
+    evaluated = len(run.series(f"eval/{shown[0].metric}")) > 0
+    chart = in_color_of_reward(shown[0], "evaluation" if evaluated else "training")
+    training = experience(run).of(run.series(f"objective/{chart.metric}"))
+    figure, (axes,) = chart_sheet([chart])
+    heading(figure, judge(run).headline, f"{_unit(chart).capitalize()} · {entry.name}")
+    share_limits([axes], [chart], [training])
+    panels.dress(axes, xlabel=chart.axis)
+    panels.counter_axis(axes, float(experience(run).count.max()))
+    more = []
+    if len(training) and evaluated:
+        panels.trace(axes, training, TRAIN)
+        more = [Label(float(training.iloc[-1]), "training", TRAIN)]
+    draw_curves(axes, chart, more)
+    return figure
+
+
+def _check(shown: Sequence[Chart]) -> None:
+    if not shown:
+        raise UserError("no policy run with two evaluations to draw a learning curve from")
+
+
+def _over_experience(entry: Entry, reward: pd.Series) -> tuple[str, pd.Series]:
+    along = experience(entry.run)
+    return along.unit, along.of(reward)
+
+
+def _unit(chart: Chart) -> str:
+    evaluated = all(len(entry.run.series(f"eval/{chart.metric}")) for entry, _ in chart.curves)
+    if chart.curves[0][0].run.kind == "control":
+        return f"mean return of {'evaluation' if evaluated else 'training'} episodes"
+    return f"mean {chart.reward.lower()} on {'held-out' if evaluated else 'training'} prompts"

@@ -1,0 +1,272 @@
+"""What can be had at once: two objectives at the end of several runs, and the runs that no other beats in both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.plots.kit import panels
+from rlhf_lightning.plots.kit.labels import HALO, heading, text_width
+from rlhf_lightning.plots.kit.style import AXIS, INK, MUTED, PAPER, PLAIN, TEXT_SIZE, styled
+from rlhf_lightning.plots.measures import entries
+from rlhf_lightning.records.runs import Run
+
+WEIGHTS = "data.init_args.weights"
+"""Key of the weights in a run's configuration."""
+
+_SHADES = LinearSegmentedColormap.from_list("shades", ["#e3b448", "#3f8f86", "#2d2a6b"])
+"""From light to dark, so that it is read in grey too."""
+
+_WIDTH, _HEIGHT, _TOP, _BOTTOM, _LEFT = 5.6, 3.9, 1.25, 0.62, 0.75
+_BAR, _BAR_GAP, _RIGHT = 0.13, 0.3, 0.75
+"""Lengths in inches: of the panel, around it, and of the scale of colours."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run ended.
+
+    Args:
+        label: the weights that set it apart from the others, or its name.
+        place: means of the two objectives at the last evaluation.
+        start: the same before training; None where that was not measured.
+        shade: mean of the third objective; NaN where there is none.
+    """
+
+    label: str
+    place: tuple[float, float]
+    start: tuple[float, float] | None
+    shade: float
+
+
+@styled
+def pareto(runs: Run | Sequence[Run], x: str = "helpful", y: str = "concise", color: str | None = "harmless") -> Figure:
+    """Two objectives against each other, one point for each run, and the front of those that no other run dominates.
+
+    For runs that differ in the weights of their objectives. A point is labelled by the weights in which the runs
+    differ, by the floors that a `Lagrangian` keeps, or else by the run's name. Below the staircase some run is better
+    in both; the third objective is not looked at.
+
+    Args:
+        runs: policy runs, or pipelines with one each.
+        x: objective on the x-axis: a part of gold where that was measured, or of the reward.
+        y: objective on the y-axis.
+        color: objective that colours the points; None for one colour.
+
+    Raises:
+        UserError: no run has both objectives evaluated.
+    """
+    found = [(entry.name, entry.run) for entry in entries(runs) if entry.run.kind == "policy"]
+    by_kind = {kind: [(name, run) for name, run in found if _has(run, kind, x, y)] for kind in ("gold", "score")}
+    kind = "gold" if by_kind["gold"] else "score"
+    shown = by_kind[kind]
+    if not shown:
+        raise UserError(f"no policy run in which the objectives {x} and {y} were evaluated")
+    labels = _Labels.of([run for _, run in shown])
+    outcomes = [_outcome(run, labels.label(run) or name, kind, (x, y, color)) for name, run in shown]
+    shaded = color is not None and all(math.isfinite(outcome.shade) for outcome in outcomes)
+    figure, axes = _sheet(room=_BAR_GAP + _BAR + _RIGHT if shaded else 0.3)
+    scale = _scale(figure, outcomes, str(color)) if shaded else None
+    left_out = [name for name, run in found if all(run is not other for _, other in shown)]
+    heading(figure, f"{x} against {y}".capitalize(), _note(kind, labels, left_out), left=0.4)
+    _dress(axes, x, y, [place for o in outcomes for place in (o.place, o.start) if place is not None])
+    _draw(axes, outcomes, scale)
+    return figure
+
+
+def front(places: Sequence[tuple[float, float]]) -> list[int]:
+    """The points that no other dominates, by being no worse in both and better in one; by their first coordinate."""
+
+    def dominated(place: tuple[float, float]) -> bool:
+        return any(other != place and other[0] >= place[0] and other[1] >= place[1] for other in places)
+
+    return sorted((i for i, place in enumerate(places) if not dominated(place)), key=lambda i: places[i])
+
+
+# -- what is shown ---------------------------------------------------------------------------------------------
+
+
+def _has(run: Run, kind: str, *objectives: str) -> bool:
+    return all(len(run.series(f"eval/{kind}_{name}")) for name in objectives)
+
+
+def _outcome(run: Run, label: str, kind: str, objectives: tuple[str, str, str | None]) -> Outcome:
+    x, y, shade = (run.series(f"eval/{kind}_{name}") for name in objectives)
+    started = x.index[0] == 0 and y.index[0] == 0
+    return Outcome(
+        label=label,
+        place=(float(x.iloc[-1]), float(y.iloc[-1])),
+        start=(float(x.iloc[0]), float(y.iloc[0])) if started else None,
+        shade=float(shade.iloc[-1]) if len(shade) else math.nan,
+    )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What tells runs apart that are trained with weights of their own.
+
+    Args:
+        differing: objectives that the runs do not all weigh the same.
+        common: weights of the others.
+    """
+
+    differing: list[str]
+    common: dict[str, float]
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> _Labels:
+        given = [weights for weights in map(_declared, runs) if weights]
+        names = list(dict.fromkeys(name for weights in given for name in weights))
+        differing = [name for name in names if len({weights.get(name) for weights in given}) > 1]
+        if len(given) < 2 or not differing:
+            return cls(names, {})
+        return cls(differing, {name: given[0][name] for name in names if name not in differing})
+
+    def label(self, run: Run) -> str:
+        """A run's weights, or the floors that it keeps; empty where its configuration gives neither."""
+        floors = run.setting(f"{WEIGHTS}.init_args.floors") or {}
+        if floors:
+            return ", ".join(f"{name} ≥ {_plain(floor)}" for name, floor in floors.items())
+        weights = _declared(run)
+        return " : ".join(_plain(weights[name]) if name in weights else "–" for name in self.differing if weights)
+
+
+def _declared(run: Run) -> dict[str, float]:
+    """The weights that the configuration gives in place of the reward's own; empty where it gives none."""
+    return dict(run.setting(f"{WEIGHTS}.init_args.weights") or {})
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
+def _note(kind: str, labels: _Labels, left_out: Sequence[str]) -> str:
+    what = "Parts of gold" if kind == "gold" else "Objectives"
+    parts = [f"{what} on held-out prompts at the last evaluation"]
+    if labels.differing:
+        parts.append(f"labels: weights of {' : '.join(labels.differing)}")
+    if labels.common:
+        parts.append("all with " + ", ".join(f"{name}\u00a0{_plain(weight)}" for name, weight in labels.common.items()))
+    parts.append("filled: no run is better in both")
+    if left_out:
+        parts.append(f"without these objectives: {', '.join(left_out)}")
+    return " · ".join(parts)
+
+
+# -- how it is drawn -------------------------------------------------------------------------------------------
+
+
+def _sheet(room: float) -> tuple[Figure, Axes]:
+    """A figure with one panel, and so many inches right of it."""
+    figure, (axes,) = panels.sheet(
+        1, columns=1, size=(_WIDTH, _HEIGHT), top=_TOP, bottom=_BOTTOM, left=_LEFT, right=room
+    )
+    return figure, axes
+
+
+def _scale(figure: Figure, outcomes: Sequence[Outcome], name: str) -> ScalarMappable:
+    """The colours of the third objective, and their scale right of the panel."""
+    shades = [outcome.shade for outcome in outcomes]
+    room = 0.5 * max(abs(shades[0]), 1e-3) * (min(shades) == max(shades))
+    scale = ScalarMappable(Normalize(min(shades) - room, max(shades) + room), cmap=_SHADES)
+    width, height = figure.get_size_inches()
+    box = ((_LEFT + _WIDTH + _BAR_GAP) / width, _BOTTOM / height, _BAR / width, _HEIGHT / height)
+    bar = figure.colorbar(scale, cax=figure.add_axes(box))
+    bar.outline.set_visible(False)
+    bar.locator = MaxNLocator(nbins=5)
+    bar.update_ticks()
+    bar.ax.tick_params(length=0, labelcolor=MUTED, labelsize=TEXT_SIZE, pad=4)
+    bar.ax.set_title(name, size=TEXT_SIZE, color=MUTED, loc="left", pad=7)
+    return scale
+
+
+def _dress(axes: Axes, x: str, y: str, places: Sequence[tuple[float, float]]) -> None:
+    """Both directions are measured, so both have a grid and room around all points."""
+    panels.dress(axes, unit=f"{y}, higher is better", xlabel=f"{x}, higher is better")
+    axes.grid(axis="x", color=axes.yaxis.get_gridlines()[0].get_color(), linewidth=0.8)
+    axes.xaxis.set_major_formatter(panels.PlainTicks())
+    for values, set_limits in (
+        (np.array([p[0] for p in places]), axes.set_xlim),
+        (np.array([p[1] for p in places]), axes.set_ylim),
+    ):
+        room = 0.18 * float(np.ptp(values)) or 0.1 * max(abs(float(values[0])), 1.0)
+        set_limits(values.min() - room, values.max() + room)
+
+
+def _draw(axes: Axes, outcomes: Sequence[Outcome], scale: ScalarMappable | None) -> None:
+    """The front as a staircase, the points and the start, and what each is called."""
+    places = [outcome.place for outcome in outcomes]
+    best = front(places)
+    left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+    corners = [(left, places[best[0]][1]), *(places[i] for i in best), (places[best[-1]][0], bottom)]
+    axes.plot(*zip(*corners, strict=True), color=AXIS, linewidth=1.2, drawstyle="steps-pre", zorder=2)
+    for index, outcome in enumerate(outcomes):
+        shade = PLAIN if scale is None else scale.to_rgba(outcome.shade)
+        fill = shade if index in best else PAPER
+        axes.plot(*outcome.place, "o", color=fill, markeredgecolor=shade, markersize=7, markeredgewidth=1.6, zorder=4)
+    starts = list(dict.fromkeys(outcome.start for outcome in outcomes if outcome.start is not None))
+    for start in starts:
+        axes.plot(*start, "X", color=MUTED, markeredgecolor=PAPER, markersize=8, zorder=3)
+    texts = [(outcome.label, outcome.place, INK) for outcome in outcomes]
+    texts += [("before training", start, MUTED) for start in starts[:1]]
+    _write(axes, texts, [*places, *starts])
+
+
+_AROUND = [(1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 2), (1, -2), (-1, 2), (-1, -2)]
+"""Where a label may stand beside its point: to the right first, then wherever nothing else is."""
+
+
+def _write(
+    axes: Axes, texts: Sequence[tuple[str, tuple[float, float], str]], dots: Sequence[tuple[float, float]]
+) -> None:
+    """Labels beside their points, clear of one another and of all points where that is possible."""
+    box = axes.get_position()
+    size = axes.figure.get_size_inches() * 72 * (box.width, box.height)
+    to_points = axes.transData + axes.transAxes.inverted()
+    taken = [_box(to_points.transform(dot) * size, (0, 0), (8.0, 8.0)) for dot in dots]
+    for text, place, color in texts:
+        extent = (text_width(text, size=TEXT_SIZE) * 72, TEXT_SIZE)
+        centre = to_points.transform(place) * size
+        choices = [(side, _box(centre, side, extent)) for side in _AROUND]
+        side, chosen = min(choices, key=lambda choice: _clash(choice[1], taken, size))
+        taken.append(chosen)
+        axes.annotate(
+            text,
+            place,
+            (7.0 * side[0], 10.0 * side[1]),
+            textcoords="offset points",
+            ha={1: "left", 0: "center", -1: "right"}[side[0]],
+            va="center",
+            size=TEXT_SIZE,
+            color=color,
+            path_effects=[HALO],
+            zorder=5,
+        )
+
+
+def _box(centre: np.ndarray, side: tuple[int, int], extent: tuple[float, float]) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of a text beside a point, in points (1/72 inch) as everything here."""
+    x, y = centre[0] + 7.0 * side[0] + extent[0] / 2 * (side[0] - 1), centre[1] + 10.0 * side[1] - extent[1] / 2
+    return x, y, x + extent[0], y + extent[1]
+
+
+def _clash(
+    box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]], size: np.ndarray
+) -> float:
+    """Area that is shared with what stands there already, or lies outside of the panel."""
+    inside = max(min(box[2], size[0]) - max(box[0], 0), 0) * max(min(box[3], size[1]) - max(box[1], 0), 0)
+    outside = (box[2] - box[0]) * (box[3] - box[1]) - inside
+    shared = (
+        max(min(box[2], other[2]) - max(box[0], other[0]), 0) * max(min(box[3], other[3]) - max(box[1], other[1]), 0)
+        for other in taken
+    )
+    return outside + sum(shared)

@@ -1,0 +1,112 @@
+"""Where a reward model orders pairs as the annotators did, and where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.plots.kit.dots import Dot, Group, dot_sheet, draw_dots, level, wilson
+from rlhf_lightning.plots.kit.labels import heading
+from rlhf_lightning.plots.kit.style import AXIS, GOLD, INK, number, styled
+from rlhf_lightning.records.runs import Run
+
+_MOST = 12
+"""Rows of a panel; of more annotators those with the most pairs are shown."""
+
+_GROUPS = (
+    ("by_margin", "By margin", "by how much the preferred reply is better"),
+    ("by_length_difference", "By length", "words of the preferred reply − words of the other"),
+    ("by_annotator", "By annotator", "whose preferences they are"),
+    ("by_objective", "By objective", "what the replies were compared on"),
+)
+
+_RANGES = ("by_margin", "by_length")
+"""Groups whose names are ranges of numbers."""
+
+
+@styled
+def reward_accuracy(run: Run) -> Figure:
+    """Held-out accuracy by margin, length difference, annotator, objective and member of the ensemble.
+
+    Each dot has its 95 % interval; a group that has one row only says nothing beside the whole, and is left out.
+
+    Args:
+        run: a reward model's run, or a pipeline with one.
+
+    Raises:
+        UserError: its accuracy was not broken down.
+    """
+    found = run.find("reward")
+    measured = (found.evaluation if found else None) or {}
+    groups = [group for group in (*_breakdowns(measured), _members(measured)) if len(group.dots) > 1]
+    if found is None or not groups:
+        raise UserError(f"{run.path}: no reward model's run with an accuracy by groups in its evaluation.json")
+    figure, axes = dot_sheet(groups)
+    shares = [end for group in groups for dot in group.dots for end in (dot.low, dot.high)]
+    levels = [value for value in (measured.get("accuracy"), measured.get("ceiling")) if value is not None]
+    low, high = min(0.5, *shares, *levels), max(0.5, *shares, *levels)
+    for place, group in zip(axes, groups, strict=True):
+        draw_dots(place, group, groups, tick=lambda share: f"{100 * share:.0f} %")
+        place.set_xlim(max(0.0, low - 0.03), min(1.0, high + 0.03))
+        place.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        _draw_levels(place, measured)
+    heading(figure, _headline(measured), _note(found, measured))
+    return figure
+
+
+def _breakdowns(measured: Mapping[str, Any]) -> list[Group]:
+    groups = []
+    for key, title, unit in _GROUPS:
+        rows = [row for row in measured.get(key) or [] if row.get("count") and "accuracy" in row]  # not of ratings
+        if len(rows) > _MOST:
+            kept = sorted(rows, key=lambda row: -row["count"])[:_MOST]
+            unit = f"{_MOST} of {len(rows)}, those with the most pairs"
+            rows = [row for row in rows if row in kept]
+        groups.append(Group(title, unit, [_dot(row, ranges=key.startswith(_RANGES)) for row in rows]))
+    return groups
+
+
+def _dot(row: Mapping[str, Any], *, ranges: bool) -> Dot:
+    note = f"{100 * row['accuracy']:.0f} % of {row['count']:,}"
+    name = str(row["name"]).replace("-", "−") if ranges else str(row["name"])
+    return Dot(name, row["accuracy"], row["low"], row["high"], note)
+
+
+def _members(measured: Mapping[str, Any]) -> Group:
+    """Each member of an ensemble by itself, and what they have in common."""
+    members = measured.get("members") or {}
+    agreement, disagreement = members.get("agreement"), members.get("disagreement")
+    common = [f"two of them agree on {100 * agreement:.0f} % of the pairs"] if agreement is not None else []
+    common += [f"scores differ by {number(disagreement)}"] if disagreement is not None else []
+    dots = []
+    for index, share in enumerate(members.get("accuracy") or []):
+        low, high = wilson(share, measured["pairs"])
+        dots.append(Dot(f"member {index + 1}", share, low, high, f"{100 * share:.1f} %"))
+    return Group("By member of the ensemble", "; ".join(common), dots)
+
+
+def _draw_levels(axes: Axes, measured: Mapping[str, Any]) -> None:
+    """Chance, the accuracy over all pairs, and the best that was attainable."""
+    level(axes, 0.5, AXIS, dashed=False)
+    for value, color in ((measured.get("accuracy"), INK), (measured.get("ceiling"), GOLD)):
+        if value is not None:
+            level(axes, value, color)
+
+
+def _headline(measured: Mapping[str, Any]) -> str:
+    share, ceiling = measured["accuracy"], measured.get("ceiling")
+    most = f" of {100 * ceiling:.1f} % attainable" if ceiling is not None else ""
+    return f"Held-out accuracy: {100 * share:.1f} %{most}"
+
+
+def _note(run: Run, measured: Mapping[str, Any]) -> str:
+    low, high = measured.get("accuracy_low"), measured.get("accuracy_high")
+    interval = f", 95 % interval {100 * low:.1f}–{100 * high:.1f} %" if low is not None and high is not None else ""
+    best = " and best attainable (gold)" if measured.get("ceiling") is not None else ""
+    lines = f"Dashed lines: all pairs (dark){best}; solid: coin toss"
+    return f"{run.name} · {measured['pairs']:,} held-out pairs{interval}. {lines}."

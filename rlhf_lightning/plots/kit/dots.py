@@ -1,0 +1,133 @@
+"""Dot plots: a named row for each estimate, its 95 % interval, and what it was estimated from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlhf_lightning.plots.kit import panels
+from rlhf_lightning.plots.kit.labels import shortened, text_width
+from rlhf_lightning.plots.kit.style import (
+    AXIS,
+    GRID,
+    HELD_OUT,
+    INK,
+    MUTED,
+    PAPER,
+    TEXT_SIZE,
+    TITLE_SIZE,
+)
+
+Z = 1.959964
+"""Half the width of a normal 95 % interval, in standard errors."""
+
+_ROW, _ABOVE, _BELOW = 0.23, 0.62, 0.42
+"""Heights in inches: of a row, of a panel's title, of its axis."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One row.
+
+    Args:
+        note: stands right of the row: the value, and from how many examples.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One panel: rows in the order in which they are read."""
+
+    title: str
+    unit: str
+    dots: list[Dot] = field(default_factory=list)
+
+
+def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
+    """The 95 % interval of a share of ``count`` trials. Wilson 1927."""
+    centre = share + z * z / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return (centre - half) / (1 + z * z / count), (centre + half) / (1 + z * z / count)
+
+
+def dot_sheet(
+    groups: Sequence[Group], *, columns: int = 2, width: float = 2.3, top: float = 0.8
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each group, as high as it has rows, and room for names left and notes right of it.
+
+    Args:
+        width: of what the dots stand on, in inches, as is ``top``, the room for the figure's heading.
+    """
+    columns = min(columns, len(groups))
+    names, notes = _margins(groups)
+    heights = [_ROW * len(group.dots) for group in groups]
+    tallest = [max(heights[start : start + columns]) for start in range(0, len(groups), columns)]
+    each = names + width + notes + 0.3
+    whole = (columns * each, top + sum(tallest) + len(tallest) * (_ABOVE + _BELOW))
+    figure = Figure(figsize=whole)
+    places = []
+    for index, height in enumerate(heights):
+        row, column = divmod(index, columns)
+        above = top + sum(tallest[:row]) + row * (_ABOVE + _BELOW) + _ABOVE
+        box = (column * each + names + 0.1, whole[1] - above - height, width, height)
+        places.append(figure.add_axes((box[0] / whole[0], box[1] / whole[1], box[2] / whole[0], box[3] / whole[1])))
+    return figure, places
+
+
+def draw_dots(
+    axes: Axes, group: Group, groups: Sequence[Group], *, tick: Callable[[float], str], color: str = HELD_OUT
+) -> None:
+    """Draw one group on a panel of `dot_sheet`; the limits of the x-axis are the caller's.
+
+    Args:
+        groups: all of the sheet, which share their margins.
+    """
+    _dress(axes, group, names=_margins(groups)[0], tick=tick)
+    for row, dot in enumerate(group.dots):
+        axes.hlines(row, dot.low, dot.high, color=color, linewidth=1.6, alpha=0.45, zorder=3)
+        marker = {"markersize": 6, "markeredgecolor": PAPER, "markeredgewidth": 0.7}
+        axes.plot([dot.value], [row], "o", color=color, zorder=4, clip_on=False, **marker)
+        beside = {"textcoords": "offset points", "va": "center", "size": TEXT_SIZE, "annotation_clip": False}
+        name = shortened(dot.name, width=_LONGEST, size=TEXT_SIZE)
+        axes.annotate(name, (0, row), (-7, 0), xycoords=("axes fraction", "data"), ha="right", color=INK, **beside)
+        axes.annotate(dot.note, (1, row), (9, 0), xycoords=("axes fraction", "data"), color=MUTED, **beside)
+
+
+def level(axes: Axes, x: float, color: str, *, dashed: bool = True) -> None:
+    """A vertical line that means something for every row."""
+    axes.axvline(x, color=color, linewidth=1.1, linestyle=(0, (4, 3)) if dashed else "-", zorder=2)
+
+
+_LONGEST = 1.7
+
+
+def _margins(groups: Sequence[Group]) -> tuple[float, float]:
+    """Room for the longest name and for the longest note, in inches."""
+    dots = [dot for group in groups for dot in group.dots]
+    names = max(text_width(dot.name, size=TEXT_SIZE) for dot in dots)
+    notes = max(text_width(dot.note, size=TEXT_SIZE) for dot in dots)
+    return min(names, _LONGEST) + 0.12, notes + 0.2
+
+
+def _dress(axes: Axes, group: Group, *, names: float, tick: Callable[[float], str]) -> None:
+    panels.dress(axes)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_yticks([])
+    axes.set_ylim(len(group.dots) - 0.5, -0.5)
+    axes.spines["bottom"].set_color(AXIS)
+    axes.xaxis.set_major_formatter(lambda value, _: tick(value))
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
+    left = -72 * names
+    axes.annotate(group.title, (0, 1), (left, 22), size=TITLE_SIZE, weight="bold", color=INK, **above)
+    axes.annotate(group.unit, (0, 1), (left, 10), size=TEXT_SIZE, color=MUTED, **above)

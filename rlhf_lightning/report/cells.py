@@ -1,0 +1,216 @@
+"""What the table at the head of a report reads from each kind of run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from rlhf_lightning.plots.kit import style
+from rlhf_lightning.plots.kit.style import number, signed, span
+from rlhf_lightning.plots.measures import experience, has_proxy, measured
+from rlhf_lightning.plots.quantities import reward_name
+from rlhf_lightning.records.runs import Run
+from rlhf_lightning.report.svg import sparkline
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure, a quieter note beside it, and a sparkline (HTML)."""
+
+    text: str
+    note: str = ""
+    spark: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of the table: its name, its unit, and how a run's cell is read; None where the run lacks it."""
+
+    label: str
+    unit: str
+    read: Callable[[Run], Cell | None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The measures of one kind of run, or of kinds that share them."""
+
+    kinds: tuple[str, ...]
+    title: str
+    measures: tuple[Measure, ...]
+
+
+def stages(runs: Sequence[Run]) -> tuple[Stage, ...]:
+    """The table of some runs; what their rewards are called depends on which of them have gold."""
+    policies = [found for run in runs if (found := run.find("policy"))]
+    return (_text(reward_name(policies) if policies else "Score"), *_OTHERS)
+
+
+def _text(reward: str) -> Stage:
+    return Stage(
+        ("policy", "preference"),
+        "Policy",
+        (
+            Measure("Gold reward", "", _evaluated("gold", style.GOLD)),
+            Measure("Best gold reward", "", _best("gold")),
+            Measure(reward, "", _reward),
+            Measure("KL to the reference", "nats per sequence", _evaluated("kl_ref_sequence", style.KL)),
+            Measure("Win rate against the reference", "at the end, 95 % interval", _win_rate),
+            Measure("Held-out accuracy", "share of pairs ordered rightly", _logged("eval/accuracy")),
+            Measure("Perplexity on demonstrations", "", _logged("eval/perplexity")),
+            Measure("Reply length", "tokens", _evaluated("length_mean", style.PLAIN)),
+            Measure("Learned from", "", _experience),
+        ),
+    )
+
+
+def _evaluated(metric: str, color: str) -> Callable[[Run], Cell | None]:
+    """First and last value in evaluations, or in training where there are none."""
+    return lambda run: _course(measured(run, metric), color)
+
+
+def _logged(metric: str, color: str = style.HELD_OUT) -> Callable[[Run], Cell | None]:
+    return lambda run: _course(run.series(metric), color)
+
+
+def _course(values: pd.Series, color: str) -> Cell | None:
+    if not len(values):
+        return None
+    if len(values) == 1:
+        return Cell(number(float(values.iloc[0])))
+    text = span(float(values.iloc[0]), float(values.iloc[-1]))
+    return Cell(text, spark=sparkline([float(value) for value in values], color))
+
+
+def _reward(run: Run) -> Cell | None:
+    """The score, where it is not gold itself."""
+    if len(measured(run, "gold")) and not has_proxy(run):
+        return None
+    return _course(measured(run, "score"), style.PROXY)
+
+
+def _best(metric: str) -> Callable[[Run], Cell | None]:
+    """The highest value, and how far the run was by then."""
+
+    def read(run: Run) -> Cell | None:
+        values = measured(run, metric)
+        if len(values) < 2:
+            return None
+        where = int(values.idxmax())
+        if run.kind == "control":
+            along = experience(run)
+            return Cell(number(float(values.max())), f"after {along.count[where]:,.0f} steps")
+        kl = measured(run, "kl_ref_sequence")
+        far = f", {number(float(kl[where]))} nats" if where in kl.index else ""
+        return Cell(number(float(values.max())), f"at {run.axis} {where:,}{far}")
+
+    return read
+
+
+def _experience(run: Run) -> Cell | None:
+    """What the run has learned from, where it counts that."""
+    along = experience(run)
+    if along.unit == run.axis or not len(along.count):
+        return None
+    return Cell(f"{along.count.iloc[-1]:,.0f}", along.unit)
+
+
+def _win_rate(run: Run) -> Cell | None:
+    rate, low, high = (run.series(f"eval/win_rate{end}") for end in ("", "_low", "_high"))
+    if not len(rate):
+        return None
+    note = f"{100 * low.iloc[-1]:.0f}–{100 * high.iloc[-1]:.0f} %" if len(low) and len(high) else ""
+    line = sparkline([float(value) for value in rate], style.HELD_OUT)
+    return Cell(f"{100 * rate.iloc[-1]:.0f} %", note, line)
+
+
+def _environment(run: Run) -> Cell | None:
+    return Cell(run.task) if run.task else None
+
+
+def _rejections(run: Run) -> Cell | None:
+    rejections = run.series("trust_region/rejections")
+    return Cell(f"{rejections.iloc[-1]:.0f}", f"of {len(rejections)}") if len(rejections) else None
+
+
+def _accuracy(run: Run) -> Cell | None:
+    cell = _course(run.series("eval/accuracy"), style.HELD_OUT)
+    measured = run.evaluation or {}
+    if cell is None and measured.get("accuracy") is not None:
+        cell = Cell(number(measured["accuracy"]))
+    ceiling = measured.get("ceiling")
+    note = f"of {number(ceiling)} attainable" if ceiling is not None else ""
+    return Cell(cell.text, note, cell.spark) if cell else None
+
+
+def _calibration(run: Run) -> Cell | None:
+    """As stated at the end, and what is left of it after temperature scaling."""
+    measured = run.evaluation or {}
+    value, scaled = measured.get("calibration_error"), measured.get("calibration_error_scaled")
+    note = f"{scaled:.3f} after temperature scaling" if scaled is not None else ""
+    if value is not None:
+        return Cell(f"{value:.3f}", note)
+    return _course(run.series("eval/calibration_error"), style.HELD_OUT)
+
+
+def _bias(run: Run) -> Cell | None:
+    rows = (run.evaluation or {}).get("biases") or []
+    if not rows:
+        return None
+    return Cell(", ".join(f"{row['name']} {signed(row['change'])}" for row in rows))
+
+
+def _agreement(run: Run) -> Cell | None:
+    members = (run.evaluation or {}).get("members") or {}
+    count, agreement = len(members.get("accuracy") or []), members.get("agreement")
+    return Cell(f"{100 * agreement:.0f} %", f"{count} members") if agreement is not None else None
+
+
+def _pairs(run: Run) -> Cell | None:
+    path = run.path / "pairs.jsonl"
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8") as file:
+        return Cell(f"{sum(1 for line in file if line.strip()):,}")
+
+
+_OTHERS = (
+    Stage(
+        ("control",),
+        "Control policy",
+        (
+            Measure("Environment", "", _environment),
+            Measure("Mean return", "of evaluation episodes", _logged("eval/score", style.PROXY)),
+            Measure("Best mean return", "of evaluation episodes", _best("score")),
+            Measure("Return in training", "with sampled actions", _logged("objective/score", style.TRAIN)),
+            Measure("Episode length", "steps", _evaluated("length_mean", style.PLAIN)),
+            Measure("Rejected steps", "of the line search", _rejections),
+            Measure("Learned from", "", _experience),
+        ),
+    ),
+    Stage(
+        ("reward",),
+        "Reward model",
+        (
+            Measure("Held-out accuracy", "", _accuracy),
+            Measure("Held-out loss", "nats per pair", _logged("eval/loss")),
+            Measure("Correlation with gold", "", _logged("eval/correlation_gold")),
+            Measure("Over-fitting", "accuracy in training − held out", _logged("eval/accuracy_gap")),
+            Measure("Calibration error", "", _calibration),
+            Measure("Biases", "change of score, standard deviations", _bias),
+            Measure("Agreement of members", "share of pairs, each two", _agreement),
+        ),
+    ),
+    Stage(("pairs",), "Preference pairs", (Measure("Pairs", "", _pairs),)),
+    Stage(
+        ("sft",),
+        "Supervised fine-tuning",
+        (
+            Measure("Held-out perplexity", "", _logged("eval/perplexity")),
+            Measure("Held-out loss", "nats per token", _logged("eval/loss")),
+            Measure("Above the data's entropy", "nats per token", _logged("eval/nats_above_entropy")),
+        ),
+    ),
+)

@@ -1,0 +1,153 @@
+"""A report of runs as one page: HTML with everything in it, and nothing fetched or executed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from rlhf_lightning.plots.measures import trained_on_gold
+from rlhf_lightning.plots.verdict import Verdict, describe_reward, judge
+from rlhf_lightning.records.runs import Run, names
+from rlhf_lightning.report import replies, summary, svg
+
+SECTIONS = ("learning", "proxy", "policy", "reward", "sft")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that was saved, to be put into the page.
+
+    Args:
+        section: where it belongs, one of `SECTIONS`.
+        path: the SVG file.
+        title: what it shows, for those who cannot see it.
+    """
+
+    section: str
+    path: Path
+    title: str
+
+
+def render(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
+    """The page, as HTML text. All text of prompts, replies and configurations is escaped."""
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    figures = {
+        section: [_inline(index, picture) for index, picture in enumerate(pictures) if picture.section == section]
+        for section in SECTIONS
+    }
+    labels = names(runs)
+    verdicts = [(name, judge(policy)) for name, run in zip(labels, runs, strict=True) if (policy := run.policy)]
+    return environment.get_template("page.html").render(
+        css=Markup(_stylesheet(folder)),
+        title=" · ".join(labels),
+        names=labels,
+        state=[_state(run) for run in runs],
+        verdicts=verdicts,
+        warnings=[(name, entry) for name, run in zip(labels, runs, strict=True) for entry in _warnings(run)],
+        supervised=[sentence for run in runs for sentence in _supervised(run)],
+        groups=summary.summary(runs),
+        missing=summary.missing(runs),
+        differences=summary.differences(runs),
+        figures=figures,
+        conversations=[
+            _conversations(name, run, verdicts, 6 if len(runs) == 1 else 3)
+            for name, run in zip(labels, runs, strict=True)
+        ],
+        configurations=_configurations(runs),
+        markup=Markup,
+    )
+
+
+def _stylesheet(folder: Path) -> str:
+    sheet = (folder / "page.css").read_text(encoding="utf-8")
+    day, night = svg.palette(dark=False), svg.palette(dark=True)
+    return f":root {{ {day} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {night} }} }}\n{sheet}"
+
+
+def _inline(index: int, picture: Picture) -> dict[str, Any]:
+    text = picture.path.read_text(encoding="utf-8")
+    figure = svg.inline(text, prefix=f"f{index}", title=picture.title)
+    return {"svg": Markup(figure), "title": picture.title, "name": picture.path.stem}
+
+
+def _state(run: Run) -> str:
+    if run.done:
+        return "finished"
+    metrics = run.policy or run
+    last = metrics.metrics[metrics.axis].max() if len(metrics.metrics) else None
+    return "not finished" if last is None else f"not finished, {metrics.axis} {last:,}"
+
+
+def _warnings(run: Run) -> list[dict[str, str]]:
+    """What detectors warned of in a run or in a pipeline's stages, and when."""
+    return [
+        {
+            "when": next((f"{axis} {entry[axis]:,}" for axis in ("iteration", "step") if axis in entry), ""),
+            "detector": entry["detector"],
+            "message": entry["message"],
+        }
+        for part in (run, *run.stages.values())
+        for entry in part.warnings
+    ]
+
+
+def _supervised(run: Run) -> list[str]:
+    """What is to be said of the reward model and of the supervised model."""
+    sentences = []
+    reward, sft = run.find("reward"), run.find("sft")
+    if reward:
+        sentences += describe_reward(reward)
+    perplexity = sft.series("eval/perplexity") if sft else ()
+    if sft and len(perplexity):
+        above = sft.series("eval/nats_above_entropy")
+        far = f", {above.iloc[-1]:.3f} nats per token above the data's own entropy" if len(above) else ""
+        sentences.append(f"Supervised fine-tuning reached a held-out perplexity of {perplexity.iloc[-1]:.2f}{far}.")
+    return sentences
+
+
+def _conversations(name: str, run: Run, verdicts: Sequence[tuple[str, Verdict]], most: int) -> dict[str, Any]:
+    policy = run.policy
+    samples = policy.samples if policy else []
+    peak = next((verdict.peak for of, verdict in verdicts if of == name), None)
+    gold = any(sample.get("gold") is not None for sample in samples)
+    scored = bool(policy and len(policy.series("eval/score")) and not (gold and trained_on_gold(policy)))
+    # Where nobody judges replies, every score in the samples is 0.
+    measure = "score" if scored else "gold" if gold else "kl"
+    moved = {"score": "score changed most", "gold": "gold reward changed most", "kl": "reply moved furthest"}
+    return {
+        "name": name,
+        "axis": policy.axis if policy else "",
+        "gold": gold,
+        "score": scored,
+        "chosen": moved[measure],
+        "course": replies.through_training(samples, peak, measure),
+        "exchanges": replies.before_and_after(samples, peak, most=most),
+    }
+
+
+def _configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    parts = [part for run in runs for part in (run, *run.stages.values())]
+    return [
+        {
+            "name": part.name,
+            "command": part.environment.get("command") or part.environment.get("command_line") or "",
+            "config": yaml.safe_dump(part.config, sort_keys=False, allow_unicode=True) if part.config else "",
+            "environment": json.dumps(part.environment, indent=2, ensure_ascii=False) if part.environment else "",
+        }
+        for part in parts
+        if part.config or part.environment
+    ]

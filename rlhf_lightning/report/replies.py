@@ -1,0 +1,132 @@
+"""Which replies a report shows, and which of their words are new."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from rlhf_lightning.plots.kit.style import fixed
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply, ready to be shown.
+
+    Args:
+        pieces: the text cut into pieces, each with whether its words are new.
+        best: whether this is the iteration at which gold was highest.
+        same: whether it equals the reply it is compared with.
+    """
+
+    iteration: int
+    pieces: list[tuple[str, bool]]
+    score: str
+    gold: str
+    kl: str
+    best: bool = False
+    same: bool = False
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A prompt, as turns of (role, text), and replies to it."""
+
+    turns: list[tuple[str, str]]
+    replies: list[Reply]
+
+
+def through_training(samples: Sequence[dict[str, Any]], peak: int | None, measure: str) -> Exchange | None:
+    """Replies to the prompt whose measure changed most, each compared with the reply shown before it."""
+    row = telling_row(samples, measure)
+    if row is None:
+        return None
+    of_row = {sample["iteration"]: sample for sample in samples if sample["row"] == row}
+    shown = spaced(sorted(of_row), keep=peak)
+    replies = []
+    before: str | None = None
+    for iteration in shown:
+        sample = of_row[iteration]
+        replies.append(_reply(sample, before, best=iteration == peak))
+        before = str(sample["response"])
+    return Exchange(turns(of_row[shown[0]]["prompt"]), replies)
+
+
+def before_and_after(samples: Sequence[dict[str, Any]], peak: int | None, most: int = 6) -> list[Exchange]:
+    """Replies before training and at the end (and at gold's peak) to the first prompts, in their order."""
+    iterations = sorted({sample["iteration"] for sample in samples})
+    if len(iterations) < 2:
+        return []
+    chosen = [iterations[0], iterations[-1]]
+    if peak in iterations[1:-1]:
+        chosen.insert(1, peak)
+    by_key = {(sample["iteration"], sample["row"]): sample for sample in samples}
+    rows = sorted({sample["row"] for sample in samples})
+    exchanges = []
+    for row in rows:
+        found = [by_key.get((iteration, row)) for iteration in chosen]
+        if all(found):
+            first = found[0]["response"]
+            replies = [
+                _reply(sample, first if index else None, best=sample["iteration"] == peak)
+                for index, sample in enumerate(found)
+            ]
+            exchanges.append(Exchange(turns(found[0]["prompt"]), replies))
+    return exchanges[:most]
+
+
+def telling_row(samples: Sequence[dict[str, Any]], measure: str) -> int | None:
+    """The row whose measure differs most between its first and last iteration; None without two iterations.
+
+    Args:
+        measure: ``score``, ``gold`` or ``kl``.
+    """
+    iterations = sorted({sample["iteration"] for sample in samples})
+    if len(iterations) < 2:
+        return None
+    known = [sample for sample in samples if sample.get(measure) is not None]
+    first = {sample["row"]: sample[measure] for sample in known if sample["iteration"] == iterations[0]}
+    last = {sample["row"]: sample[measure] for sample in known if sample["iteration"] == iterations[-1]}
+    changes = {row: abs(last[row] - first[row]) for row in sorted(first.keys() & last.keys())}
+    return max(changes, key=lambda row: changes[row]) if changes else None
+
+
+def spaced(iterations: Sequence[int], *, keep: int | None = None, most: int = 8) -> list[int]:
+    """At most so many of them, evenly spread, with the first, the last and the one to keep."""
+    if len(iterations) <= most:
+        return list(iterations)
+    places = {round(index * (len(iterations) - 1) / (most - 1)) for index in range(most)}
+    chosen = {iterations[place] for place in places}
+    if keep in iterations and keep not in chosen:
+        chosen.discard(min(sorted(chosen)[1:-1], key=lambda iteration: abs(iteration - keep)))
+        chosen.add(keep)
+    return sorted(chosen)
+
+
+def turns(prompt: Any) -> list[tuple[str, str]]:
+    """A prompt as turns of (role, text); a plain text has one turn without role."""
+    if isinstance(prompt, list):
+        return [(str(turn.get("role", "")), str(turn.get("content", ""))) for turn in prompt if isinstance(turn, dict)]
+    return [("", str(prompt))]
+
+
+def new_words(before: str, after: str) -> list[tuple[str, bool]]:
+    """``after`` cut into pieces, each with whether its words were not in ``before`` at that place."""
+    old, new = re.findall(r"\S+", before), re.findall(r"\S+\s*", after)
+    matcher = SequenceMatcher(None, old, [word.strip() for word in new], autojunk=False)
+    pieces = []
+    for tag, _, _, start, end in matcher.get_opcodes():
+        text = "".join(new[start:end])
+        words = text.rstrip()
+        pieces += [(words, tag != "equal"), (text[len(words) :], False)]
+    return [piece for piece in pieces if piece[0]]
+
+
+def _reply(sample: dict[str, Any], before: str | None, *, best: bool) -> Reply:
+    text = str(sample["response"])
+    same = before is not None and before == text
+    pieces = [(text, False)] if before is None or same else new_words(before, text)
+    score, gold, kl = (fixed(sample.get(name), places) for name, places in (("score", 2), ("gold", 2), ("kl", 1)))
+    return Reply(sample["iteration"], pieces if text.strip() else [], score, gold, kl, best, same)

@@ -1,0 +1,113 @@
+"""The table at the head of a report, what the runs lack, and how their configurations differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_lightning.plots.measures import measured
+from rlhf_lightning.records.runs import POLICIES, Run
+from rlhf_lightning.report.cells import Cell, Stage, stages
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of all runs; None where a run lacks it."""
+
+    label: str
+    unit: str
+    cells: list[Cell | None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The measures of one stage."""
+
+    title: str
+    rows: list[Row]
+
+
+def summary(runs: Sequence[Run]) -> list[Group]:
+    """Headline figures by stage; measures that no run has are left out."""
+    groups = [_group(stage, runs) for stage in stages(runs)]
+    return [group for group in groups if group.rows]
+
+
+def _group(stage: Stage, runs: Sequence[Run]) -> Group:
+    parts = [run.find(*stage.kinds) for run in runs]
+    rows = []
+    for measure in stage.measures:
+        cells = [measure.read(part) if part else None for part in parts]
+        if any(cells):
+            rows.append(Row(measure.label, measure.unit, cells))
+    return Group(stage.title, rows)
+
+
+def missing(runs: Sequence[Run]) -> list[str]:
+    """What a reader might look for and these runs do not have."""
+    notes = []
+    for run in runs:
+        parts = [run] if not run.stages else [*([run] if len(run.metrics) else []), *run.stages.values()]
+        if run.stages:
+            absent = [stage for stage in ("sft", "reward", "policy") if stage not in run.stages]
+            notes += [f"{run.name} has no stage “{stage}”." for stage in absent]
+        for part in parts:
+            notes += [f"{part.name}: {note}" for note in _missing(part)]
+    return notes
+
+
+def _missing(run: Run) -> list[str]:
+    notes = []
+    if not run.done and run.kind != "pairs":
+        last = f"; its figures end at {run.axis} {run.metrics[run.axis].max():,}" if len(run.metrics) else ""
+        notes.append(f"not finished (there is no DONE file){last}.")
+    if run.kind != "pairs" and not len(run.metrics):
+        notes.append("no metrics yet.")
+    elif run.kind in POLICIES:
+        notes += _missing_of_policy(run)
+    elif run.kind == "reward" and run.evaluation is None:
+        notes.append("calibration and biases were not measured (there is no evaluation.json).")
+    if not run.config:
+        notes.append("no config.yaml.")
+    return notes
+
+
+def _missing_of_policy(run: Run) -> list[str]:
+    if run.kind == "control":
+        unseen = "no evaluation episodes; its figures are of training episodes."
+        return [] if len(run.series("eval/score")) else [unseen]
+    notes = []
+    if not any(str(column).startswith("eval/") for column in run.metrics.columns):
+        notes.append("no evaluation on held-out prompts; its figures are of training batches.")
+    if not len(measured(run, "gold")):
+        hidden = {"policy": "an exploited reward model", "preference": "replies that became worse"}
+        notes.append(f"no gold reward, so {hidden[run.kind]} would not show.")
+    if not run.samples:
+        notes.append("no samples.jsonl, so there are no replies to show.")
+    return notes
+
+
+def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """The settings in which the policies' configurations differ, with their values; where runs are two or more."""
+    named = {"name", "runs_dir"}  # which always differ, and say nothing of the training
+    configs = [
+        {key: value for key, value in _flat((run.policy or run).config).items() if key not in named} for run in runs
+    ]
+    if len(configs) < 2 or not all(configs):
+        return []
+    keys = list(dict.fromkeys(key for config in configs for key in config))
+    rows = [(key, [config.get(key, "–") for config in configs]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = json.dumps(value, default=str, ensure_ascii=False).strip('"')
+    return flat

@@ -1,0 +1,1 @@
+"""Fitting scores to human feedback, and measuring how good they are."""

@@ -1,0 +1,69 @@
+"""What a rollout amounts to, in numbers and as samples to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lightning.intervals import wilson_interval
+from rlhf_lightning.types import ScoredRollout
+
+
+def text_statistics(scored: ScoredRollout) -> dict[str, float]:
+    """Length, share of responses that end themselves, and diversity of the responses."""
+    rollout = scored.rollout
+    return {
+        "length_mean": rollout.lengths().double().mean().item(),
+        "eos_rate": 1 - rollout.truncated.any(-1).double().mean().item(),
+        "distinct_2": distinct(scored.responses, 2),
+    }
+
+
+def distinct(responses: Sequence[str], n: int) -> float:
+    """Different word n-grams over all word n-grams (Li et al. 2016, "A Diversity-Promoting Objective…")."""
+    grams = [tuple(words[i : i + n]) for words in map(str.split, responses) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / max(len(grams), 1)
+
+
+def score_statistics(scored: ScoredRollout) -> dict[str, float]:
+    """Mean score and mean of every further measure."""
+    means = {name: value.double().mean().item() for name, value in scored.measures.items()}
+    return {"score": scored.scores.double().mean().item(), **means}
+
+
+def win_rate(scored: ScoredRollout, reference: ScoredRollout) -> dict[str, float]:
+    """Share of prompts on which the response beats the reference's, with a 95 % Wilson interval.
+
+    Judged by gold where there is one, by the score otherwise; a tie counts one half.
+    """
+    own, other = (s.measures.get("gold", s.scores).cpu() for s in (scored, reference))
+    wins = int((own > other).sum()) + int((own == other).sum()) / 2
+    low, high = wilson_interval(wins, len(own))
+    return {"win_rate": wins / len(own), "win_rate_low": low, "win_rate_high": high}
+
+
+def sample_records(
+    scored: ScoredRollout, kl: Float[Tensor, " B"], *, iteration: int, count: int
+) -> list[dict[str, Any]]:
+    """The first ``count`` responses as plain records."""
+    gold = scored.measures.get("gold")
+    return [
+        {
+            "iteration": iteration,
+            "row": row,
+            "prompt": scored.prompts[row],
+            "response": scored.responses[row],
+            "score": scored.scores[row].item(),
+            "gold": None if gold is None else gold[row].item(),
+            "kl": kl[row].item(),
+        }
+        for row in range(min(count, len(scored)))
+    ]
+
+
+def standard_error(values: Float[Tensor, " B"]) -> float:
+    """Of the mean."""
+    return (values.double().std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")

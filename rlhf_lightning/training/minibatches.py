@@ -1,0 +1,72 @@
+"""Cutting a batch into minibatches and microbatches, the same on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lightning.distributed import Stream, own_rows, row_slices, run_seed
+from rlhf_lightning.ops.noise import permutation
+from rlhf_lightning.types import TrainBatch
+
+
+@dataclass
+class Minibatch:
+    """This rank's part of a global minibatch, in microbatches.
+
+    Args:
+        parts: this rank's rows; together with the other ranks' they are the minibatch.
+        tokens: actions in the whole minibatch, on all ranks.
+        sequences: trajectories in the whole minibatch, on all ranks.
+    """
+
+    parts: list[TrainBatch]
+    tokens: int
+    sequences: int
+
+
+@dataclass
+class Loss:
+    """What an algorithm's loss says of some rows of a minibatch.
+
+    Args:
+        value: to be minimized, divided by the counts of the whole minibatch already.
+        sums: to report as means per action: summed over the actions of these rows.
+        largest: to report as the largest over all rows.
+    """
+
+    value: Float[Tensor, ""]
+    sums: dict[str, Tensor]
+    largest: dict[str, Tensor] = field(default_factory=dict)
+
+    def detached(self) -> Loss:
+        """The numbers alone."""
+        numbers = ({name: value.detach() for name, value in group.items()} for group in (self.sums, self.largest))
+        return Loss(self.value.detach(), *numbers)
+
+
+def whole_batch(batch: TrainBatch, *, microbatch_size: int | None) -> Minibatch:
+    """The one minibatch that holds everything, in the order of the rows."""
+    rows = torch.arange(len(batch), device=batch.actions.device)
+    return _minibatch(batch, rows, microbatch_size)
+
+
+def shuffled_minibatches(batch: TrainBatch, *, size: int, key: int, microbatch_size: int | None) -> Iterator[Minibatch]:
+    """Global minibatches in an order that is a function of (seed, key); this rank gets rows r, r + W, … of each."""
+    order = permutation(seed=run_seed(), stream=Stream.MINIBATCH, iteration=key, size=len(batch))
+    for rows in order.to(batch.actions.device).split(size):
+        yield _minibatch(batch, rows, microbatch_size)
+
+
+def _minibatch(batch: TrainBatch, rows: Tensor, microbatch_size: int | None) -> Minibatch:
+    mine = rows[own_rows(len(rows)).to(rows.device)]
+    parts = [mine[part.to(mine.device)] for part in row_slices(len(mine), microbatch_size)]
+    return Minibatch(
+        parts=[batch.select(part) for part in parts if len(part)],
+        tokens=int(batch.action_mask[rows].sum()),
+        sequences=len(rows),
+    )

@@ -1,0 +1,265 @@
+"""`SyncedModule`: gradients, steps and metrics that are the same on any number of devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.callbacks.sigterm import Sigterm
+from rlhf_lightning.callbacks.tracking import tell_loggers
+from rlhf_lightning.distributed import (
+    all_sum,
+    gather_items,
+    of_first_rank,
+    rank,
+    run_seed,
+    sum_gradients,
+    world_size,
+)
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
+
+
+def on_cpu() -> AbstractContextManager[Any]:
+    """Inside, networks are built on the CPU: the same start on every device, loaded without further packages."""
+    return torch.device("cpu")
+
+
+class SyncedModule(LightningModule):
+    """A module that computes its own rows of a global batch and sums gradients itself.
+
+    A loss is a sum over this rank's rows divided by a *global* count, so summing the gradients of microbatches and of
+    ranks gives the gradient of the whole batch. Backward passes run unsynchronized, inside `local_backward`; one
+    flat all-reduce in `apply_gradients` joins them.
+
+    Args:
+        task: where data comes from.
+        backbone: builds the networks.
+        optimization: how they are stepped.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, task: Task, backbone: Backbone, optimization: Optimization) -> None:
+        super().__init__()
+        task.require(self.requires, by=type(self).__name__)
+        self.automatic_optimization = False
+        self.task = task
+        self.backbone = backbone
+        self.optimization = optimization
+        self.steps_loaded = 0
+        self._grad_norms: dict[str, list[float]] = {}
+
+    # -- to be said by the subclass ----------------------------------------------------------------------------
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Trained networks by name; gradients are clipped and measured for each by itself."""
+        raise NotImplementedError
+
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rates of networks that do not follow ``optimization.lr``."""
+        return {}
+
+    def schedule_length(self) -> float:
+        """Number of times that the learning-rate schedule is stepped in the run; -1 or infinity where nobody knows."""
+        raise NotImplementedError
+
+    def export(self, path: Path) -> None:
+        """Write the trained networks into a folder, in the Hugging Face format."""
+        raise NotImplementedError
+
+    def position(self) -> str:
+        """Which step is being taken, counted from 1, for messages."""
+        return f"step {self.global_step + 1}"
+
+    # -- the trainer -------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse what would train wrongly, and have every rank count the same batches.
+
+        Raises:
+            UserError: the weights would be kept in half precision, or the strategy divides gradients or weights itself.
+        """
+        strategy = self.trainer.strategy
+        if stage == TrainerFn.FITTING and not (
+            isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+        ):
+            raise UserError(
+                f"trainer.strategy is {type(strategy).__name__}, which shares out gradients or weights itself; "
+                "expected ddp, or auto on one device"
+            )
+        precision = self.trainer.precision_plugin.precision
+        if stage == TrainerFn.FITTING and precision in ("bf16-true", "16-true", "transformer-engine-float16"):
+            raise UserError(
+                f"trainer.precision is {precision}, in which small updates of the weights are rounded away; "
+                "expected 32-true, 64-true, bf16-mixed or 16-mixed"
+            )
+        # The loaders only count: shared out among ranks, each would see a part of the batches.
+        self.trainer._accelerator_connector.use_distributed_sampler = False
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every trainer of this module needs."""
+        return [Sigterm()]
+
+    def on_fit_start(self) -> None:
+        """See that all ranks start at the same point, or they would wait for each other later, or train apart.
+
+        Raises:
+            UserError: they do not.
+        """
+        starts = gather_items([f"seed {run_seed()} after {self.steps_loaded} steps"], world_size())
+        for number, start in enumerate(starts):
+            if start != starts[0]:
+                raise UserError(
+                    f"rank 0 starts with {starts[0]} and rank {number} with {start}; "
+                    "expected the same command on every node, and --runs_dir on a file system that they share"
+                )
+
+    @property
+    def fitting(self) -> bool:
+        """Whether this is training, evaluations in between included."""
+        return self.trainer.state.fn == TrainerFn.FITTING
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken: of this run, or of the checkpoint that is evaluated."""
+        return self.global_step if self.fitting else self.steps_loaded
+
+    def end_with_validation(self) -> None:
+        """Have Lightning validate after the last step, wherever that falls between two validations."""
+        if 0 <= self.trainer.max_steps <= self.global_step:
+            self.trainer.should_stop = True
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember how far the checkpoint is, and make room for its numbers."""
+        self.steps_loaded = int(checkpoint["global_step"])
+        if self._trainer is not None and self.trainer.precision_plugin.precision == "64-true":
+            self.double()  # Lightning converts after loading: networks from a folder would round to float32 first
+
+    # -- optimization ------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """One AdamW over all trained networks.
+
+        Raises:
+            UserError: the schedule needs an end, and the run has none.
+        """
+        length = self.schedule_length()
+        if not 0 < length < math.inf and self.optimization.needs_length:
+            raise UserError(
+                f"optimization.schedule {self.optimization.schedule} with warmup {self.optimization.warmup} depends on "
+                "the length of the run, which has no end; give trainer.max_epochs or trainer.max_steps"
+            )
+        length = int(length) if 0 < length < math.inf else 1
+        return self.optimization.build(self.networks(), length=length, lrs=self.learning_rates())
+
+    def local_backward(self) -> AbstractContextManager[None]:
+        """Inside, backward passes leave gradients on this rank; `apply_gradients` joins them."""
+        strategy = self.trainer.strategy
+        if world_size() > 1 and hasattr(strategy, "block_backward_sync"):
+            return strategy.block_backward_sync()
+        return nullcontext()
+
+    def apply_gradients(self, *, frozen: Collection[str] = ()) -> None:
+        """Sum gradients over ranks, clip, step, and forget them.
+
+        Args:
+            frozen: networks that stay as they are to the bit, moments and weight decay included.
+        """
+        optimizer = self.optimizers()
+        moving = []
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if group["name"] in frozen:
+                    parameter.grad = None
+                else:
+                    # On some rank there may be one: AdamW, which skips parameters without, must not tell ranks apart.
+                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                    moving.append(parameter)
+        sum_gradients(moving)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def forget_gradients(self) -> None:
+        """Drop what has been accumulated."""
+        self.optimizers().zero_grad()
+
+    def step_schedule(self) -> None:
+        """Advance the learning-rate schedule by one."""
+        self.lr_schedulers().step()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Measure and clip, after a gradient scaler has unscaled.
+
+        Raises:
+            UserError: a gradient is not finite (without a scaler, which skips such steps itself).
+        """
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        for group in optimizer.param_groups:
+            if all(parameter.grad is None for parameter in group["params"]):
+                continue
+            limit = self.optimization.max_grad_norm
+            norm = nn.utils.clip_grad_norm_(group["params"], math.inf if limit is None else limit).item()
+            if math.isfinite(norm):
+                self._grad_norms.setdefault(group["name"], []).append(norm)
+            elif not scaled:
+                raise UserError(
+                    f"the gradient of the {group['name']} is not finite at {self.position()}; "
+                    "the checkpoint before it is kept: try a lower learning rate"
+                )
+
+    def gradient_norms(self) -> dict[str, float]:
+        """Norm of each network's gradient before clipping, the mean over the steps since the last call."""
+        means = {f"{name}/grad_norm": sum(norms) / len(norms) for name, norms in self._grad_norms.items()}
+        self._grad_norms = {}
+        return means
+
+    # -- metrics -----------------------------------------------------------------------------------------------
+
+    def reduced(self, sums: Mapping[str, Tensor], largest: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+        """Sums over ranks, and the largest of the ranks' values, as numbers: one collective call, one transfer."""
+        largest = largest or {}
+        added = [value.detach().double() for value in sums.values()]
+        placed = [torch.zeros(world_size(), dtype=torch.float64, device=value.device) for value in largest.values()]
+        for slots, value in zip(placed, largest.values(), strict=True):
+            slots[rank()] = value.detach()
+        total = all_sum(torch.cat([torch.stack(added), *placed])).tolist()
+        numbers = dict(zip(sums, total, strict=False))
+        for number, name in enumerate(largest):
+            start = len(sums) + number * world_size()
+            numbers[name] = max(total[start : start + world_size()])
+        return numbers
+
+    def check_finite(self, name: str, value: float, culprit: str = "") -> None:
+        """Stop the run on all ranks alike; the value must be reduced already."""
+        if not math.isfinite(value):
+            raise UserError(f"{name} is {value} at {self.position()}{culprit}; the checkpoint before it is kept")
+
+    def publish(self, row: Mapping[str, float]) -> None:
+        """Report a finished row of metrics, its x-axis first, to callbacks and loggers."""
+        row = of_first_rank(dict(row))  # times differ, and perhaps a last bit: callbacks decide by these numbers
+        axis, *names = row
+        row = {axis: int(row[axis])} | {name: v if isinstance(v := row[name], int) else float(v) for name in names}
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Listener):
+                callback.on_row(self.trainer, self, row)
+        if not self.fitting:
+            # Lightning passes these on to loggers, and returns them from `Trainer.validate`.
+            self.log_dict(row, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            return
+        # Not `self.log`, which would give callbacks the mean over an epoch; every rank has the same numbers already.
+        self.trainer.callback_metrics.update({name: torch.tensor(float(row[name])) for name in names})
+        if rank() == 0:
+            tell_loggers(self.trainer, lambda logger: logger.log_metrics(dict(row), step=row[axis]))

@@ -1,0 +1,157 @@
+"""`PassAlgorithm`: the step that all algorithms share which pass over given data (SFT, reward modeling)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.data.passes import PassDataModule
+from rlhf_lightning.distributed import failing_together, own_rows, row_slices
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.language.text import EncodedResponses
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.module import SyncedModule
+from rlhf_lightning.training.optimization import Optimization
+
+Example = TypeVar("Example")
+
+
+class PassAlgorithm(SyncedModule, Generic[Example]):
+    """One optimizer step per global batch of examples; the budget is ``trainer.max_steps``.
+
+    Args:
+        log_every: steps between rows of metrics.
+    """
+
+    data_class: ClassVar[type[PassDataModule]]
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Further sums that `loss_sum` reports: also a rank without a row of a batch has to know them."""
+
+    def __init__(self, task: Task, backbone: Backbone, optimization: Optimization, log_every: int) -> None:
+        super().__init__(task, backbone, optimization)
+        if log_every < 1:
+            raise UserError(f"model.init_args.log_every must be at least 1, got {log_every}")
+        self.log_every = log_every
+        self.shortened = {"data/prompts_shortened": 0.0, "data/responses_shortened": 0.0}
+
+    # -- to be said by the subclass ----------------------------------------------------------------------------
+
+    def encode(self, examples: Sequence[Example]) -> EncodedResponses:
+        """Token ids of some examples."""
+        raise NotImplementedError
+
+    def weight(self, examples: Sequence[Example], encoded: EncodedResponses) -> float:
+        """What the loss of these examples is divided by: their number, or that of their tokens."""
+        raise NotImplementedError
+
+    def loss_sum(self, examples: Sequence[Example], encoded: EncodedResponses) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss summed over these examples, and further sums to report."""
+        raise NotImplementedError
+
+    def training_row(self, means: dict[str, float]) -> dict[str, float]:
+        """The metrics of a step, from the mean ``loss`` and the means of the further sums."""
+        raise NotImplementedError
+
+    # -- the step ----------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """See that the data fit.
+
+        Raises:
+            UserError: the data module is of another kind.
+        """
+        super().setup(stage)
+        if not isinstance(self.trainer.datamodule, self.data_class):
+            raise UserError(
+                f"{type(self).__name__} needs data of class {self.data_class.__name__}, "
+                f"got {type(self.trainer.datamodule).__name__}"
+            )
+
+    def schedule_length(self) -> float:
+        """One step per batch."""
+        return self.trainer.estimated_stepping_batches
+
+    @property
+    def data(self) -> PassDataModule[Example]:
+        """The data module."""
+        return self.trainer.datamodule
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what has been counted."""
+        checkpoint["shortened"] = self.shortened
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting.
+
+        Raises:
+            UserError: the checkpoint is one of a policy optimizer.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if "shortened" not in checkpoint:
+            raise UserError(f"the checkpoint is not one of {type(self).__name__}")
+        self.shortened = checkpoint["shortened"]
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One step on the global batch of this step."""
+        with self.local_backward():
+            means = self.gradients()
+        self.check_finite("the loss", means["loss"])
+        lr = self.optimizers().param_groups[0]["lr"]
+        self.apply_gradients()
+        self.step_schedule()
+        self.end_with_validation()
+        norms = self.gradient_norms()
+        if self.global_step % self.log_every == 0 or self.global_step == 1:
+            row = {"step": self.global_step, **self.training_row(means), **norms, "lr": lr}
+            self.publish(row | {name: count for name, count in self.shortened.items() if count})
+
+    def gradients(self) -> dict[str, float]:
+        """Accumulate those of this step; the mean loss and the means of the further sums."""
+        return self.accumulate(self.data.train_batch(self.global_step), self.loss_sum)
+
+    def accumulate(
+        self,
+        examples: Sequence[Example],
+        loss_sum: Callable[[Sequence[Example], EncodedResponses], tuple[Tensor, dict[str, Tensor]]],
+        *,
+        counted: bool = True,
+    ) -> dict[str, float]:
+        """Add the gradients of the mean loss over a global batch, in microbatches, each rank its own rows.
+
+        Args:
+            loss_sum: the loss of some examples, and further sums.
+            counted: whether examples that do not fit into the context are counted.
+        """
+        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
+        parts = [
+            [mine[row] for row in rows.tolist()] for rows in row_slices(len(mine), self.optimization.microbatch_size)
+        ]
+        with failing_together():
+            encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
+        total = self.reduced({"weight": self._number(sum(self.weight(*part) for part in encoded))})["weight"]
+        sums = {name: self._number(0) for name in ("loss", *self.measured)}
+        for part in encoded:
+            loss, measured = loss_sum(*part)
+            self.manual_backward(loss / total)
+            for name, value in {"loss": loss, **measured}.items():
+                sums[name] = sums[name] + value.detach()
+        if counted:
+            self._count_shortened([one for _, one in encoded])
+        return {name: value / total for name, value in self.reduced(sums).items()}
+
+    def _count_shortened(self, encoded: Sequence[EncodedResponses]) -> None:
+        """Add up over ranks what did not fit into the context."""
+        counts = self.reduced(
+            {
+                "data/prompts_shortened": self._number(sum(one.truncated_prompts for one in encoded)),
+                "data/responses_shortened": self._number(sum(one.truncated_responses for one in encoded)),
+            }
+        )
+        self.shortened = {name: self.shortened[name] + count for name, count in counts.items()}
+
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(float(value), dtype=torch.float64, device=self.device)

@@ -1,0 +1,269 @@
+"""Perceptrons in environments: what they read, say, keep and refuse."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scripted_environments import scattered
+from training_helpers import Letters, run_seed_is, same, snapshot
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.control.backbone import ControlBackbone
+from rlhf_lightning.models.control.policy import ControlCritic, ControlPolicy, perceptron
+from rlhf_lightning.models.control.spaces import Spaces
+from rlhf_lightning.models.reward.architectures import JointEncoder
+from rlhf_lightning.ops.noise import row_keys
+from rlhf_lightning.types import ObservationContext, Rollout
+
+CHOICES = Spaces("Choices-v0", observation_size=3, choices=4)
+VECTORS = Spaces("Vectors-v0", observation_size=3, low=(-1.0, -math.inf), high=(1.0, math.inf))
+BOTH = pytest.mark.parametrize("spaces", [CHOICES, VECTORS], ids=["choices", "vectors"])
+MASK = torch.tensor([[True, True, True], [True, False, False]])
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def built(spaces, **settings):
+    return scattered(ControlPolicy(spaces, hidden=(5,), **settings).double(), 0.5)
+
+
+def trajectory(policy, seed=0):
+    """Context and actions [2 3]; what the mask hides is not a number, or no action."""
+    observations, following = random(2, 3, 3, seed=seed), random(2, 3, 3, seed=seed + 1)
+    noise = policy.noise(row_keys(seed=seed, stream=0, iteration=0, rows=torch.arange(6)).view(2, 3))
+    actions = policy.act(observations, noise).detach()
+    hidden = ~MASK
+    observations[hidden], following[hidden] = math.nan, math.nan
+    actions[hidden] = math.nan if actions.is_floating_point() else -1
+    return ObservationContext(observations, following), actions
+
+
+@BOTH
+def test_evaluation_is_that_of_each_step_alone(spaces):
+    policy, other = built(spaces), built(spaces, temperature=1.0)
+    with torch.no_grad():
+        other.trunk[0].bias += 1
+    context, actions = trajectory(policy)
+    outputs = policy.evaluate(context, actions, MASK, against=other)
+    for b, t in MASK.nonzero().tolist():
+        observation = context.observations[b, t]
+        ours, theirs = (p.head(p.trunk(observation), temperature=1.0) for p in (policy, other))
+        assert outputs.logprobs[b, t].item() == pytest.approx(ours.logprobs(actions[b, t]).item(), rel=1e-9)
+        assert outputs.entropy[b, t].item() == pytest.approx(ours.entropy().item(), rel=1e-9)
+        assert outputs.kl[b, t].item() == pytest.approx(ours.kl(theirs).item(), rel=1e-9)
+    for numbers in (outputs.logprobs, outputs.entropy, outputs.kl):
+        assert torch.equal(numbers[~MASK], torch.zeros(2, dtype=torch.float64))
+    assert (outputs.kl[MASK] > 1e-3).all()
+    assert policy.evaluate(context, actions, MASK).kl is None
+    assert policy.evaluate(context, actions, MASK, against=policy).kl.abs().max() < 1e-12
+
+
+@BOTH
+def test_gradients_do_not_see_what_the_mask_hides(spaces):
+    policy = built(spaces)
+    context, actions = trajectory(policy)
+    outputs = policy.evaluate(context, actions, MASK)
+    gradients = torch.autograd.grad((outputs.logprobs + outputs.entropy).sum(), tuple(policy.parameters()))
+    assert all(torch.isfinite(g).all() for g in gradients)
+    first = ObservationContext(context.observations[MASK][:, None], context.next_observations[MASK][:, None])
+    alone = policy.evaluate(first, actions[MASK][:, None], torch.ones(4, 1, dtype=torch.bool))
+    expected = torch.autograd.grad((alone.logprobs + alone.entropy).sum(), tuple(policy.parameters()))
+    torch.testing.assert_close(gradients, expected)
+
+
+@BOTH
+def test_fisher_vector_product_is_the_difference_of_gradients(spaces):
+    policy, old = built(spaces), built(spaces)
+    context, actions = trajectory(policy)
+    parameters = tuple(policy.parameters())
+    direction = [random(*p.shape, seed=9) for p in parameters]
+
+    def gradient(create_graph=False):
+        kl = old.evaluate(context, actions, MASK, against=policy).kl.sum()
+        return torch.autograd.grad(kl, parameters, create_graph=create_graph)
+
+    inner = sum((g * d).sum() for g, d in zip(gradient(create_graph=True), direction, strict=True))
+    product = torch.autograd.grad(inner, parameters)
+    step, moved = 1e-5, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for parameter, start, d in zip(parameters, old.parameters(), direction, strict=True):
+                parameter.copy_(start + sign * step * d)
+        moved.append(gradient())
+    for exact, plus, minus in zip(product, *moved, strict=True):
+        torch.testing.assert_close(exact, (plus - minus) / (2 * step), rtol=1e-4, atol=1e-7)
+
+
+@BOTH
+def test_actions_have_the_logprobs_of_the_evaluation(spaces):
+    """Shares of Gumbel-max draws and densities: here only that act and evaluate use one distribution."""
+    policy = built(spaces, temperature=0.7)
+    observation = random(1, 3)
+    greedy = policy.act(observation)
+    context = ObservationContext(observation[:, None], observation[:, None])
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    best = policy.evaluate(context, greedy[:, None], mask).logprobs
+    noise = policy.noise(row_keys(seed=0, stream=0, iteration=0, rows=torch.arange(200)))
+    drawn = policy.act(observation.expand(200, 3), noise)
+    assert drawn.unique(dim=0).shape[0] > 2
+    for action in drawn[:20]:
+        assert policy.evaluate(context, action[None, None], mask).logprobs <= best
+
+
+@BOTH
+def test_acting_for_some_environments_is_acting_for_all(spaces):
+    policy = built(spaces)
+    observations, keys = random(6, 3), row_keys(seed=1, stream=0, iteration=2, rows=torch.arange(6))
+    whole, some = policy.act(observations, policy.noise(keys)), torch.tensor([1, 4])
+    torch.testing.assert_close(
+        policy.act(observations[some], policy.noise(keys[some])), whole[some], rtol=0, atol=1e-12
+    )
+
+
+def test_observations_are_normalized_in_acting_and_before_evaluating():
+    policy = built(VECTORS, normalize_observations=True)
+    plain = built(VECTORS)
+    policy.normalizer.update(10 + 3 * random(50, 3, seed=4))
+    observations = 10 + 3 * random(4, 3, seed=5)
+    assert torch.equal(policy.act(observations), plain.act(policy.read(observations)))
+    assert not torch.allclose(policy.act(observations), plain.act(observations))
+    assert policy.read(observations.float()).dtype == torch.float64
+
+
+def test_actions_are_taken_within_the_bounds():
+    assert CHOICES.taken(np.array([0, 3])).tolist() == [0, 3]
+    shifted = dataclasses.replace(CHOICES, first_choice=-1)
+    assert shifted.taken(np.array([0, 3])).tolist() == [-1, 2]
+    vectors = VECTORS.taken(np.array([[-3.0, -3.0], [0.25, 7.0]]))
+    assert vectors.tolist() == [[-1.0, -3.0], [0.25, 7.0]]
+    assert vectors.dtype == np.float32
+
+
+# -- the critic ------------------------------------------------------------------------------------------------
+
+
+def test_values_follow_until_an_episode_terminates():
+    critic = scattered(ControlCritic(3, (5,), "tanh").double())
+    context = ObservationContext(random(2, 3, 3), random(2, 3, 3, seed=1))
+    context.observations[~MASK], context.next_observations[~MASK] = math.nan, math.nan
+    flags = torch.zeros(2, 3, dtype=torch.bool)
+    terminated, truncated = flags.clone(), flags.clone()
+    terminated[0, 1] = truncated[0, 0] = terminated[1, 0] = truncated[1, 0] = True  # the last in both ways
+    zeros = torch.zeros(2, 3, dtype=torch.float64)
+    rollout = Rollout(context, zeros.long(), MASK, zeros, terminated, truncated, torch.arange(2))
+    values = critic.values(context, rollout.actions, MASK)
+    following = critic.next_values(rollout, values)
+
+    def value(observation):
+        return critic.score(critic.trunk(observation)).item()
+
+    for b, t in MASK.nonzero().tolist():
+        assert values[b, t].item() == pytest.approx(value(context.observations[b, t]), rel=1e-9)
+        after = 0.0 if terminated[b, t] else value(context.next_observations[b, t])
+        assert following[b, t].item() == pytest.approx(after, rel=1e-9)
+    assert following[0, 0] != 0  # truncated
+    assert values[~MASK].tolist() == following[~MASK].tolist() == [0, 0]
+
+
+# -- building and saving ---------------------------------------------------------------------------------------
+
+
+def test_networks_start_orthogonal():
+    policy = ControlBackbone(hidden=(8, 8)).policy(lambda: CHOICES)
+    critic = ControlBackbone(hidden=(8, 8)).critic(policy)
+    for network, last, gain in ((policy, policy.head.layer, 0.01), (critic, critic.score, 1.0)):
+        torch.testing.assert_close(network.trunk[2].weight @ network.trunk[2].weight.T, 2 * torch.eye(8))
+        torch.testing.assert_close(last.weight @ last.weight.T, gain**2 * torch.eye(len(last.weight)))
+        assert all((p == 0).all() for name, p in network.named_parameters() if name.endswith("bias"))
+    assert not torch.equal(policy.trunk[0].weight, critic.trunk[0].weight)
+    assert ControlBackbone(initial_log_std=-0.5).policy(lambda: VECTORS).head.log_std.tolist() == [-0.5, -0.5]
+    assert [type(layer).__name__ for layer in perceptron(3, (4, 5), "relu")] == ["Linear", "ReLU", "Linear", "ReLU"]
+
+
+def test_start_follows_from_the_seed_of_the_run_alone():
+    def start(seed):
+        with run_seed_is(seed):
+            return snapshot(ControlBackbone().policy(lambda: CHOICES))
+
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    assert same(start(0), start(0))
+    assert not same(start(0), start(1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@BOTH
+def test_saved_policy_plays_as_before(tmp_path, spaces):
+    policy = scattered(
+        ControlPolicy(spaces, hidden=(5, 6), temperature=0.5, normalize_observations=True, activation="relu")
+    )
+    policy.normalizer.update(random(20, 3))
+    policy.save(tmp_path / "export")
+    state = torch.random.get_rng_state()
+    loaded = ControlPolicy.load(tmp_path / "export")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert same(snapshot(loaded), snapshot(policy))
+    assert loaded.spaces == spaces
+    observations, noise = (
+        random(4, 3).float(),
+        policy.noise(row_keys(seed=0, stream=0, iteration=0, rows=torch.arange(4))),
+    )
+    assert torch.equal(loaded.act(observations, noise), policy.act(observations, noise))
+
+
+def test_policy_that_cannot_be_loaded_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"has no policy.json; expected the export of a run in an environment"):
+        ControlPolicy.load(tmp_path)
+    built(CHOICES).save(tmp_path)
+    (tmp_path / "policy.json").write_text(
+        (tmp_path / "policy.json").read_text().replace('"choices": 4', '"choices": 5')
+    )
+    with pytest.raises(UserError, match="holds no policy that can be loaded") as refusal:
+        ControlPolicy.load(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_critic_is_saved(tmp_path):
+    from safetensors.torch import load_file
+
+    critic = ControlCritic(3, (5,), "tanh")
+    critic.save(tmp_path / "critic")
+    assert same(load_file(tmp_path / "critic" / "critic.safetensors"), snapshot(critic))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: ControlBackbone(distribution="categorical").policy(lambda: VECTORS),
+            "vectors of length 2; expected gaussian",
+        ),
+        (
+            lambda: ControlBackbone(distribution="gaussian").policy(lambda: CHOICES),
+            "are 4 choices; expected categorical",
+        ),
+        (
+            lambda: ControlBackbone(distribution="beta"),
+            "distribution is 'beta'; expected auto or categorical or gaussian",
+        ),
+        (lambda: ControlBackbone(activation="gelu"), "activation is 'gelu'; expected tanh or relu"),
+        (lambda: ControlBackbone(hidden=(64, 0)), "hidden must be sizes of at least 1"),
+        (lambda: ControlBackbone(initial_log_std=math.nan), "initial_log_std must be a finite number, got nan"),
+        (lambda: ControlBackbone().policy(lambda: CHOICES, temperature=0.0), "temperature must be a number above 0"),
+        (lambda: ControlBackbone().policy(Letters().interface), "the task is one of text; expected LanguageBackbone"),
+        (
+            lambda: JointEncoder().build(ControlBackbone(), lambda: CHOICES, columns=1, seed=None),
+            "builds no reward model",
+        ),
+        (lambda: ControlBackbone().critic(built(CHOICES), init="x"), r"critic.init is a reward model of text.*null"),
+        (lambda: ControlBackbone().critic(built(CHOICES), shared=True), r"critic.shared true is for language models"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line(build, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        build()
+    assert "\n" not in str(refusal.value)
