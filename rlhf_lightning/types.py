@@ -249,6 +249,7 @@ class ScoredRollout:
         measures: further numbers per trajectory to log, never trained on (``gold`` among them).
         timings: seconds spent, by stage.
         prompts_shortened: how many prompts lost their first tokens to fit into the context.
+        drawn: everything that was collected, where these rows are a selection of it; metrics are about all of it.
     """
 
     rollout: Rollout
@@ -262,6 +263,7 @@ class ScoredRollout:
     measures: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     prompts_shortened: int = 0
+    drawn: ScoredRollout | None = None
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -269,18 +271,27 @@ class ScoredRollout:
 
 @dataclass
 class TrainBatch(Trajectories):
-    """What a policy update reads: everything ``[B, T]``, advantages and returns included.
+    """What a policy update reads, ``[B, T]`` each; what an algorithm does not have is None.
 
     Args:
-        old_values: at collection; with one more axis where each objective has a value of its own.
-        returns: what the values are fitted to, of their shape.
         ref_logprobs: log-probability of each action under the reference; None where the loss has no KL to it.
+        old_values: at collection; with one more axis where each objective has a value of its own.
+        returns: what the values are fitted to, of their shape; None, like ``old_values``, without a critic.
     """
 
-    old_values: Float[Tensor, "B T *O"]
-    advantages: Float[Tensor, "B T"]
-    returns: Float[Tensor, "B T *O"]
     ref_logprobs: Float[Tensor, "B T"] | None = None
+    old_values: Float[Tensor, "B T *O"] | None = None
+    returns: Float[Tensor, "B T *O"] | None = None
+
+    @classmethod
+    def of(cls, rollout: Trajectories, **parts: Tensor | None) -> Self:
+        """A batch of all trajectories of a rollout.
+
+        Args:
+            parts: the fields that a batch has beside those of the rollout.
+        """
+        shared = {f.name: getattr(rollout, f.name) for f in fields(Trajectories)}
+        return cls(**shared, **parts)
 
     def units(self) -> Self:
         """What minibatches are made of: whole responses, or an environment's single transitions, [N, 1] each."""
@@ -289,3 +300,14 @@ class TrainBatch(Trajectories):
         mask = self.action_mask
         cut = {name: value[mask][:, None] for name, value in self._given().items() if name != "context"}
         return replace(self, context=self.context.single(mask), **cut)
+
+
+@dataclass(kw_only=True)
+class AdvantageBatch(TrainBatch):
+    """A batch of which each action has an advantage.
+
+    Args:
+        advantages: how much better an action was than what the policy does on average.
+    """
+
+    advantages: Float[Tensor, "B T"]

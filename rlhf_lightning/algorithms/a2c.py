@@ -13,9 +13,9 @@ by default; AdamW instead of RMSProp; the KL to the reference is part of the rew
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
-from rlhf_lightning.algorithms.parts.critic import ActorCritic, CriticOptions
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
@@ -24,10 +24,10 @@ from rlhf_lightning.ops.masking import whiten
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import ScoredRollout, TrainBatch
+from rlhf_lightning.types import AdvantageBatch, ScoredRollout
 
 
-class A2C(ActorCritic):
+class A2C(OnPolicy[AdvantageBatch]):
     """The policy gradient with a critic that bootstraps.
 
     Args:
@@ -59,28 +59,40 @@ class A2C(ActorCritic):
         eval_every: int = 10,
     ) -> None:
         super().__init__(
-            *(task, backbone, optimization, critic, kl),
-            **{"gamma": gamma, "lam": lam, "temperature": temperature, "eval_every": eval_every},
+            task,
+            backbone,
+            optimization,
+            kl,
+            temperature=temperature,
+            eval_every=eval_every,
+            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
         )
         if not 0 <= entropy_coef < math.inf:
             raise UserError(f"model.init_args.entropy_coef must be 0 or more, got {entropy_coef}")
         self.whiten_advantages = whiten_advantages
         self.entropy_coef = entropy_coef
 
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+    def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Advantages and targets from the critic."""
-        batch = super().prepare(scored)
-        if not self.whiten_advantages:
-            return batch
-        return replace(batch, advantages=whiten(batch.advantages, batch.action_mask, eps=1e-8))
+        shaped = self.reference.shape(scored, self.policy)
+        estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
+        advantages = estimate.advantages
+        if self.whiten_advantages:
+            advantages = whiten(advantages, scored.rollout.action_mask, eps=1e-8)
+        batch = AdvantageBatch.of(
+            scored.rollout,
+            advantages=advantages,
+            old_values=estimate.old_values,
+            returns=estimate.returns,
+            ref_logprobs=shaped.ref_logprobs,
+        )
+        return Prepared(batch.units(), scored.rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
+    def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on everything."""
-        metrics = self.accumulate(self.whole(batch))
-        self.apply_gradients(frozen=self.frozen())
-        return metrics
+        return self.take_one_step(prepared.batch)
 
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
         """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it stands in the loss, and value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
@@ -89,9 +101,9 @@ class A2C(ActorCritic):
         outputs = self.evaluated(part)
         logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
         policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
-        critic = self.critic_loss(part, whole, outputs)
+        critic = self.critic.loss(self.policy, part, whole, outputs)
 
-        kl = self.kl_losses(part, outputs)
+        kl = self.reference.losses(part, outputs)
         value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
         sums = {"policy/loss": policy_loss.sum(), "objective/entropy": entropy.sum()}
         largest = {"rollout/logprob_gap": (logprobs - part.old_logprobs[mask]).abs().max()}

@@ -16,23 +16,39 @@ computed from the bound of corollary 4.2, which is far too small to be of use; a
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass
 
-from rlhf_lightning.algorithms.base.on_policy import check_stop_kl
-from rlhf_lightning.algorithms.parts.critic import ActorCritic, CriticOptions, check_range, means
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, check_range
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.metrics import KL_OLD, STEPS
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.kl import k3
-from rlhf_lightning.ops.losses import conservative_weights, policy_gradient_loss
+from rlhf_lightning.ops.losses import conservative_weights
 from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import ScoredRollout, TrainBatch
 
 
-class CPI(ActorCritic):
+@dataclass(kw_only=True)
+class WeightedBatch(TrainBatch):
+    """A batch of which each action has a weight in the mixture.
+
+    Args:
+        weights: (1 − α) + α w.
+    """
+
+    weights: Float[Tensor, "B T"]
+
+
+class CPI(OnPolicy[WeightedBatch]):
     """Fits the policy to a mixture of itself and a better one.
 
     Args:
@@ -71,8 +87,13 @@ class CPI(ActorCritic):
         eval_every: int = 10,
     ) -> None:
         super().__init__(
-            *(task, backbone, optimization, critic, kl),
-            **{"gamma": gamma, "lam": lam, "temperature": temperature, "eval_every": eval_every},
+            task,
+            backbone,
+            optimization,
+            kl,
+            temperature=temperature,
+            eval_every=eval_every,
+            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
         )
         check_range("mixture", mixture, 0, 1)
         if not 0 < eta < math.inf:
@@ -85,42 +106,41 @@ class CPI(ActorCritic):
         self.stop_kl = stop_kl
 
     def setup(self, stage: str) -> None:
-        """See that the devices can share a minibatch."""
+        """Check that the devices can share a minibatch."""
         super().setup(stage)
         self.check_minibatch_size(self.minibatch_size)
 
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
-        """The weight of each action in the mixture, in place of its advantage."""
-        batch = super().prepare(scored)
-        whitened = whiten(batch.advantages, batch.action_mask, eps=1e-8)
-        weights = conservative_weights(whitened, batch.action_mask, mixture=self.mixture, temperature=self.eta)
-        return replace(batch, advantages=weights)
+    def prepare(self, scored: ScoredRollout) -> Prepared[WeightedBatch]:
+        """The weight of each action in the mixture, from whitened advantages by GAE."""
+        mask = scored.rollout.action_mask
+        shaped = self.reference.shape(scored, self.policy)
+        estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
+        whitened = whiten(estimate.advantages, mask, eps=1e-8)
+        weights = conservative_weights(whitened, mask, mixture=self.mixture, temperature=self.eta)
+        batch = WeightedBatch.of(
+            scored.rollout,
+            weights=weights,
+            old_values=estimate.old_values,
+            returns=estimate.returns,
+            ref_logprobs=shaped.ref_logprobs,
+        )
+        metrics = {**estimate.metrics, **shaped.metrics, "policy/weight_max": weights[mask].max().item()}
+        return Prepared(batch.units(), scored.rollout, shaped.kl, metrics)
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
+    def update(self, prepared: Prepared[WeightedBatch]) -> dict[str, float]:
         """Several epochs of shuffled minibatches towards the mixture, ended early when the policy has moved enough."""
-        measured: list[dict[str, float]] = []
-        steps = 0
-        for minibatch in self.minibatches(batch, size=self.minibatch_size, epochs=self.inner_epochs):
-            measured.append(self.accumulate(minibatch))
-            if self.went_too_far(measured[-1]["policy/kl_old"], self.stop_kl):
-                break
-            self.apply_gradients(frozen=self.frozen())
-            steps += 1
-        return means(measured) | {
-            "policy/weight_max": batch.advantages[batch.action_mask].max().item(),
-            "policy/steps": steps,
-            # before the first step: logprobs captured while decoding against those of the training forward
-            "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
-        }
+        return self.take_steps(
+            prepared.batch, epochs=self.inner_epochs, minibatch_size=self.minibatch_size, stop_kl=self.stop_kl
+        )
 
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: WeightedBatch, whole: Minibatch[WeightedBatch]) -> Loss:
         """Weighted negative log-likelihood of the actions, the KL where it stands in the loss, and value regression."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         logprobs, old_logprobs = outputs.logprobs[mask], part.old_logprobs[mask]
-        losses = policy_gradient_loss(logprobs, part.advantages[mask]).sum()
-        critic = self.critic_loss(part, whole, outputs)
-        policy_loss = (losses + self.kl_losses(part, outputs).sum()) / whole.sequences
+        losses = (-part.weights[mask] * logprobs).sum()
+        critic = self.critic.loss(self.policy, part, whole, outputs)
+        policy_loss = (losses + self.reference.losses(part, outputs).sum()) / whole.sequences
         value = critic.value + (policy_loss if self.policy_learns else 0.0)
         sums = {
             "policy/loss": losses,
@@ -128,3 +148,8 @@ class CPI(ActorCritic):
             "objective/entropy": outputs.entropy[mask].sum(),
         }
         return Loss(value, sums | critic.sums, {"rollout/logprob_gap": (logprobs - old_logprobs).abs().max()})
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Also those of the weights and of the update."""
+        weight = Metric("Largest weight", "of an action in the better policy", "policy/weight_max", floor=0)
+        return (*super().metrics(), weight, KL_OLD, STEPS)

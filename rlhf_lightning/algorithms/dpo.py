@@ -18,21 +18,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base.feedback import PreferenceAlgorithm
+from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.language.text import EncodedResponses
 from rlhf_lightning.ops.preference import ipo_loss, sigmoid_preference_loss
-from rlhf_lightning.ops.ratios import sequence_log_ratio
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
@@ -94,7 +92,7 @@ class IPOLoss(PreferenceLoss):
         return ipo_loss(chosen_log_ratio, rejected_log_ratio, beta=self.beta)
 
 
-class DPO(PreferenceAlgorithm):
+class DPO(FeedbackAlgorithm[PreferencePair]):
     """Raises the chosen response over the rejected one, measured from the policy at the start.
 
     Args:
@@ -125,7 +123,9 @@ class DPO(PreferenceAlgorithm):
         log_every: int = 10,
     ) -> None:
         super().__init__(
-            *(task, backbone, optimization),
+            task,
+            backbone,
+            optimization,
             reward=reward,
             max_response_tokens=max_response_tokens,
             max_new_tokens=max_new_tokens,
@@ -134,14 +134,9 @@ class DPO(PreferenceAlgorithm):
         )
         self.loss = loss
 
-    def loss_sum(
-        self, examples: Sequence[PreferencePair], encoded: EncodedResponses
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_sum(self, part: Part[PreferencePair]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, summed over pairs; rewards β log π/π_ref, their difference, and whether it is above 0."""
-        logprobs = self.logprobs(self.policy, encoded)
-        with torch.no_grad():
-            ref_logprobs = self.logprobs(self.reference, encoded)
-        chosen, rejected = sequence_log_ratio(logprobs, ref_logprobs, encoded.action_mask).chunk(2)
+        chosen, rejected = self.log_ratios(part.encoded).chunk(2)
         rewards = [self.loss.beta * ratio.detach() for ratio in (chosen, rejected)]
         margin = rewards[0] - rewards[1]
         right = (margin.sign() + 1) / 2  # a tie is half right
@@ -151,3 +146,20 @@ class DPO(PreferenceAlgorithm):
             "chosen_reward": rewards[0].sum(),
             "rejected_reward": rewards[1].sum(),
         }
+
+    def own_metrics(self) -> tuple[Metric, ...]:
+        """Of the pairs, by the reward that the policy implies."""
+        unit = "β times the log ratio to the reference"
+        return (
+            Metric(
+                "Accuracy",
+                "share of pairs ordered rightly",
+                "dpo/accuracy",
+                "eval/accuracy",
+                mark=0.5,
+                mark_name="coin toss",
+            ),
+            Metric("Margin", "reward of chosen − rejected", "dpo/margin", "eval/margin"),
+            Metric("Reward of the chosen", unit, "dpo/chosen_reward", "eval/chosen_reward"),
+            Metric("Reward of the rejected", unit, "dpo/rejected_reward", "eval/rejected_reward"),
+        )

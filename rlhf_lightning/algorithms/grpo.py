@@ -34,27 +34,28 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm, check_stop_kl
-from rlhf_lightning.algorithms.parts.critic import means
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
 from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
+from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import Clip, Ratio, Surrogate, TokenRatio
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import group_advantages, groups_that_differ, overlong_penalty
 from rlhf_lightning.ops.kl import k3
-from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.ops.masking import masked, sequence_sum
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.rollout.joining import joined, selected
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch
+from rlhf_lightning.types import AdvantageBatch, Rollout, ScoredRollout
 
 STD_EPS = 1e-4
 """Added to a group's standard deviation."""
@@ -112,7 +113,7 @@ class ResponseSum(Average):
         return losses.sum() / responses
 
 
-class GRPO(PolicyAlgorithm):
+class GRPO(OnPolicy[AdvantageBatch]):
     """PPO's surrogate without a critic: responses to the same prompt are compared with each other.
 
     Args:
@@ -157,7 +158,7 @@ class GRPO(PolicyAlgorithm):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(task, backbone, optimization, kl, temperature, eval_every)
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
         self.ratio = ratio
         self.surrogate = copy.deepcopy(surrogate)
         self.average = average
@@ -168,7 +169,6 @@ class GRPO(PolicyAlgorithm):
         self.dynamic_sampling = dynamic_sampling
         self.overlong_cache = overlong_cache
         self.samples = 0
-        self._drawn: dict[str, float] = {}
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -182,7 +182,7 @@ class GRPO(PolicyAlgorithm):
             raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
 
     def setup(self, stage: str) -> None:
-        """See that there is something to compare with, and that sizes fit."""
+        """Check that prompts have several responses, and that all sizes fit."""
         super().setup(stage)
         self.check_groups()
         if self.overlong_cache > self.rollouts.responses.max_new_tokens:
@@ -200,16 +200,14 @@ class GRPO(PolicyAlgorithm):
             draws.append(self.rollouts.collect(self.policy, self.current_epoch, attempt=len(draws)))
             differ.append(self._differs(draws[-1]))
         drawn, useful = joined(draws), torch.cat(differ)
-        batch = selected(drawn, torch.argsort(~useful, stable=True)[: len(draws[0])].sort().values)
         self.samples += len(drawn)
-        self._drawn = {
-            "samples": self.samples,
-            **self.rollouts.statistics(drawn),
-            "objective/reward": self._returns(drawn.rewards, drawn.rollout).mean().item(),
-            "rollout/groups_kept": int(self._differs(batch).sum()) // batch.group_size,
-            "rollout/tokens_per_second": drawn.rollout.action_mask.sum().item() / drawn.timings["rollout_seconds"],
-        }
-        return batch
+        batch = selected(drawn, torch.argsort(~useful, stable=True)[: len(draws[0])].sort().values)
+        return replace(batch, drawn=drawn)
+
+    def counted(self, scored: ScoredRollout) -> dict[str, float]:
+        """Also all responses so far, and how many groups of the batch differ in their rewards."""
+        groups = int(self._differs(scored).sum()) // scored.group_size
+        return super().counted(scored) | {"samples": self.samples, "rollout/groups_kept": groups}
 
     def _differs(self, scored: ScoredRollout) -> Bool[Tensor, " B"]:
         return groups_that_differ(self._returns(scored.rewards, scored.rollout), group_size=scored.group_size)
@@ -222,47 +220,35 @@ class GRPO(PolicyAlgorithm):
         limit = self.rollouts.responses.max_new_tokens
         return returns + overlong_penalty(rollout.lengths(), max_length=limit, cache_length=self.overlong_cache)
 
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+    def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Advantages within groups; log-probabilities under the reference where the KL to it stands in the loss."""
         rollout, mask = scored.rollout, scored.rollout.action_mask
-        rewards, ref_logprobs = self.shaped_rewards(scored)
-        price = sequence_sum(scored.rewards - rewards, mask).mean().item()
-        self.row |= self._drawn
-        self.row["objective/reward"] -= price  # of the responses that are trained on
-        returns = self._returns(rewards, rollout)
+        shaped = self.reference.shape(scored, self.policy)
         advantages = group_advantages(
-            returns, group_size=scored.group_size, normalize_std=self.normalize_std, eps=STD_EPS
+            self._returns(shaped.rewards, rollout),
+            group_size=scored.group_size,
+            normalize_std=self.normalize_std,
+            eps=STD_EPS,
         )
-        zeros = torch.zeros_like(rollout.old_logprobs)
-        return TrainBatch(
-            context=rollout.context,
-            actions=rollout.actions,
-            action_mask=mask,
-            old_logprobs=rollout.old_logprobs,
-            old_values=zeros,
-            advantages=torch.where(mask, advantages[:, None], zeros),
-            returns=zeros,
-            ref_logprobs=ref_logprobs,
-        )
+        advantages = masked(advantages[:, None].expand(mask.shape), mask)
+        batch = AdvantageBatch.of(rollout, advantages=advantages, ref_logprobs=shaped.ref_logprobs)
+        # The price is known of the responses that are trained on, the rewards of all that were drawn.
+        drawn = scored.drawn or scored
+        price = sequence_sum(scored.rewards - shaped.rewards, mask).mean().item()
+        reward = self._returns(drawn.rewards, drawn.rollout).mean().item() - price
+        return Prepared(batch.units(), rollout, shaped.kl, {"objective/reward": reward, **shaped.kl_metrics})
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
+    def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
-        measured: list[dict[str, float]] = []
-        steps = 0
-        for minibatch in self.minibatches(batch, size=self.minibatch_size or len(batch), epochs=self.inner_epochs):
-            measured.append(self.accumulate(minibatch))
-            if self.went_too_far(measured[-1]["policy/kl_old"], self.stop_kl):
-                break
-            self.apply_gradients()
-            steps += 1
-        return means(measured) | {
-            "policy/ratio_max": max(row["policy/ratio_max"] for row in measured),
-            "policy/steps": steps,
-            # before the first step: logprobs captured while decoding against those of the training forward
-            "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
-        }
+        batch = prepared.batch
+        return self.take_steps(
+            batch,
+            epochs=self.inner_epochs,
+            minibatch_size=self.minibatch_size or len(batch),
+            stop_kl=self.stop_kl,
+        )
 
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
         """The surrogate and the KL to the reference, each averaged over its places."""
         mask, places = part.action_mask, self.ratio.places(part.action_mask)
         count = whole.sequences if self.ratio.whole_responses else whole.tokens
@@ -271,7 +257,7 @@ class GRPO(PolicyAlgorithm):
         advantages = part.advantages[places]
         surrogate = self.surrogate.loss(log_ratio, advantages)
         value = self.average.of(surrogate, places, responses=whole.sequences, count=count)
-        kl = self.average.of(self.kl_losses(part, outputs), mask, responses=whole.sequences, count=whole.tokens)
+        kl = self.average.of(self.reference.losses(part, outputs), mask, responses=whole.sequences, count=whole.tokens)
         sums = {  # reported as means per action
             "policy/loss": value * whole.tokens,
             "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * whole.tokens / count,
@@ -282,12 +268,17 @@ class GRPO(PolicyAlgorithm):
         largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap}
         return Loss(value + kl, sums, largest)
 
+    def metrics(self) -> tuple[Metric, ...]:
+        """Also those of the groups and of the update."""
+        groups = Metric("Groups that differ", "in their scores, per batch", "rollout/groups_kept", floor=0)
+        return (*super().metrics(), groups, KL_OLD, STEPS, CLIP_FRACTION)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of responses that were drawn."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["samples"] = self.samples
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count on from it."""
+        """Restore it."""
         super().on_load_checkpoint(checkpoint)
         self.samples = int(checkpoint["samples"])

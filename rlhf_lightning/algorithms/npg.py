@@ -16,20 +16,22 @@ import math
 
 from torch import nn
 
-from rlhf_lightning.algorithms.parts.critic import ActorCritic, CriticOptions
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.metrics import CG_RESIDUAL, kl_of_step
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.losses import policy_gradient_loss
-from rlhf_lightning.ops.trust_region import conjugate_gradient, damped, trust_region_scale
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import TrainBatch
+from rlhf_lightning.types import AdvantageBatch, ScoredRollout
 
 
-class NPG(ActorCritic):
+class NPG(OnPolicy[AdvantageBatch]):
     """The natural gradient with a critic and GAE: one step per rollout.
 
     Args:
@@ -67,8 +69,13 @@ class NPG(ActorCritic):
         eval_every: int = 10,
     ) -> None:
         super().__init__(
-            *(task, backbone, optimization, critic, kl),
-            **{"gamma": gamma, "lam": lam, "temperature": temperature, "eval_every": eval_every},
+            task,
+            backbone,
+            optimization,
+            kl,
+            temperature=temperature,
+            eval_every=eval_every,
+            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
         )
         limits = {
             "max_kl": (0 < max_kl < math.inf, "above 0 nats per action", max_kl),
@@ -87,23 +94,36 @@ class NPG(ActorCritic):
         self.minibatch_size = minibatch_size
 
     def setup(self, stage: str) -> None:
-        """See that the devices can share a minibatch."""
+        """Check that the devices can share a minibatch."""
         super().setup(stage)
         self.check_minibatch_size(self.minibatch_size)
 
     def networks(self) -> dict[str, nn.Module]:
         """The critic: AdamW never touches the policy."""
-        return {"value": self.critic}
+        return self.critic.networks()
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
+    def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
+        """Advantages by GAE."""
+        shaped = self.reference.shape(scored, self.policy)
+        estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
+        batch = AdvantageBatch.of(
+            scored.rollout,
+            advantages=estimate.advantages,
+            old_values=estimate.old_values,
+            returns=estimate.returns,
+            ref_logprobs=shaped.ref_logprobs,
+        )
+        return Prepared(batch.units(), scored.rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
+
+    def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One natural step; then the critic."""
-        row: dict[str, float] = {}
+        batch, row = prepared.batch, {}
         if self.policy_learns:
             with full_precision(self.device.type):
                 row = self._step(batch)
-        return row | self.fit_critic(batch, size=self.minibatch_size, epochs=self.critic_epochs)
+        return row | self.fit_critic(batch, epochs=self.critic_epochs, minibatch_size=self.minibatch_size)
 
-    def _step(self, batch: TrainBatch) -> dict[str, float]:
+    def _step(self, batch: AdvantageBatch) -> dict[str, float]:
         geometry = PolicyGeometry(
             self.policy,
             batch,
@@ -112,28 +132,29 @@ class NPG(ActorCritic):
             key=self.current_epoch,
         )
         row = self.accumulate(self.whole(batch))
-        gradient = -geometry.gradient(getattr(self.trainer.precision_plugin, "scaler", None))  # of what is maximized
-        product = damped(geometry.fisher_product, damping=self.fisher.damping)
-        direction, residual = conjugate_gradient(
-            product, gradient, iterations=self.fisher.iterations, tolerance=self.fisher.tolerance
-        )
-        scale = self.step_size or trust_region_scale(direction, product(direction), max_kl=self.max_kl).item()
-        self.check_finite("the natural step", scale * direction.norm().item())
-        geometry.move_to(geometry.start + scale * direction)
+        found = geometry.natural_direction(self.grad_scaler, max_kl=None if self.step_size else self.max_kl)
+        scale = self.step_size or found.scale
+        self.check_finite("the natural step", scale * found.direction.norm().item())
+        geometry.move_to(geometry.start + scale * found.direction)
         return row | {
-            "policy/grad_norm": gradient.norm().item(),
+            **found.metrics(),
             "trust_region/kl": geometry.kl(),
             "trust_region/step_size": scale,
-            "trust_region/cg_residual": residual.item(),
-            "trust_region/improvement_expected": scale * (gradient @ direction).item(),
+            "trust_region/improvement_expected": scale * (found.gradient @ found.direction).item(),
         }
 
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
         """−Â log π, and the KL where it stands in the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         losses = policy_gradient_loss(outputs.logprobs[mask], part.advantages[mask]).sum()
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
         sums = {"policy/loss": losses, "objective/entropy": outputs.entropy[mask].sum()}
-        value = (losses + self.kl_losses(part, outputs).sum()) / whole.sequences
+        value = (losses + self.reference.losses(part, outputs).sum()) / whole.sequences
         return Loss(value, sums, {"rollout/logprob_gap": gap})
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Also those of the step."""
+        limit = None if self.step_size else self.max_kl
+        step_size = Metric("Step size", "factor of the natural gradient", "trust_region/step_size", floor=0)
+        return (*super().metrics(), kl_of_step(limit), step_size, CG_RESIDUAL)

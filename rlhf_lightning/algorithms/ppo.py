@@ -15,28 +15,25 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from rlhf_lightning.algorithms.base.on_policy import check_stop_kl
-from rlhf_lightning.algorithms.parts.critic import ActorCritic, CriticOptions, means
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import Clip, Ratio, Surrogate, TokenRatio
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import ScoredRollout, TrainBatch
+from rlhf_lightning.types import AdvantageBatch, ScoredRollout
 
 
-class PPO(ActorCritic):
+class PPO(OnPolicy[AdvantageBatch]):
     """PPO with a critic, GAE and several epochs of shuffled minibatches per rollout.
 
     Args:
@@ -78,8 +75,13 @@ class PPO(ActorCritic):
         eval_every: int = 10,
     ) -> None:
         super().__init__(
-            *(task, backbone, optimization, critic, kl),
-            **{"gamma": gamma, "lam": lam, "temperature": temperature, "eval_every": eval_every},
+            task,
+            backbone,
+            optimization,
+            kl,
+            temperature=temperature,
+            eval_every=eval_every,
+            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
         )
         self.ratio = ratio
         self.surrogate = copy.deepcopy(surrogate)
@@ -88,9 +90,9 @@ class PPO(ActorCritic):
         self.whiten_advantages = whiten_advantages
         self.entropy_coef = entropy_coef
         self.stop_kl = stop_kl
-        self._check_arguments()
+        self._check_arguments(gamma, lam)
 
-    def _check_arguments(self) -> None:
+    def _check_arguments(self, gamma: float, lam: float) -> None:
         limits = {
             "inner_epochs": (self.inner_epochs >= 1, "at least 1", self.inner_epochs),
             "minibatch_size": (self.minibatch_size >= 1, "at least 1", self.minibatch_size),
@@ -98,45 +100,43 @@ class PPO(ActorCritic):
         }
         check_limits("model.init_args", limits)
         check_stop_kl(self.stop_kl)
-        if self.ratio.whole_responses and (self.gamma, self.lam) != (1, 1):
+        if self.ratio.whole_responses and (gamma, lam) != (1, 1):
             raise UserError(
                 f"model.init_args.ratio {type(self.ratio).__name__} takes a response for one action, worth its whole "
-                f"return: expected gamma 1 and lam 1, got {self.gamma} and {self.lam}"
+                f"return: expected gamma 1 and lam 1, got {gamma} and {lam}"
             )
 
     def setup(self, stage: str) -> None:
-        """See that the devices can share a minibatch."""
+        """Check that the devices can share a minibatch."""
         super().setup(stage)
         self.check_minibatch_size(self.minibatch_size)
 
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
-        """Advantages by GAE, whitened over the places where a ratio stands."""
-        batch = super().prepare(scored)
-        if not self.whiten_advantages:
-            return batch
-        return replace(batch, advantages=whiten(batch.advantages, self.ratio.places(batch.action_mask), eps=1e-8))
+    def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
+        """Advantages by GAE, whitened over the positions that have a ratio."""
+        shaped = self.reference.shape(scored, self.policy)
+        estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
+        advantages = estimate.advantages
+        if self.whiten_advantages:
+            advantages = whiten(advantages, self.ratio.places(scored.rollout.action_mask), eps=1e-8)
+        batch = AdvantageBatch.of(
+            scored.rollout,
+            advantages=advantages,
+            old_values=estimate.old_values,
+            returns=estimate.returns,
+            ref_logprobs=shaped.ref_logprobs,
+        )
+        return Prepared(batch.units(), scored.rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
+    def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """Several epochs of shuffled minibatches, ended early when the policy has moved far enough."""
-        measured: list[dict[str, float]] = []
-        steps = 0
-        for minibatch in self.minibatches(batch, size=self.minibatch_size, epochs=self.inner_epochs):
-            measured.append(self.accumulate(minibatch))
-            if self.went_too_far(measured[-1]["policy/kl_old"], self.stop_kl):
-                break
-            self.apply_gradients(frozen=self.frozen())
-            steps += 1
+        row = self.take_steps(
+            prepared.batch, epochs=self.inner_epochs, minibatch_size=self.minibatch_size, stop_kl=self.stop_kl
+        )
         if self.surrogate.adapts and self.policy_learns:
-            self.surrogate.adapt(self._kl_to_old(batch))
-        return means(measured) | {
-            "policy/ratio_max": max(row["policy/ratio_max"] for row in measured),
-            "policy/steps": steps,
-            **({"policy/kl_coef": self.surrogate.kl_coef} if self.surrogate.kl_coef else {}),
-            # before the first step: logprobs captured while decoding against those of the training forward
-            "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
-        }
+            self.surrogate.adapt(self.kl_to_old(prepared.batch))
+        return row | ({"policy/kl_coef": self.surrogate.kl_coef} if self.surrogate.kl_coef else {})
 
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
         """Surrogate, entropy bonus, the KL to the reference where it stands in the loss, and value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
@@ -146,12 +146,12 @@ class PPO(ActorCritic):
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
         advantages = part.advantages[self.ratio.places(mask)]
         surrogate = self.surrogate.loss(log_ratio, advantages)
-        entropy, kl_old = outputs.entropy[mask], self._kl_old(outputs.logprobs, part)
+        entropy, kl_old = outputs.entropy[mask], k3(part.old_logprobs, outputs.logprobs)[mask]
         places = whole.sequences if self.ratio.whole_responses else whole.tokens
 
         policy_loss = surrogate.sum() + self.surrogate.kl_coef * kl_old.sum() - self.entropy_coef * entropy.sum()
-        policy_loss = policy_loss + self.kl_losses(part, outputs).sum()
-        critic = self.critic_loss(part, whole, outputs)
+        policy_loss = policy_loss + self.reference.losses(part, outputs).sum()
+        critic = self.critic.loss(self.policy, part, whole, outputs)
         value = critic.value + (policy_loss / whole.sequences if self.policy_learns else 0.0)
         sums = {
             "policy/loss": surrogate.sum(),
@@ -162,17 +162,10 @@ class PPO(ActorCritic):
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
         return Loss(value, sums | critic.sums, {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap})
 
-    def _kl_old(self, logprobs: Float[Tensor, "B T"], part: TrainBatch) -> Float[Tensor, " N"]:
-        """KL(π_old‖π) at the actions that were drawn from π_old."""
-        return k3(part.old_logprobs, logprobs)[part.action_mask]
-
-    @torch.no_grad()
-    def _kl_to_old(self, batch: TrainBatch) -> float:
-        """Its mean over the batch, after the update."""
-        (logprobs,) = self.over_own_rows(
-            lambda part: (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,), batch
-        )
-        return self._kl_old(logprobs, batch).double().mean().item()
+    def metrics(self) -> tuple[Metric, ...]:
+        """Also those of the update."""
+        penalty = Metric("KL penalty of the update", "β of the surrogate", "policy/kl_coef", role="kl", floor=0)
+        return (*super().metrics(), KL_OLD, *((penalty,) if self.surrogate.kl_coef else ()), STEPS, CLIP_FRACTION)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the coefficient of the penalty."""
@@ -180,6 +173,6 @@ class PPO(ActorCritic):
         checkpoint["surrogate_kl_coef"] = self.surrogate.kl_coef
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with it."""
+        """Restore it."""
         super().on_load_checkpoint(checkpoint)
         self.surrogate.kl_coef = checkpoint["surrogate_kl_coef"]

@@ -13,16 +13,17 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base.feedback import PreferenceAlgorithm
+from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.text import EncodedResponses
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
 
-class PreferredFT(PreferenceAlgorithm):
+class PreferredFT(FeedbackAlgorithm[PreferencePair]):
     """Imitates the chosen responses.
 
     Args:
@@ -50,7 +51,9 @@ class PreferredFT(PreferenceAlgorithm):
         log_every: int = 10,
     ) -> None:
         super().__init__(
-            *(task, backbone, optimization),
+            task,
+            backbone,
+            optimization,
             reward=reward,
             max_response_tokens=max_response_tokens,
             max_new_tokens=max_new_tokens,
@@ -62,8 +65,6 @@ class PreferredFT(PreferenceAlgorithm):
         """The chosen responses alone."""
         return self.encode_texts([pair.prompt for pair in examples], [pair.chosen for pair in examples])
 
-    def loss_sum(
-        self, examples: Sequence[PreferencePair], encoded: EncodedResponses
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_sum(self, part: Part[PreferencePair]) -> tuple[Tensor, dict[str, Tensor]]:
         """−log π(y_w), summed over pairs."""
-        return -self.logprobs(self.policy, encoded).sum(), {}
+        return -self.logprobs(self.policy, part.encoded).sum(), {}

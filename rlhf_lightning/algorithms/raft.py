@@ -14,27 +14,24 @@ the iterations, where the paper fine-tunes anew in each.
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
-import torch
-
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm, check_stop_kl
-from rlhf_lightning.algorithms.parts.critic import means
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
-from rlhf_lightning.distributed import of_first_rank, world_size
+from rlhf_lightning.algorithms.parts.metrics import KL_OLD, STEPS
+from rlhf_lightning.distributed import world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import best_of_group
-from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import ScoredRollout, TrainBatch
 
 
-class RAFT(PolicyAlgorithm):
+class RAFT(OnPolicy[TrainBatch]):
     """Fine-tuning on the best of the responses to each prompt.
 
     Args:
@@ -64,7 +61,7 @@ class RAFT(PolicyAlgorithm):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(task, backbone, optimization, kl, temperature, eval_every)
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size
         self.stop_kl = stop_kl
@@ -73,7 +70,7 @@ class RAFT(PolicyAlgorithm):
     def _check_arguments(self) -> None:
         check_counts("model.init_args", inner_epochs=self.inner_epochs, minibatch_size=self.minibatch_size)
         check_stop_kl(self.stop_kl)
-        loss = self.kl.loss
+        loss = self.reference.kl.loss
         if loss is not None and not loss.needs_full_vocabulary:
             raise UserError(
                 f"model.init_args.kl.loss.estimator {loss.estimator} looks at actions that the policy has drawn, and "
@@ -81,7 +78,7 @@ class RAFT(PolicyAlgorithm):
             )
 
     def setup(self, stage: str) -> None:
-        """See that there is something to choose from, and that the devices can share what is kept."""
+        """Check that prompts have several responses, and that the devices can share those that are kept."""
         super().setup(stage)
         self.check_groups()
         size, samples = self.rollouts.rollout_batch_size, self.rollouts.samples_per_prompt
@@ -92,49 +89,42 @@ class RAFT(PolicyAlgorithm):
             )
         self.check_minibatch_size(self.minibatch_size)
 
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
-        """Penalize the KL to the reference; keep each prompt's best response."""
-        shaped, _ = self.shaped_rewards(scored)
-        rewards = sequence_sum(shaped, scored.rollout.action_mask)
+    def prepare(self, scored: ScoredRollout) -> Prepared[TrainBatch]:
+        """Keep each prompt's best response, by its reward less the price of the KL."""
+        shaped = self.reference.shape(scored, self.policy)
+        rewards = sequence_sum(shaped.rewards, scored.rollout.action_mask)
         best = best_of_group(rewards, group_size=scored.group_size)
-        self.row |= {"objective/score_kept": scored.scores[best].double().mean().item()}
-        kept = scored.rollout.select(best)
-        zeros = torch.zeros_like(kept.old_logprobs)
-        return TrainBatch(
-            context=kept.context,
-            actions=kept.actions,
-            action_mask=kept.action_mask,
-            old_logprobs=kept.old_logprobs,
-            old_values=zeros,
-            advantages=zeros,
-            returns=zeros,
+        kept = {"objective/score_kept": scored.scores[best].double().mean().item()}
+        batch = TrainBatch.of(scored.rollout.select(best))
+        return Prepared(batch, scored.rollout, shaped.kl, {**shaped.metrics, **kept})
+
+    def update(self, prepared: Prepared[TrainBatch]) -> dict[str, float]:
+        """Some epochs of minibatches of the responses that were kept, fewer when the policy has moved far enough.
+
+        The KL is measured over all responses: the best are no sample of the old policy.
+        """
+
+        def kl_old() -> float:
+            return self.kl_to_old(prepared.rollout)
+
+        row = self.take_steps(
+            prepared.batch,
+            epochs=self.inner_epochs,
+            minibatch_size=self.minibatch_size or len(prepared.batch),
+            stop_kl=self.stop_kl,
+            kl_old=kl_old,
         )
+        return row | {"policy/kl_old": kl_old()}
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
-        """Some epochs of minibatches of the responses that were kept, fewer when the policy has moved far enough."""
-        measured: list[dict[str, float]] = []
-        size = self.minibatch_size or len(batch)
-        for minibatch in self.minibatches(batch, size=size, epochs=self.inner_epochs):
-            epoch_begins = len(measured) % math.ceil(len(batch) / size) == 0
-            if measured and epoch_begins and self.stop_kl is not None and self._kl_to_old() > self.stop_kl:
-                break
-            measured.append(self.accumulate(minibatch))
-            self.apply_gradients()
-        return means(measured) | {"policy/steps": len(measured), "policy/kl_old": self._kl_to_old()}
-
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: TrainBatch, whole: Minibatch[TrainBatch]) -> Loss:
         """Negative log-likelihood of each response, and the KL to the reference where it stands in the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         nats = -outputs.logprobs[mask].sum()
         sums = {"policy/loss": nats, "objective/entropy": outputs.entropy[mask].sum()}
-        return Loss((nats + self.kl_losses(part, outputs).sum()) / whole.sequences, sums)
+        return Loss((nats + self.reference.losses(part, outputs).sum()) / whole.sequences, sums)
 
-    @torch.no_grad()
-    def _kl_to_old(self) -> float:
-        """KL(π_old‖π) in nats per action after the update, over all responses: the best are no sample of π_old."""
-        rollout = self.scored.rollout
-        (logprobs,) = self.over_own_rows(
-            lambda part: (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,), rollout
-        )
-        return of_first_rank(k3(rollout.old_logprobs, logprobs)[rollout.action_mask].double().mean().item())
+    def metrics(self) -> tuple[Metric, ...]:
+        """Also those of the responses that are kept."""
+        kept = Metric("Score of the best", "that are kept of each group", "objective/score_kept", role="score")
+        return (*super().metrics(), kept, KL_OLD, STEPS)

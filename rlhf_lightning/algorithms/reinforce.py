@@ -16,26 +16,25 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 from typing import Any
 
-import torch
-
-from rlhf_lightning.algorithms.parts.baselines import Baseline, MovingAverage, ScalarBaseline
-from rlhf_lightning.algorithms.parts.critic import ActorCritic
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.parts.baselines import Baseline, MovingAverage
+from rlhf_lightning.algorithms.parts.critic import check_range
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.ops.advantages import discounted_returns, episode_totals
+from rlhf_lightning.ops.advantages import episode_totals
 from rlhf_lightning.ops.losses import policy_gradient_loss
 from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import ScoredRollout, TrainBatch
+from rlhf_lightning.types import AdvantageBatch, ScoredRollout
 
 
-class REINFORCE(ActorCritic):
+class REINFORCE(OnPolicy[AdvantageBatch]):
     """The policy gradient from sampled returns.
 
     Args:
@@ -68,36 +67,47 @@ class REINFORCE(ActorCritic):
         eval_every: int = 10,
     ) -> None:
         super().__init__(
-            *(task, backbone, optimization, baseline.critic, kl),
-            **{"gamma": gamma, "lam": 1.0, "temperature": temperature, "eval_every": eval_every},
+            task,
+            backbone,
+            optimization,
+            kl,
+            temperature=temperature,
+            eval_every=eval_every,
+            critic=baseline.build_critic(gamma=gamma, microbatch_size=optimization.microbatch_size),
         )
+        check_range("gamma", gamma, 0, 1)
         if not 0 <= entropy_coef < math.inf:
             raise UserError(f"model.init_args.entropy_coef must be 0 or more, got {entropy_coef}")
         self.baseline = copy.deepcopy(baseline)
+        self.gamma = gamma
         self.reward_to_go = reward_to_go
         self.whiten_advantages = whiten_advantages
         self.entropy_coef = entropy_coef
 
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+    def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Returns less the baseline."""
-        if isinstance(self.baseline, ScalarBaseline):
-            batch = self._less_scalar(scored, self.baseline)
-        else:
-            batch = super().prepare(scored)  # λ is 1: advantages are returns less values
-        advantages = batch.advantages
+        rollout = scored.rollout
+        shaped = self.reference.shape(scored, self.policy)
+        estimate = self.baseline.estimate(self.policy, self.critic, scored, shaped.rewards, gamma=self.gamma)
+        advantages = estimate.advantages
         if not self.reward_to_go:
-            advantages = episode_totals(advantages, scored.rollout.continues)
+            advantages = episode_totals(advantages, rollout.continues)
         if self.whiten_advantages:
-            advantages = whiten(advantages, batch.action_mask, eps=1e-8)
-        return replace(batch, advantages=advantages)
+            advantages = whiten(advantages, rollout.action_mask, eps=1e-8)
+        batch = AdvantageBatch.of(
+            rollout,
+            advantages=advantages,
+            old_values=estimate.old_values,
+            returns=estimate.returns,
+            ref_logprobs=shaped.ref_logprobs,
+        )
+        return Prepared(batch.units(), rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
+    def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on everything."""
-        metrics = self.accumulate(self.whole(batch))
-        self.apply_gradients(frozen=self.frozen())
-        return metrics
+        return self.take_one_step(prepared.batch)
 
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
         """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it stands in the loss, and the value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
@@ -106,36 +116,17 @@ class REINFORCE(ActorCritic):
         outputs = self.evaluated(part)
         logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
         policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
+        critic = self.critic.loss(self.policy, part, whole, outputs)
+
+        kl = self.reference.losses(part, outputs)
+        value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
         sums = {"policy/loss": policy_loss.sum(), "objective/entropy": entropy.sum()}
         largest = {"rollout/logprob_gap": (logprobs - part.old_logprobs[mask]).abs().max()}
-
-        kl = self.kl_losses(part, outputs)
-        value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
-        if self.critic_options is None:
-            return Loss(value, sums, largest)
-        critic = self.critic_loss(part, whole, outputs)
         return Loss(critic.value + (value if self.policy_learns else 0.0), sums | critic.sums, largest)
 
-    def _less_scalar(self, scored: ScoredRollout, baseline: ScalarBaseline) -> TrainBatch:
-        rollout = scored.rollout
-        mask, continues = rollout.action_mask, rollout.continues
-        rewards, ref_logprobs = self.shaped_rewards(scored)
-        rewards = rewards.to(rollout.old_logprobs.dtype)
-        returns = discounted_returns(rewards, continues, gamma=self.gamma)
-        starts = mask & ~torch.nn.functional.pad(continues[:, :-1], (1, 0), value=False)
-        value = baseline.value(returns[starts])
-        baseline.update(returns[starts])
-        self.row |= {"policy/baseline": value.item()}
-        return TrainBatch(
-            context=rollout.context,
-            actions=rollout.actions,
-            action_mask=mask,
-            old_logprobs=rollout.old_logprobs,
-            old_values=torch.zeros_like(returns),
-            advantages=returns - value,
-            returns=returns,
-            ref_logprobs=ref_logprobs,
-        )
+    def metrics(self) -> tuple[Metric, ...]:
+        """Also the baseline, where it is one number."""
+        return (*super().metrics(), *self.baseline.metrics())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the baseline has learned; a value function is a network and kept as one."""
@@ -143,6 +134,6 @@ class REINFORCE(ActorCritic):
         checkpoint["baseline"] = self.baseline.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with it."""
+        """Restore it."""
         super().on_load_checkpoint(checkpoint)
         self.baseline.load_state_dict(checkpoint["baseline"])

@@ -18,24 +18,23 @@ from __future__ import annotations
 import copy
 from typing import ClassVar
 
-import torch
-
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm, check_stop_kl
-from rlhf_lightning.algorithms.parts.critic import means
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import SequenceRatio, Surrogate
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import leave_one_out_advantages
 from rlhf_lightning.ops.kl import k3
-from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.ops.masking import masked, sequence_sum
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import ScoredRollout, TrainBatch
+from rlhf_lightning.types import AdvantageBatch, ScoredRollout
 
 
-class RLOO(PolicyAlgorithm):
+class RLOO(OnPolicy[AdvantageBatch]):
     """Policy gradient of whole responses; the other responses to the same prompt are the baseline.
 
     Args:
@@ -68,7 +67,7 @@ class RLOO(PolicyAlgorithm):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(task, backbone, optimization, kl, temperature, eval_every)
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
         self.surrogate = copy.deepcopy(surrogate)
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size
@@ -82,47 +81,31 @@ class RLOO(PolicyAlgorithm):
             raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
 
     def setup(self, stage: str) -> None:
-        """See that there is something to compare with, and that the devices can share a minibatch."""
+        """Check that prompts have several responses, and that the devices can share a minibatch."""
         super().setup(stage)
         self.check_groups()
         self.check_minibatch_size(self.minibatch_size)
 
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
-        """Penalize the KL to the reference; the return of each response, less the mean of the others'."""
+    def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
+        """The return of each response, the price of the KL subtracted, less the mean of the others' to its prompt."""
         rollout, mask = scored.rollout, scored.rollout.action_mask
-        rewards, ref_logprobs = self.shaped_rewards(scored)
-        returns = sequence_sum(rewards, mask)
-        advantages = leave_one_out_advantages(returns, group_size=scored.group_size)
-        zeros = torch.zeros_like(rollout.old_logprobs)
-        return TrainBatch(
-            context=rollout.context,
-            actions=rollout.actions,
-            action_mask=mask,
-            old_logprobs=rollout.old_logprobs,
-            old_values=zeros,
-            advantages=torch.where(mask, advantages[:, None], zeros),
-            returns=torch.where(mask, returns[:, None], zeros),
-            ref_logprobs=ref_logprobs,
+        shaped = self.reference.shape(scored, self.policy)
+        advantages = leave_one_out_advantages(sequence_sum(shaped.rewards, mask), group_size=scored.group_size)
+        advantages = masked(advantages[:, None].expand(mask.shape), mask)
+        batch = AdvantageBatch.of(rollout, advantages=advantages, ref_logprobs=shaped.ref_logprobs)
+        return Prepared(batch.units(), rollout, shaped.kl, shaped.metrics)
+
+    def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
+        """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
+        batch = prepared.batch
+        return self.take_steps(
+            batch,
+            epochs=self.inner_epochs,
+            minibatch_size=self.minibatch_size or len(batch),
+            stop_kl=self.stop_kl,
         )
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
-        """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
-        measured: list[dict[str, float]] = []
-        steps = 0
-        for minibatch in self.minibatches(batch, size=self.minibatch_size or len(batch), epochs=self.inner_epochs):
-            measured.append(self.accumulate(minibatch))
-            if self.went_too_far(measured[-1]["policy/kl_old"], self.stop_kl):
-                break
-            self.apply_gradients()
-            steps += 1
-        return means(measured) | {
-            "policy/ratio_max": max(row["policy/ratio_max"] for row in measured),
-            "policy/steps": steps,
-            # before the first step: logprobs captured while decoding against those of the training forward
-            "rollout/logprob_gap": measured[0]["rollout/logprob_gap"],
-        }
-
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
         """−r Â of each response, with the gradient −Â ∇ log π(y|x) where the policy is still the old one.
 
         The KL to the reference is added where it stands in the loss.
@@ -141,5 +124,9 @@ class RLOO(PolicyAlgorithm):
         }
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
         largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap}
-        value = (surrogate.sum() + self.kl_losses(part, outputs).sum()) / whole.sequences
+        value = (surrogate.sum() + self.reference.losses(part, outputs).sum()) / whole.sequences
         return Loss(value, sums, largest)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Also those of the update."""
+        return (*super().metrics(), KL_OLD, STEPS, CLIP_FRACTION)

@@ -13,19 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
-from rlhf_lightning.distributed import failing_together, own_rows, row_slices
 from rlhf_lightning.errors import check_counts
 from rlhf_lightning.evaluation.perplexity import perplexity
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.text import EncodedResponses, encode_responses
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.module import on_cpu
+from rlhf_lightning.training.offline import Offline, Part
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.training.passes import PassAlgorithm
 from rlhf_lightning.types import Demonstration
 
 
-class SFT(PassAlgorithm[Demonstration]):
+class SFT(Offline[Demonstration]):
     """Imitates demonstrations.
 
     Args:
@@ -38,6 +37,7 @@ class SFT(PassAlgorithm[Demonstration]):
 
     requires: ClassVar[frozenset[str]] = frozenset({"demonstrations"})
     data_class = DemonstrationDataModule
+    kind = "sft"
 
     def __init__(
         self,
@@ -76,14 +76,13 @@ class SFT(PassAlgorithm[Demonstration]):
             max_response_tokens=self.max_response_tokens or self.policy.context_length // 2,
         )
 
-    def weight(self, examples: Sequence[Demonstration], encoded: EncodedResponses) -> float:
+    def weight(self, part: Part[Demonstration]) -> float:
         """Number of response tokens."""
-        return float(encoded.action_mask.sum())
+        return float(part.encoded.action_mask.sum())
 
-    def loss_sum(
-        self, examples: Sequence[Demonstration], encoded: EncodedResponses
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_sum(self, part: Part[Demonstration]) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative log-probability of the responses, summed over tokens."""
+        encoded = part.encoded
         outputs = self.policy.evaluate(encoded.context, encoded.actions, encoded.action_mask)
         return -outputs.logprobs.sum(), {}
 
@@ -100,14 +99,13 @@ class SFT(PassAlgorithm[Demonstration]):
         """Nats and tokens of a batch of held-out demonstrations."""
         examples = self.data.heldout_batch(int(batch))
         self._examined += examples
-        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
-        slices = row_slices(len(mine), self.optimization.microbatch_size)
-        parts = [[mine[row] for row in rows.tolist()] for rows in slices]
-        with failing_together():
-            encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
-        for part, tokens in encoded:
-            self._heldout[0] += self.loss_sum(part, tokens)[0]
-            self._heldout[1] += tokens.action_mask.sum()
+        for part in self.parts(examples):
+            self._heldout[0] += self.loss_sum(part)[0]
+            self._heldout[1] += part.encoded.action_mask.sum()
+
+    def progress(self) -> dict[str, str]:
+        """Loss and perplexity."""
+        return {"sft/loss": "loss", "eval/perplexity": "eval perplexity"}
 
     def on_validation_epoch_end(self) -> None:
         """Loss and perplexity over the held-out demonstrations, beside their exact entropy where it is known."""

@@ -13,33 +13,29 @@ the rollout only. All of the step is computed in full precision, also where trai
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.algorithms.parts.critic import ActorCritic, CriticOptions
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.metrics import CG_RESIDUAL, kl_of_step
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.masking import whiten
-from rlhf_lightning.ops.trust_region import (
-    LineSearch,
-    backtracking_line_search,
-    conjugate_gradient,
-    damped,
-    trust_region_scale,
-)
+from rlhf_lightning.ops.trust_region import backtracking_line_search
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import ScoredRollout, TrainBatch
+from rlhf_lightning.types import AdvantageBatch, ScoredRollout
 
 
-class TRPO(ActorCritic):
+class TRPO(OnPolicy[AdvantageBatch]):
     """TRPO with a critic and GAE: one step per rollout.
 
     Args:
@@ -79,8 +75,13 @@ class TRPO(ActorCritic):
         eval_every: int = 10,
     ) -> None:
         super().__init__(
-            *(task, backbone, optimization, critic, kl),
-            **{"gamma": gamma, "lam": lam, "temperature": temperature, "eval_every": eval_every},
+            task,
+            backbone,
+            optimization,
+            kl,
+            temperature=temperature,
+            eval_every=eval_every,
+            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
         )
         limits = {
             "max_kl": (0 < max_kl < math.inf, "above 0 nats per action", max_kl),
@@ -102,28 +103,36 @@ class TRPO(ActorCritic):
         self.rejections = 0
 
     def setup(self, stage: str) -> None:
-        """See that the devices can share a minibatch."""
+        """Check that the devices can share a minibatch."""
         super().setup(stage)
         self.check_minibatch_size(self.minibatch_size)
 
     def networks(self) -> dict[str, nn.Module]:
         """The critic: AdamW never touches the policy."""
-        return {"value": self.critic}
+        return self.critic.networks()
 
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
+    def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Advantages by GAE, whitened over the rollout."""
-        batch = super().prepare(scored)
-        return replace(batch, advantages=whiten(batch.advantages, batch.action_mask, eps=1e-8))
+        shaped = self.reference.shape(scored, self.policy)
+        estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
+        batch = AdvantageBatch.of(
+            scored.rollout,
+            advantages=whiten(estimate.advantages, scored.rollout.action_mask, eps=1e-8),
+            old_values=estimate.old_values,
+            returns=estimate.returns,
+            ref_logprobs=shaped.ref_logprobs,
+        )
+        return Prepared(batch.units(), scored.rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
+    def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """A natural step to the edge of the trust region, as far back as the line search asks for; then the critic."""
-        row: dict[str, float] = {}
+        batch, row = prepared.batch, {}
         if self.policy_learns:
             with full_precision(self.device.type):
                 row = self._step(batch)
-        return row | self.fit_critic(batch, size=self.minibatch_size, epochs=self.critic_epochs)
+        return row | self.fit_critic(batch, epochs=self.critic_epochs, minibatch_size=self.minibatch_size)
 
-    def _step(self, batch: TrainBatch) -> dict[str, float]:
+    def _step(self, batch: AdvantageBatch) -> dict[str, float]:
         geometry = PolicyGeometry(
             self.policy,
             batch,
@@ -132,60 +141,78 @@ class TRPO(ActorCritic):
             key=self.current_epoch,
         )
         row = self.accumulate(self.whole(batch))
-        # of the surrogate, which the loss is the negative of
-        gradient = -geometry.gradient(getattr(self.trainer.precision_plugin, "scaler", None))
-        product = damped(geometry.fisher_product, damping=self.fisher.damping)
-        direction, residual = conjugate_gradient(
-            product, gradient, iterations=self.fisher.iterations, tolerance=self.fisher.tolerance
-        )
-        step = trust_region_scale(direction, product(direction), max_kl=self.max_kl) * direction
-        expected = (gradient @ step).item()
+        found = geometry.natural_direction(self.grad_scaler, max_kl=self.max_kl)
+        step = found.scale * found.direction
+        expected = (found.gradient @ step).item()
 
         def try_out(parameters: Float[Tensor, " P"]) -> tuple[float, float]:
             geometry.move_to(parameters)
             return self._surrogate(batch) - before, geometry.kl()
 
         before = self._surrogate(batch)
-        found = backtracking_line_search(
-            *(try_out, geometry.start, step),
+        search = backtracking_line_search(
+            try_out,
+            geometry.start,
+            step,
             expected_improvement=expected,
             max_kl=self.max_kl,
             shrink=self.shrink,
             max_backtracks=self.max_backtracks,
             accept_ratio=0.0,
         )
-        geometry.move_to(found.parameters)
-        return row | self._report(found, expected, residual.item(), gradient.norm().item())
-
-    def _report(self, found: LineSearch, expected: float, residual: float, norm: float) -> dict[str, float]:
-        self.rejections += not found.accepted
-        return {
-            "policy/grad_norm": norm,
-            "trust_region/kl": found.kl,
-            "trust_region/step_size": found.step_size,
-            "trust_region/backtracks": found.backtracks,
-            "trust_region/cg_residual": residual,
+        geometry.move_to(search.parameters)
+        self.rejections += not search.accepted
+        return row | {
+            **found.metrics(),
+            "trust_region/kl": search.kl,
+            "trust_region/step_size": search.step_size,
+            "trust_region/backtracks": search.backtracks,
             "trust_region/improvement_expected": expected,
-            "trust_region/improvement_actual": found.improvement,
+            "trust_region/improvement_actual": search.improvement,
             "trust_region/rejections": self.rejections,
         }
 
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
+    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
         """The negative surrogate, and the KL to the reference where it stands in the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         log_ratio = (outputs.logprobs - part.old_logprobs)[mask]
         surrogate = -(log_ratio.exp() * part.advantages[mask]).sum()
         sums = {"policy/loss": surrogate, "objective/entropy": outputs.entropy[mask].sum()}
-        value = (surrogate + self.kl_losses(part, outputs).sum()) / whole.sequences
+        value = (surrogate + self.reference.losses(part, outputs).sum()) / whole.sequences
         return Loss(value, sums, {"rollout/logprob_gap": log_ratio.abs().max()})
 
     @torch.no_grad()
-    def _surrogate(self, batch: TrainBatch) -> float:
+    def _surrogate(self, batch: AdvantageBatch) -> float:
         """Of the policy where it stands, over the whole rollout."""
         whole = self.whole(batch)
         losses = [self.loss(part, whole).value.double() for part in whole.parts]
         return -self.reduced({"loss": torch.stack(losses).sum()})["loss"]
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Also those of the step and of the line search."""
+        length = Metric(
+            "Length of the step",
+            "share of the full step; 0 where rejected",
+            "trust_region/step_size",
+            floor=0,
+            smooth=False,
+        )
+        rejected = Metric("Rejected steps", "so far", "trust_region/rejections", floor=0, smooth=False)
+        improvement = Metric(
+            "Improvement",
+            "of the surrogate, as a share of what is expected",
+            "trust_region/improvement_actual",
+            per="trust_region/improvement_expected",
+            mark=1.0,
+            mark_name="as expected",
+            floor=0,
+        )
+        return (*super().metrics(), kl_of_step(self.max_kl), length, rejected, improvement, CG_RESIDUAL)
+
+    def progress(self) -> dict[str, str]:
+        """Also the rejected steps."""
+        return super().progress() | {"trust_region/rejections": "rejected"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of rejected steps."""

@@ -17,20 +17,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base.feedback import PreferenceAlgorithm
+from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.language.text import EncodedResponses
 from rlhf_lightning.ops.losses import unlikelihood_loss
 from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
@@ -62,7 +62,7 @@ class TokenUnlikelihood(Avoidance):
         return sequence_sum(unlikelihood_loss(logprobs), action_mask)
 
 
-class Unlikelihood(PreferenceAlgorithm):
+class Unlikelihood(FeedbackAlgorithm[PreferencePair]):
     """Imitates the chosen responses and avoids the rejected ones.
 
     Args:
@@ -95,7 +95,9 @@ class Unlikelihood(PreferenceAlgorithm):
         log_every: int = 10,
     ) -> None:
         super().__init__(
-            *(task, backbone, optimization),
+            task,
+            backbone,
+            optimization,
             reward=reward,
             max_response_tokens=max_response_tokens,
             max_new_tokens=max_new_tokens,
@@ -107,12 +109,18 @@ class Unlikelihood(PreferenceAlgorithm):
         self.alpha = alpha
         self.avoidance = avoidance
 
-    def loss_sum(
-        self, examples: Sequence[PreferencePair], encoded: EncodedResponses
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_sum(self, part: Part[PreferencePair]) -> tuple[Tensor, dict[str, Tensor]]:
         """Both terms, summed over pairs; each also by itself, without α."""
-        chosen, rejected = self.logprobs(self.policy, encoded).chunk(2)
-        rejected_mask = encoded.action_mask.chunk(2)[1]
+        chosen, rejected = self.logprobs(self.policy, part.encoded).chunk(2)
+        rejected_mask = part.encoded.action_mask.chunk(2)[1]
         chosen_loss = -chosen.sum()
         rejected_loss = self.avoidance.per_response(rejected, rejected_mask).sum()
         return chosen_loss + self.alpha * rejected_loss, {"chosen_loss": chosen_loss, "rejected_loss": rejected_loss}
+
+    def own_metrics(self) -> tuple[Metric, ...]:
+        """Both terms."""
+        unit = "nats per reply"
+        return (
+            Metric("Loss of the chosen", unit, "unlikelihood/chosen_loss", "eval/chosen_loss"),
+            Metric("Loss of the rejected", unit, "unlikelihood/rejected_loss", "eval/rejected_loss"),
+        )

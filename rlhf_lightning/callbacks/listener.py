@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from rlhf_lightning.records.metrics import Description
 
 
 class Listener(Callback):
@@ -20,3 +22,16 @@ class Listener(Callback):
 
     def on_samples(self, trainer: Trainer, module: LightningModule, samples: Sequence[Mapping[str, Any]]) -> None:
         """Samples were drawn: ``iteration, row, prompt, response, score, gold, kl`` each."""
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A module that says what it logs."""
+
+    def describe(self) -> Description:
+        """What is trained and logged, for the run's record."""
+        ...
+
+    def progress(self) -> dict[str, str]:
+        """Metrics that are shown while the run goes on, in this order, with short labels."""
+        ...

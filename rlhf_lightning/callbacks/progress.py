@@ -14,42 +14,8 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from typing_extensions import override
 
-from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.callbacks.listener import Listener, Reporting
 from rlhf_lightning.callbacks.position import axis_of, position, total
-
-TEXT: tuple[tuple[str, str], ...] = (
-    ("objective/score", "score"),
-    ("objective/gold", "gold"),
-    ("objective/kl_ref_sequence", "KL"),
-    ("eval/score", "eval score"),
-    ("eval/perplexity", "eval perplexity"),
-    ("trust_region/rejections", "rejected"),
-)
-"""Metrics that a policy optimizer shows, in this order, with their short names."""
-
-CONTROL: tuple[tuple[str, str], ...] = (
-    ("env_steps", "env steps"),
-    ("objective/score", "return"),
-    ("eval/score", "eval return"),
-    ("trust_region/rejections", "rejected"),
-)
-"""The same in an environment."""
-
-STEPS: tuple[tuple[str, str], ...] = (
-    ("reward_model/loss", "loss"),
-    ("reward_model/accuracy", "accuracy"),
-    ("sft/loss", "loss"),
-    ("dpo/loss", "loss"),
-    ("dpo/accuracy", "accuracy"),
-    ("preferred_ft/loss", "loss"),
-    ("unlikelihood/loss", "loss"),
-    ("eval/accuracy", "eval accuracy"),
-    ("eval/gold", "eval gold"),
-    ("eval/score", "eval score"),
-    ("eval/kl_ref_sequence", "eval KL"),
-    ("eval/perplexity", "eval perplexity"),
-)
-"""The same for training on given data: supervised, on preference pairs, or of a reward model."""
 
 
 class Progress(ProgressBar, Listener):
@@ -139,8 +105,10 @@ class Progress(ProgressBar, Listener):
         if not self._enabled:
             return
         of = total(trainer, self._axis)
-        fields = STEPS if self._axis == "step" else CONTROL if "env_steps" in self._shown else TEXT
-        metrics = "  ".join(f"{label} {_number(self._shown[key])}" for key, label in fields if key in self._shown)
+        labels = module.progress() if isinstance(module, Reporting) else {}
+        metrics = "  ".join(
+            f"{label} {_number(self._shown[key])}" for key, label in labels.items() if key in self._shown
+        )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=of, done=_of(done, of), metrics=metrics)
             return

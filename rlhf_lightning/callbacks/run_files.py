@@ -8,13 +8,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from typing_extensions import override
 
+from rlhf_lightning.callbacks.listener import Reporting
 from rlhf_lightning.callbacks.position import position
 from rlhf_lightning.callbacks.tracking import tell_loggers
 from rlhf_lightning.records.run_directory import RunDirectory
 
 
 class RunFiles(Callback):
-    """Writes configuration and environment once training starts, so that a run that never does leaves nothing.
+    """Writes configuration, environment and description when training starts: a run that never does leaves nothing.
 
     Args:
         directory: where to; None on ranks other than 0.
@@ -35,7 +36,8 @@ class RunFiles(Callback):
         done = position(trainer, None)
         resumed = self.directory.plan.resume_from is not None
         wandb_run = next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
-        self.directory.start(resumed_at=done if resumed else None, wandb_run=wandb_run)
+        description = pl_module.describe() if isinstance(pl_module, Reporting) else None
+        self.directory.start(description, resumed_at=done if resumed else None, wandb_run=wandb_run)
         unit = "step" if trainer.max_steps >= 0 else "iteration"
         what = f"resuming from {unit} {done}" if resumed else f"{type(pl_module).__name__} starts at {unit} {done}"
         print(f"{self.directory.path}: {what}", flush=True)

@@ -19,11 +19,10 @@ from typing import Any
 from jsonargparse import Namespace, set_parsing_settings
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
 from rlhf_lightning.cli.values import check_values
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.run_directory import read_environment
-from rlhf_lightning.training.module import SyncedModule
+from rlhf_lightning.training.module import Module
 
 _COMPONENTS = ("algorithms", "data", "rewards", "tasks", "models", "callbacks")
 """Packages whose classes a configuration may name by their short names."""
@@ -106,7 +105,7 @@ def check_trainer(config: Namespace, command: str) -> None:
     trainer, model = config.trainer, _class(config.model.class_path)
     if trainer.num_nodes > 1 and not {"RANK", "SLURM_PROCID"} & os.environ.keys():
         raise UserError(f"trainer.num_nodes is {trainer.num_nodes}: start one process per device by torchrun or srun")
-    ours = issubclass(model, SyncedModule)
+    ours = issubclass(model, Module)
     for key, instead in _TRAINER_INSTEAD.items():
         default = 1 if key == "accumulate_grad_batches" else None
         if trainer.get(key) != default and (ours or key == "default_root_dir"):
@@ -117,7 +116,7 @@ def check_trainer(config: Namespace, command: str) -> None:
         )
     if command != "fit" or trainer.fast_dev_run:
         return
-    if issubclass(model, PolicyAlgorithm):
+    if ours and model.by_iteration:
         if trainer.max_steps >= 0:
             raise UserError(
                 f"trainer.max_steps would stop {model.__name__} in the middle of an iteration; "

@@ -18,7 +18,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
 from rlhf_lightning.callbacks.detectors import Detector, WarningsFile, default_detectors
@@ -43,6 +42,7 @@ from rlhf_lightning.records.run_directory import (
     plan_run,
 )
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.module import Module
 
 log = logging.getLogger(__name__)
 
@@ -232,13 +232,17 @@ class CommandLine(LightningCLI):
         plugins = checks.as_list(config["plugins"])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             config["plugins"] = [*plugins, AtomicCheckpointIO()]
-        if self.command == "fit" and isinstance(self.model, PolicyAlgorithm) and config["limit_val_batches"] is None:
+        if self.command == "fit" and self._by_iteration and config["limit_val_batches"] is None:
             config["limit_val_batches"] = 0  # a policy optimizer evaluates itself, at the end of iterations
         config["callbacks"] = checks.as_list(config["callbacks"])
         try:
             return self._instantiate_trainer(config, self._callbacks(config))
         except (TypeError, ValueError, RuntimeError, ModuleNotFoundError, MisconfigurationException) as error:
             raise checks.trainer_error(error, config) from error
+
+    @property
+    def _by_iteration(self) -> bool:
+        return isinstance(self.model, Module) and self.model.by_iteration
 
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         own: list[Callback] = [] if trainer["enable_progress_bar"] is False else [Progress()]
@@ -247,7 +251,7 @@ class CommandLine(LightningCLI):
         if self.plan is not None:
             files = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), WarningsFile()]
             own = [*files, Sigterm(), *own]  # a module that is not one of ours brings no Sigterm
-        if self.plan is not None and isinstance(self.model, PolicyAlgorithm):
+        if self.plan is not None and self._by_iteration:
             own += default_detectors(besides=trainer["callbacks"])
         given = any(isinstance(callback, Checkpoints) for callback in trainer["callbacks"])
         if self.plan is not None and trainer["enable_checkpointing"] is not False and not given:

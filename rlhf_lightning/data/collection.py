@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from rlhf_lightning.models.policy import Policy
+from rlhf_lightning.records.metrics import Experience, Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import ScoredRollout
 
@@ -19,6 +21,13 @@ class CollectionDataModule(LightningDataModule):
         task: what is to be done.
     """
 
+    kind: ClassVar[str]
+    """The kind of run that collects here, see `Description`."""
+    experience: ClassVar[Experience]
+    """What is collected, and which metric counts it."""
+    progress: ClassVar[dict[str, str]]
+    """Metrics that are shown while the run goes on, with short labels."""
+
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
@@ -27,6 +36,10 @@ class CollectionDataModule(LightningDataModule):
     def objectives(self) -> Sequence[str]:
         """Names of the objectives that the reward scores each by itself; empty where it gives one score only."""
         return ()
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `statistics` reports and what held-out evaluations add, as figures show it."""
+        raise NotImplementedError
 
     def collect(self, policy: Policy, iteration: int, attempt: int = 0) -> ScoredRollout:
         """The rollout of an iteration; every rank gets the whole batch.

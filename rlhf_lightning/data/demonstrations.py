@@ -17,6 +17,8 @@ class DemonstrationDataModule(PassDataModule[Demonstration]):
         eval_limit: most held-out demonstrations that are looked at.
     """
 
+    unit = "demonstrations"
+
     def __init__(self, task: Task, batch_size: int = 48, eval_limit: int | None = 1024) -> None:
         super().__init__(task, batch_size, eval_limit)
 

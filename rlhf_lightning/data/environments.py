@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from rlhf_lightning.models.control.policy import ControlPolicy
 from rlhf_lightning.models.moments import RewardScale
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.ops.noise import fold, row_keys
+from rlhf_lightning.records.metrics import Experience, Metric
 from rlhf_lightning.rollout.environments import Environments, Steps, play
 from rlhf_lightning.rollout.episodes import EpisodeLog
 from rlhf_lightning.tasks.task import Task
@@ -87,6 +88,21 @@ class EnvironmentDataModule(CollectionDataModule):
         self._training: Environments | None = None
         self._heldout: Environments | None = None
         self._start_over()
+
+    kind = "control"
+    experience = Experience("environment steps", counter="env_steps")
+    progress: ClassVar[dict[str, str]] = {
+        "env_steps": "env steps",
+        "objective/score": "return",
+        "eval/score": "eval return",
+    }
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Returns and lengths of episodes."""
+        return (
+            Metric("Return", "mean over episodes", "objective/score", "eval/score", role="score"),
+            Metric("Episode length", "steps", "rollout/length_mean", "eval/length_mean", floor=0),
+        )
 
     def setup(self, stage: str | None = None) -> None:
         """See that the devices can share the environments; training starts over, unless a checkpoint follows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -28,6 +28,9 @@ class PassDataModule(LightningDataModule, Generic[Example]):
         batch_size: examples per step, across all devices.
         eval_limit: most held-out examples that are looked at.
     """
+
+    unit: ClassVar[str]
+    """What the examples are called, in the plural."""
 
     def __init__(self, task: Task, batch_size: int, eval_limit: int | None) -> None:
         super().__init__()

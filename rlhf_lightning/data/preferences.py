@@ -21,6 +21,7 @@ class PreferenceDataModule(FeedbackDataModule[PreferencePair]):
     """
 
     kind = "preferences"
+    unit = "preference pairs"
     option = "pairs"
     advice = f"make a file of them: {_PAIRS} --out pairs.jsonl"
 
@@ -38,6 +39,7 @@ class RankingDataModule(FeedbackDataModule[Ranking]):
     """
 
     kind = "rankings"
+    unit = "rankings"
     option = "rankings"
     advice = f"make a file of them: {_PAIRS} --samples 4 --out rankings.jsonl"
 
@@ -55,6 +57,7 @@ class RatingDataModule(FeedbackDataModule[Rating]):
     """
 
     kind = "ratings"
+    unit = "ratings"
     option = "ratings"
     advice = "give a file of prompt, response and rating"
 

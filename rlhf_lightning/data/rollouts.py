@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.distributed import FURTHER, Stream, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.noise import permutation
+from rlhf_lightning.records.metrics import Experience, Metric
 from rlhf_lightning.rewards.handling import Penalties, RewardHandling
 from rlhf_lightning.rewards.objectives import DeclaredWeights, ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.rollout.responses import ResponseCollector
-from rlhf_lightning.rollout.statistics import score_statistics, text_statistics
+from rlhf_lightning.rollout.statistics import TEXT_METRICS, WIN_RATE, score_statistics, text_statistics
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Prompt, ScoredRollout
 
@@ -106,6 +107,41 @@ class RolloutDataModule(CollectionDataModule):
         """Names of the objectives that the reward scores each by itself; empty where it gives one score only."""
         return tuple(self.reward.objectives)
 
+    kind = "policy"
+    experience = Experience("sampled responses", counter="samples")
+
+    progress: ClassVar[dict[str, str]] = {
+        "objective/score": "score",
+        "objective/gold": "gold",
+        "objective/kl_ref_sequence": "KL",
+        "eval/score": "eval score",
+        "eval/perplexity": "eval perplexity",
+    }
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Scores, in all and for each objective; monitors; lengths, diversity and forgetting."""
+        scores = reward_metrics(self.reward, self.gold)
+        objectives = (metric for name in self.objectives for metric in _objective_metrics(name))
+        monitors = (
+            Metric(
+                f"Monitor: {name.replace('_', ' ')}",
+                "measured, not trained on",
+                f"objective/{name}",
+                f"eval/{name}",
+                role="heldout",
+            )
+            for name in self.responses.monitors
+        )
+        disagreement = Metric(
+            "Disagreement",
+            "of the reward model's members",
+            "objective/disagreement",
+            "eval/disagreement",
+            role="warning",
+            floor=0,
+        )
+        return (*scores, *objectives, *monitors, disagreement, WIN_RATE, *TEXT_METRICS)
+
     def setup(self, stage: str | None = None) -> None:
         """Read the prompts and move the reward source to the device."""
         self.train_prompts = self.task.prompts("train")
@@ -180,6 +216,26 @@ class RolloutDataModule(CollectionDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with them."""
         self.handling.load_state_dict(state_dict)
+
+
+def reward_metrics(reward: RewardSource, gold: RewardSource | None) -> tuple[Metric, ...]:
+    """Of the score that is trained on, and of the true reward where that is another."""
+    if reward is gold:
+        unit = "the reward that is trained on"
+        return (Metric("Gold reward", unit, "objective/gold", "eval/gold", role="gold"),)
+    title = "Reward" if gold is None else "Proxy reward"
+    score = Metric(title, "the score that is trained on", "objective/score", "eval/score", role="score")
+    true = Metric("Gold reward", "the true reward, for measuring only", "objective/gold", "eval/gold", role="gold")
+    return (score,) if gold is None else (score, true)
+
+
+def _objective_metrics(name: str) -> tuple[Metric, ...]:
+    """Of one objective: its score, and its weight where that is learned."""
+    title, score = name.replace("_", " "), f"score_{name}"
+    return (
+        Metric(f"Score: {title}", "of this objective alone", f"objective/{score}", f"eval/{score}", role="score"),
+        Metric(f"Weight: {title}", "of the objective in the reward", f"objective/weight_{name}"),
+    )
 
 
 def _listed(scaling: Scaling | Sequence[Scaling] | None) -> Sequence[Scaling]:

@@ -20,7 +20,7 @@ from rlhf_lightning.rollout.statistics import (
     text_statistics,
     win_rate,
 )
-from rlhf_lightning.training.module import SyncedModule
+from rlhf_lightning.training.module import Module
 from rlhf_lightning.types import ScoredRollout, Trajectories
 
 
@@ -37,7 +37,7 @@ class HeldoutEvaluation:
 
     def __init__(
         self,
-        module: SyncedModule,
+        module: Module,
         policy: TextPolicy,
         reference: TextPolicy,
         collect: Callable[[TextPolicy], ScoredRollout],

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from rlhf_lightning.models.critic import Critic
+from rlhf_lightning.models.critic import ValueNetwork
 from rlhf_lightning.models.policy import Policy
 
 
@@ -21,7 +21,7 @@ class Backbone(ABC):
         """A policy at its starting point."""
 
     @abstractmethod
-    def critic(self, policy: Any, *, init: str | None, shared: bool, outputs: int | None) -> Critic:
+    def critic(self, policy: Any, *, init: str | None, shared: bool, outputs: int | None) -> ValueNetwork:
         """A critic for the policy, started from a reward model where one is given, or on the policy's own trunk.
 
         Args:

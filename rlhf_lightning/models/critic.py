@@ -13,7 +13,7 @@ from rlhf_lightning.ops.advantages import following_values
 from rlhf_lightning.types import Rollout
 
 
-class Critic(nn.Module):
+class ValueNetwork(nn.Module):
     """Expected return before each action of a trajectory: one number, or one for each of several objectives O."""
 
     def values(
@@ -35,7 +35,7 @@ class Critic(nn.Module):
         raise NotImplementedError
 
 
-class TextCritic(Critic):
+class TextCritic(ValueNetwork):
     """A critic of responses: the value after a token is the value before the next one."""
 
     def next_values(self, part: Rollout, values: Float[Tensor, "B T *O"]) -> Float[Tensor, "B T *O"]:

@@ -5,27 +5,23 @@ microbatches and of ranks add up to the mean of the whole.
 """
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+
+def masked(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The values that count; 0 elsewhere."""
+    return torch.where(mask, values, torch.zeros_like(values))
 
 
 def masked_sum(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Sum of the values that count."""
-    return torch.where(mask, values, torch.zeros_like(values)).sum()
-
-
-def token_mean(values: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"], *, tokens: float) -> Float[Tensor, ""]:
-    """Mean over tokens: every token weighs the same, long responses weigh more.
-
-    Args:
-        tokens: number of tokens in the whole batch of which these rows may be a part.
-    """
-    return masked_sum(values, action_mask) / tokens
+    return masked(values, mask).sum()
 
 
 def sequence_sum(values: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
     """Sum over each sequence's own tokens."""
-    return torch.where(action_mask, values, torch.zeros_like(values)).sum(-1)
+    return masked(values, action_mask).sum(-1)
 
 
 def masked_mean_and_variance(
@@ -33,7 +29,7 @@ def masked_mean_and_variance(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean and population variance of the values that count; both NaN when none does."""
     count = mask.sum()
-    values = torch.where(mask, values, torch.zeros_like(values))
+    values = masked(values, mask)
     # In float32 the mean of equal values can miss them, and whitening would blow that rounding error up to 1.
     mean = (values.sum(dtype=torch.float64) / count).to(values.dtype)
     return mean, masked_sum((values - mean) ** 2, mask) / count
@@ -46,15 +42,7 @@ def whiten(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], *, eps
         eps: added to the standard deviation, so that equal values become 0.
     """
     mean, variance = masked_mean_and_variance(values, mask)
-    values = torch.where(mask, values, torch.zeros_like(values))
-    return torch.where(mask, (values - mean) / (variance.sqrt() + eps), torch.zeros_like(values))
-
-
-def last_valid(values: Shaped[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Shaped[Tensor, " B"]:
-    """The value at each row's last position that counts; every row must have one."""
-    positions = torch.arange(action_mask.shape[1], device=action_mask.device)
-    last = torch.where(action_mask, positions, -1).amax(-1)
-    return values.gather(1, last[:, None]).squeeze(1)
+    return masked((masked(values, mask) - mean) / (variance.sqrt() + eps), mask)
 
 
 def explained_variance(

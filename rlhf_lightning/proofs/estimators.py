@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rlhf_lightning.algorithms.a2c import A2C
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 from rlhf_lightning.algorithms.cpi import CPI
 from rlhf_lightning.algorithms.grpo import GRPO, ResponseSum, TokenMean
 from rlhf_lightning.algorithms.npg import NPG
@@ -26,7 +26,7 @@ from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.trpo import TRPO
 from rlhf_lightning.proofs.instance import Instance
 
-Build = Callable[[Instance], PolicyAlgorithm]
+Build = Callable[[Instance], OnPolicy]
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ class Estimator:
     claim: Claim
     wrong_critic: bool = False
 
-    def module(self, instance: Instance) -> PolicyAlgorithm:
+    def module(self, instance: Instance) -> OnPolicy:
         """The algorithm, in its place."""
         return instance.place(self.build(instance), wrong_critic=self.wrong_critic)
 
 
-def of(algorithm: type[PolicyAlgorithm], **settings: Any) -> Build:
+def of(algorithm: type[OnPolicy], **settings: Any) -> Build:
     """An algorithm with these arguments and the instance's KL in the reward."""
     return lambda at: algorithm(*at.problem, **{"kl": at.kl, **settings})
 
 
-def with_kl_loss(algorithm: type[PolicyAlgorithm], loss: KLLoss, **settings: Any) -> Build:
+def with_kl_loss(algorithm: type[OnPolicy], loss: KLLoss, **settings: Any) -> Build:
     """An algorithm with these arguments and the instance's KL in the loss."""
     return lambda at: algorithm(*at.problem, kl=KLControl(at.kl_coef, loss=loss), **settings)
 

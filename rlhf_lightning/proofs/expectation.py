@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 from rlhf_lightning.models.tabular import PREFIXES
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.tasks.bandit.exact import flat_gradient, probabilities
@@ -41,7 +41,7 @@ class GradientMoments:
 
 
 def expected_gradient(
-    module: PolicyAlgorithm, scores: Float[Tensor, " 15"], *, batch_size: int, group_size: int = 1
+    module: OnPolicy, scores: Float[Tensor, " 15"], *, batch_size: int, group_size: int = 1
 ) -> GradientMoments:
     """Moments of the gradient that an algorithm computes from a batch that its own policy samples.
 
@@ -105,17 +105,17 @@ def scored_batch(
     )
 
 
-def batch_gradient(module: PolicyAlgorithm, scored: ScoredRollout) -> Float[Tensor, " P"]:
+def batch_gradient(module: OnPolicy, scored: ScoredRollout) -> Float[Tensor, " P"]:
     """Gradient of the loss of one batch with respect to the policy's parameters; the module stays as it was."""
     module = _sharing_networks(module)
     with torch.no_grad():
-        batch = module.prepare(scored).units()
+        batch = module.prepare(scored).batch
     whole = module.whole(batch)
     loss = torch.stack([module.loss(part, whole).value for part in whole.parts]).sum()
     return flat_gradient(loss, module.policy)
 
 
-def _sharing_networks(module: PolicyAlgorithm) -> PolicyAlgorithm:
+def _sharing_networks(module: OnPolicy) -> OnPolicy:
     """A copy of everything but networks, task and backbone."""
     kept = (*module.networks().values(), module.reference, module.task, module.backbone)
     return copy.deepcopy(module, {id(one): one for one in kept})

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
-from rlhf_lightning.algorithms.parts.critic import ActorCritic
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy
+from rlhf_lightning.algorithms.parts.critic import Critic
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.models.tabular import OPEN, PREFIXES, TOKENS, TabularBackbone, TabularPolicy
 from rlhf_lightning.tasks.bandit import Bandit
@@ -68,7 +68,7 @@ class Instance:
         """J: the score less the price of the KL."""
         return Objective(self.scores, self.reference, self.kl_coef)
 
-    def place(self, module: PolicyAlgorithm, *, wrong_critic: bool = False) -> PolicyAlgorithm:
+    def place(self, module: OnPolicy, *, wrong_critic: bool = False) -> OnPolicy:
         """Put an algorithm here: policy, reference, and the critic where it has one.
 
         Args:
@@ -79,10 +79,10 @@ class Instance:
         module.double()
         with torch.no_grad():
             module.policy.logits.copy_(self.policy.logits)
-            module.reference.logits.copy_(self.reference.logits)
-            if isinstance(module, ActorCritic) and module.critic_options is not None:
-                values = self.objective.values(self.policy, gamma=module.gamma)
-                module.critic.table.copy_(values + self.value_errors() if wrong_critic else values)
+            module.reference.policy.logits.copy_(self.reference.logits)
+            if isinstance(module.critic, Critic):
+                values = self.objective.values(self.policy, gamma=module.critic.gamma)
+                module.critic.network.table.copy_(values + self.value_errors() if wrong_critic else values)
         return module
 
     def value_errors(self) -> Float[Tensor, " 15"]:

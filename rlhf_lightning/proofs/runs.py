@@ -17,7 +17,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 
 from rlhf_lightning.algorithms.a2c import A2C
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 from rlhf_lightning.algorithms.cpi import CPI
 from rlhf_lightning.algorithms.dpo import DPO
 from rlhf_lightning.algorithms.grpo import GRPO
@@ -101,7 +101,7 @@ def network() -> LanguageBackbone:
     return LanguageBackbone(width=16, layers=1, heads=2, context_length=32)
 
 
-def on_text(algorithm: type[PolicyAlgorithm], *, group_size: int = 1, **settings: Any) -> Run:
+def on_text(algorithm: type[OnPolicy], *, group_size: int = 1, **settings: Any) -> Run:
     """Three iterations on twelve responses, an odd number of held-out prompts."""
 
     def build(optimization: Optimization) -> tuple[LightningModule, LightningDataModule]:
@@ -113,7 +113,7 @@ def on_text(algorithm: type[PolicyAlgorithm], *, group_size: int = 1, **settings
     return Run(algorithm.__name__, "Arithmetic", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
 
 
-def in_environment(algorithm: type[PolicyAlgorithm], **settings: Any) -> Run:
+def in_environment(algorithm: type[OnPolicy], **settings: Any) -> Run:
     """Three iterations in four environments, everything normalized; episodes go on from one to the next."""
 
     def build(optimization: Optimization) -> tuple[LightningModule, LightningDataModule]:

@@ -21,6 +21,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.checkpoint_files import LAST, newest_intact
 from rlhf_lightning.records.config_files import read_config
 from rlhf_lightning.records.environment import environment, now
+from rlhf_lightning.records.metrics import Description
 
 try:
     import fcntl
@@ -28,6 +29,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, ENVIRONMENT, DONE, STAGE, LOCK = "config.yaml", "environment.json", "DONE", "stage.json", ".lock"
+DESCRIPTION = "run.json"
+"""What the run trains and logs; see `Description`."""
 CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = Path(CHECKPOINTS) / LAST
 
@@ -171,10 +174,11 @@ class RunDirectory:
             # first what could be continued from, last what makes it a run: a crash between leaves a run to be replaced
             self._move(self.path, self._aside, first=CHECKPOINTS, last=CONFIG)
 
-    def start(self, resumed_at: int | None = None, **notes: str | None) -> None:
+    def start(self, description: Description | None = None, resumed_at: int | None = None, **notes: str | None) -> None:
         """Training starts: write the configuration and the environment, and drop the run that is replaced.
 
         Args:
+            description: what the run trains and logs.
             resumed_at: iterations or steps that were complete already.
             notes: what else to keep beside the environment.
         """
@@ -193,6 +197,8 @@ class RunDirectory:
             content = environment()
         content |= {name: note for name, note in notes.items() if note is not None}
         write_atomically(self.path / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
+        if description is not None:
+            write_atomically(self.path / DESCRIPTION, json.dumps(description.as_dict(), indent=1, ensure_ascii=False))
         text = yaml.safe_dump(dict(self._config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / CONFIG, text)
         shutil.rmtree(self._aside, ignore_errors=True)

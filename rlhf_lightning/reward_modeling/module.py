@@ -34,12 +34,12 @@ from rlhf_lightning.reward_modeling.report import Scored, evaluated, known_ceili
 from rlhf_lightning.reward_modeling.scores import flat_texts, judged_scores
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.module import on_cpu
+from rlhf_lightning.training.offline import Offline, Part
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.training.passes import PassAlgorithm
 from rlhf_lightning.types import OVERALL, Feedback, Rating
 
 
-class RewardModeling(PassAlgorithm[Feedback]):
+class RewardModeling(Offline[Feedback]):
     """Fits a reward model to pairs, rankings or ratings.
 
     Args:
@@ -60,6 +60,7 @@ class RewardModeling(PassAlgorithm[Feedback]):
 
     requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
     data_class = FeedbackDataModule
+    kind = "reward"
 
     def __init__(
         self,
@@ -180,10 +181,6 @@ class RewardModeling(PassAlgorithm[Feedback]):
         """All responses of all examples, one after the other."""
         return self.reward_model.members[0].encode(*flat_texts(examples))
 
-    def weight(self, examples: Sequence[Feedback], encoded: Any) -> float:
-        """Number of examples."""
-        return float(len(examples))
-
     def gradients(self) -> dict[str, float]:
         """Those of every member, each on a batch of its own; means over members."""
         means = [
@@ -196,9 +193,10 @@ class RewardModeling(PassAlgorithm[Feedback]):
         ]
         return {name: sum(row[name] for row in means) / len(means) for name in means[0]}
 
-    def loss_sum(self, examples: Sequence[Feedback], encoded: Any, member: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_sum(self, part: Part[Feedback], member: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a member, summed over examples."""
-        columns = self.reward_model.members[member](encoded)
+        examples = part.examples
+        columns = self.reward_model.members[member](part.encoded)
         columns = columns if columns.dtype == torch.float64 else columns.float()
         scores, mask = judged_scores(columns, examples, self.reward_model.column_weights)
         loss = self.loss.of(scores, mask, examples)
@@ -214,6 +212,14 @@ class RewardModeling(PassAlgorithm[Feedback]):
         """Loss, accuracy and mean margin (of rankings: of their first two)."""
         names = {"loss": "loss", "right": "accuracy", "margin": "margin"}
         return {f"reward_model/{names[name]}": value for name, value in means.items()}
+
+    def progress(self) -> dict[str, str]:
+        """Loss and accuracy."""
+        return {
+            "reward_model/loss": "loss",
+            "reward_model/accuracy": "accuracy",
+            "eval/accuracy": "eval accuracy",
+        }
 
     # -- held-out feedback -------------------------------------------------------------------------------------
 

@@ -9,7 +9,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lightning.intervals import wilson_interval
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.types import ScoredRollout
+
+WIN_RATE = Metric(
+    "Win rate",
+    "against the reference, 95 % interval",
+    heldout="eval/win_rate",
+    role="heldout",
+    floor=0,
+    mark=0.5,
+    mark_name="even",
+)
+TEXT_METRICS = (
+    Metric("Reply length", "tokens", "rollout/length_mean", "eval/length_mean", floor=0),
+    Metric("Replies that end themselves", "share with an end-of-sequence token", "rollout/eos_rate", "eval/eos_rate"),
+    Metric(
+        "Distinct bigrams",
+        "share among all; falls with repetition",
+        "rollout/distinct_2",
+        "eval/distinct_2",
+        floor=0,
+    ),
+    Metric("Perplexity", "on demonstrations; rises with forgetting", heldout="eval/perplexity", role="heldout"),
+)
+"""Of every policy that answers prompts."""
 
 
 def text_statistics(scored: ScoredRollout) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,9 +14,11 @@ from rlhf_lightning.distributed import Stream, own_rows, row_slices, run_seed
 from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.types import TrainBatch
 
+BatchT = TypeVar("BatchT", bound=TrainBatch)
+
 
 @dataclass
-class Minibatch:
+class Minibatch(Generic[BatchT]):
     """This rank's part of a global minibatch, in microbatches.
 
     Args:
@@ -24,7 +27,7 @@ class Minibatch:
         sequences: trajectories in the whole minibatch, on all ranks.
     """
 
-    parts: list[TrainBatch]
+    parts: list[BatchT]
     tokens: int
     sequences: int
 
@@ -49,20 +52,22 @@ class Loss:
         return Loss(self.value.detach(), *numbers)
 
 
-def whole_batch(batch: TrainBatch, *, microbatch_size: int | None) -> Minibatch:
+def whole_batch(batch: BatchT, *, microbatch_size: int | None) -> Minibatch[BatchT]:
     """The one minibatch that holds everything, in the order of the rows."""
     rows = torch.arange(len(batch), device=batch.actions.device)
     return _minibatch(batch, rows, microbatch_size)
 
 
-def shuffled_minibatches(batch: TrainBatch, *, size: int, key: int, microbatch_size: int | None) -> Iterator[Minibatch]:
+def shuffled_minibatches(
+    batch: BatchT, *, size: int, key: int, microbatch_size: int | None
+) -> Iterator[Minibatch[BatchT]]:
     """Global minibatches in an order that is a function of (seed, key); this rank gets rows r, r + W, … of each."""
     order = permutation(seed=run_seed(), stream=Stream.MINIBATCH, iteration=key, size=len(batch))
     for rows in order.to(batch.actions.device).split(size):
         yield _minibatch(batch, rows, microbatch_size)
 
 
-def _minibatch(batch: TrainBatch, rows: Tensor, microbatch_size: int | None) -> Minibatch:
+def _minibatch(batch: BatchT, rows: Tensor, microbatch_size: int | None) -> Minibatch[BatchT]:
     mine = rows[own_rows(len(rows)).to(rows.device)]
     parts = [mine[part.to(mine.device)] for part in row_slices(len(mine), microbatch_size)]
     return Minibatch(

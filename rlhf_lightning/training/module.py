@@ -1,4 +1,4 @@
-"""`SyncedModule`: gradients, steps and metrics that are the same on any number of devices."""
+"""`Module`: gradients, steps and metrics that are the same on any number of devices."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from rlhf_lightning.distributed import (
 )
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.records.metrics import Description, Experience, Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.optimization import Optimization
 
@@ -37,8 +38,8 @@ def on_cpu() -> AbstractContextManager[Any]:
     return torch.device("cpu")
 
 
-class SyncedModule(LightningModule):
-    """A module that computes its own rows of a global batch and sums gradients itself.
+class Module(LightningModule):
+    """What all algorithms share: each rank computes its own rows of a global batch, and gradients are summed once.
 
     A loss is a sum over this rank's rows divided by a *global* count, so summing the gradients of microbatches and of
     ranks gives the gradient of the whole batch. Backward passes run unsynchronized, inside `local_backward`; one
@@ -51,6 +52,10 @@ class SyncedModule(LightningModule):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    """What the task must provide."""
+
+    by_iteration: ClassVar[bool] = False
+    """Whether an epoch is an iteration and ``trainer.max_epochs`` the budget, instead of ``trainer.max_steps``."""
 
     def __init__(self, task: Task, backbone: Backbone, optimization: Optimization) -> None:
         super().__init__()
@@ -62,7 +67,24 @@ class SyncedModule(LightningModule):
         self.steps_loaded = 0
         self._grad_norms: dict[str, list[float]] = {}
 
-    # -- to be said by the subclass ----------------------------------------------------------------------------
+    # -- what a subclass defines -------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> str:
+        """The kind of run, see `Description`."""
+        raise NotImplementedError
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is logged and worth a figure, in the order of the figures."""
+        return ()
+
+    def experience(self) -> Experience | None:
+        """What is learned from; None where nothing counts it."""
+        return None
+
+    def progress(self) -> dict[str, str]:
+        """Metrics that are shown while the run goes on, in this order, with short labels."""
+        return {}
 
     def networks(self) -> dict[str, nn.Module]:
         """Trained networks by name; gradients are clipped and measured for each by itself."""
@@ -83,6 +105,10 @@ class SyncedModule(LightningModule):
     def position(self) -> str:
         """Which step is being taken, counted from 1, for messages."""
         return f"step {self.global_step + 1}"
+
+    def describe(self) -> Description:
+        """What the run keeps of all this."""
+        return Description(self.kind, type(self).__name__, self.experience(), self.metrics())
 
     # -- the trainer -------------------------------------------------------------------------------------------
 
@@ -192,6 +218,16 @@ class SyncedModule(LightningModule):
         optimizer.step()
         optimizer.zero_grad()
 
+    @property
+    def grad_scaler(self) -> torch.amp.GradScaler | None:
+        """What multiplies losses in 16-bit mixed precision; None elsewhere."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.optimizers().param_groups[0]["lr"]
+
     def forget_gradients(self) -> None:
         """Drop what has been accumulated."""
         self.optimizers().zero_grad()
@@ -206,7 +242,7 @@ class SyncedModule(LightningModule):
         Raises:
             UserError: a gradient is not finite (without a scaler, which skips such steps itself).
         """
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        scaled = self.grad_scaler is not None
         for group in optimizer.param_groups:
             if all(parameter.grad is None for parameter in group["params"]):
                 continue

@@ -1,51 +1,59 @@
-"""`PreferenceAlgorithm`: what all optimizers share that learn from preference pairs without a reward model."""
+"""`FeedbackAlgorithm`: what all optimizers share that learn a policy from given feedback, without a reward model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.algorithms.parts.reference import leave_out_reference, put_reference_back
+from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.metrics import GRADIENT, KL_TO_REFERENCE
+from rlhf_lightning.algorithms.parts.reference import Reference
+from rlhf_lightning.data.feedback import FeedbackDataModule
 from rlhf_lightning.data.preferences import PreferenceDataModule
-from rlhf_lightning.distributed import Stream, failing_together, own_rows, row_slices, world_size
+from rlhf_lightning.distributed import Stream, world_size
 from rlhf_lightning.errors import UserError, check_counts, located
 from rlhf_lightning.evaluation.heldout import HeldoutEvaluation
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.text import EncodedResponses, encode_responses
 from rlhf_lightning.models.policy import TextPolicy
-from rlhf_lightning.models.state import fingerprint, frozen_copy
+from rlhf_lightning.ops.ratios import sequence_log_ratio
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.rollout.responses import ResponseCollector
+from rlhf_lightning.rollout.statistics import TEXT_METRICS, WIN_RATE
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.module import on_cpu
+from rlhf_lightning.training.offline import Offline
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.training.passes import PassAlgorithm
-from rlhf_lightning.types import PreferencePair, Prompt, ScoredRollout
+from rlhf_lightning.types import Feedback, Prompt, ScoredRollout
+
+Example = TypeVar("Example", bound=Feedback)
 
 _WIN_RATE = ("win_rate", "win_rate_low", "win_rate_high")
 
 
-class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
-    """A policy that passes over preference pairs, and its frozen reference: the policy that it started as.
+class FeedbackAlgorithm(Offline[Example]):
+    """A policy that learns from given feedback, and its frozen reference: the policy that it started as.
 
-    Losses are summed over a response's tokens and averaged over pairs. Every evaluation, one before the first step
-    included, has the loss on held-out pairs, and what the policy says to held-out prompts.
+    Losses are averaged over examples. Every evaluation, one before the first step included, has the loss on held-out
+    feedback, and what the policy says to held-out prompts. ``data_class`` says what kind of feedback is read.
 
     Args:
         reward: judges responses to held-out prompts, as ``eval/score``; it is not trained on.
-        max_response_tokens: longer responses of the pairs keep their first tokens; None for half the context.
+        max_response_tokens: longer responses keep their first tokens; None for half the context.
         max_new_tokens: a sampled response that has not ended by then is cut.
         eval_prompts: held-out prompts that the policy is judged on.
         log_every: steps between rows of metrics.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
-    data_class = PreferenceDataModule
+    data_class: ClassVar[type[FeedbackDataModule[Any]]] = PreferenceDataModule
+    kind = "preference"
     group: ClassVar[str]
     """Of the metrics in training: ``GROUP/loss``, and ``GROUP/NAME`` for each that `loss_sum` reports."""
 
@@ -70,10 +78,11 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
         )
         self.max_response_tokens = max_response_tokens
         self.eval_prompts = eval_prompts
-        gold = task.gold()
-        judge = next(source for source in (reward, gold, _Unjudged()) if source is not None)
+        self.reference = Reference(KLControl(0.0), microbatch_size=optimization.microbatch_size)
+        self.reward, gold = reward, task.gold()
+        judge = reward or gold or _Unjudged()
         self._responses = ResponseCollector(judge, gold, max_new_tokens=max_new_tokens)
-        # Gold does not pass for a score: nobody trains on it here, and checkpoints are chosen by scores.
+        # Gold is not reported as a score: nobody trains on it here, and checkpoints are chosen by scores.
         scores = ("score", *(f"score_{name}" for name in judge.objectives))
         self._left_out = () if judge is reward else scores if judge is gold else (*scores, *_WIN_RATE)
         self._sampled: HeldoutEvaluation | None = None
@@ -86,9 +95,7 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
             return
         with on_cpu():
             self.policy = self.backbone.policy(self.task.interface, temperature=1.0)
-        self.reference = frozen_copy(self.policy)
-        # now: a precision plugin may convert the weights later
-        self.reference_hash = fingerprint(self.reference)
+        self.reference.freeze(self.policy)
 
     def networks(self) -> dict[str, nn.Module]:
         """The policy."""
@@ -99,7 +106,7 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
         self.policy.save(path)
 
     def setup(self, stage: str) -> None:
-        """See that there is something to judge the policy on, and move the reward source to the device."""
+        """Check that there are held-out prompts, and move the reward source to the device."""
         super().setup(stage)
         self._responses.reward.to(self.trainer.strategy.root_device)
         self._prompts: Sequence[Prompt] = self.task.prompts("heldout")[: self.eval_prompts]
@@ -110,12 +117,14 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
             )
         self._sampled = None  # of the prompts before
 
-    # -- pairs -------------------------------------------------------------------------------------------------
+    # -- examples ----------------------------------------------------------------------------------------------
 
-    def encode(self, examples: Sequence[PreferencePair]) -> EncodedResponses:
-        """The chosen responses, then the rejected ones, in one batch."""
-        texts = [pair.chosen for pair in examples] + [pair.rejected for pair in examples]
-        return self.encode_texts([pair.prompt for pair in examples] * 2, texts)
+    def encode(self, examples: Sequence[Example]) -> EncodedResponses:
+        """All responses in one batch: the first one of each example, then the second one of each."""
+        texts = zip(*(example.responses for example in examples), strict=True)
+        columns = [list(column) for column in texts]
+        prompts = [example.prompt for example in examples]
+        return self.encode_texts(prompts * len(columns), [text for column in columns for text in column])
 
     def encode_texts(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> EncodedResponses:
         """Prompts and responses in the policy's vocabulary."""
@@ -128,13 +137,16 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
             max_response_tokens=self.max_response_tokens or self.policy.context_length // 2,
         )
 
-    def weight(self, examples: Sequence[PreferencePair], encoded: EncodedResponses) -> float:
-        """Number of pairs."""
-        return float(len(examples))
-
     def logprobs(self, policy: TextPolicy, encoded: EncodedResponses) -> Float[Tensor, "B T"]:
         """Log-probability of each token under a policy; 0 where the mask is False."""
         return policy.evaluate(encoded.context, encoded.actions, encoded.action_mask).logprobs
+
+    def log_ratios(self, encoded: EncodedResponses) -> Float[Tensor, " B"]:
+        """Log π(y|x) − log π_ref(y|x) of whole responses; the reference has no gradient."""
+        logprobs = self.logprobs(self.policy, encoded)
+        with torch.no_grad():
+            ref_logprobs = self.logprobs(self.reference.policy, encoded)
+        return sequence_log_ratio(logprobs, ref_logprobs, encoded.action_mask)
 
     def training_row(self, means: dict[str, float]) -> dict[str, float]:
         """All of them."""
@@ -156,27 +168,25 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
 
     def on_validation_epoch_start(self) -> None:
         """Start adding up."""
-        self._pairs = 0
+        self._examined = 0
         self._sums = {name: self._number(0) for name in ("loss", *self.measured)}
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
-        """Loss and what else there is to know of a batch of held-out pairs."""
+        """Loss and what else there is to know of a batch of held-out examples."""
         examples = self.data.heldout_batch(int(batch))
-        self._pairs += len(examples)
-        with failing_together():
-            encoded = [(part, self.encode(part).to(self.device)) for part in self._own_parts(examples)]
-        for part in encoded:
-            loss, measured = self.loss_sum(*part)
+        self._examined += len(examples)
+        for part in self.parts(examples):
+            loss, measured = self.loss_sum(part)
             for name, value in {"loss": loss, **measured}.items():
                 self._sums[name] = self._sums[name] + value.detach()
 
     def on_validation_epoch_end(self) -> None:
-        """Means over the held-out pairs, and the policy's own responses beside those of the reference."""
+        """Means over the held-out examples, and the policy's own responses beside those of the reference."""
         if self.trainer.sanity_checking:
             return
-        means = {name: value / self._pairs for name, value in self.reduced(self._sums).items()}
+        means = {name: value / self._examined for name, value in self.reduced(self._sums).items()}
         if self._sampled is None:
-            self._sampled = HeldoutEvaluation(self, self.policy, self.reference, self._respond)
+            self._sampled = HeldoutEvaluation(self, self.policy, self.reference.policy, self._respond)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), located(self.position()):
             sampled = self._sampled.row(self.steps)
         row = means | {name: value for name, value in sampled.items() if name not in self._left_out}
@@ -186,13 +196,6 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
 
-    def _own_parts(self, examples: Sequence[PreferencePair]) -> Iterator[list[PreferencePair]]:
-        """This rank's examples, in microbatches."""
-        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
-        for rows in row_slices(len(mine), self.optimization.microbatch_size):
-            if len(rows):
-                yield [mine[row] for row in rows.tolist()]
-
     def _respond(self, policy: TextPolicy) -> ScoredRollout:
         """Responses to the held-out prompts, always with the same noise."""
         return self._responses.collect(policy, self._prompts, stream=Stream.EVALUATION, iteration=0)
@@ -200,15 +203,33 @@ class PreferenceAlgorithm(PassAlgorithm[PreferencePair]):
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the reference by path and hash only."""
+        """Keep of the reference its path and hash."""
         super().on_save_checkpoint(checkpoint)
-        path = getattr(self.backbone, "checkpoint", None)
-        leave_out_reference(checkpoint, path=path, fingerprint=self.reference_hash)
+        self.reference.save(checkpoint, path=getattr(self.backbone, "checkpoint", None))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See that the reference is the same."""
+        """Check that the reference is the same."""
         super().on_load_checkpoint(checkpoint)
-        put_reference_back(checkpoint, self.reference, fingerprint=self.reference_hash, by=type(self).__name__)
+        self.reference.load(checkpoint, algorithm=type(self).__name__)
+
+    # -- the run's record --------------------------------------------------------------------------------------
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """What replies to held-out prompts are worth, the loss, and the replies themselves."""
+        gold = Metric("Gold reward", "the true reward, for measuring only", heldout="eval/gold", role="gold")
+        score = Metric("Score", "of the replies; not trained on", heldout="eval/score", role="score")
+        loss = Metric("Loss", "per example", f"{self.group}/loss", "eval/loss", own=True)
+        return (gold, score, WIN_RATE, KL_TO_REFERENCE, loss, *self.own_metrics(), *TEXT_METRICS, GRADIENT)
+
+    def own_metrics(self) -> tuple[Metric, ...]:
+        """Those of the further sums in ``measured``."""
+        return ()
+
+    def progress(self) -> dict[str, str]:
+        """The loss and what is evaluated."""
+        own = {f"{self.group}/{name}": name for name in ("loss", "accuracy") if name in ("loss", *self.measured)}
+        evaluated = {"accuracy": "accuracy", "gold": "gold", "score": "score", "kl_ref_sequence": "KL"}
+        return own | {f"eval/{name}": f"eval {label}" for name, label in evaluated.items()}
 
 
 class _Unjudged(RewardSource):

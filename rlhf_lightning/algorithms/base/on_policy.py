@@ -1,42 +1,71 @@
-"""`PolicyAlgorithm`: the iteration that all policy optimizers share.
-
-One Lightning epoch is one iteration: collect → prepare → update → evaluate now and then.
-"""
+"""`OnPolicy`: the iteration that all policy optimizers share."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic
 
 import torch
+from torch import Tensor, nn
 
-from rlhf_lightning.algorithms.base.penalized import PenalizedModule
+from rlhf_lightning.algorithms.parts.critic import NoCritic, with_todays_names
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT
+from rlhf_lightning.algorithms.parts.reference import Reference
 from rlhf_lightning.data.collection import CollectionDataModule
-from rlhf_lightning.distributed import world_size
+from rlhf_lightning.distributed import of_first_rank, over_own_rows, world_size
 from rlhf_lightning.errors import UserError, check_limits, located
 from rlhf_lightning.evaluation.heldout import HeldoutEvaluation
 from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.policy import Policy, PolicyOutputs
+from rlhf_lightning.ops.kl import k3
+from rlhf_lightning.records.metrics import Experience, Metric
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.training.minibatches import Loss, Minibatch, shuffled_minibatches, whole_batch
+from rlhf_lightning.training.minibatches import BatchT, Loss, Minibatch, shuffled_minibatches, whole_batch
+from rlhf_lightning.training.module import Module, on_cpu
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch
+from rlhf_lightning.types import Rollout, ScoredRollout, Trajectories
+
+CHECKPOINT_LAYOUT = 2
+"""Version of the names in a checkpoint."""
 
 
-class PolicyAlgorithm(PenalizedModule):
-    """A policy that is improved on rollouts of its own.
+@dataclass
+class Prepared(Generic[BatchT]):
+    """What an update needs of a rollout.
+
+    Args:
+        batch: what is trained on.
+        rollout: everything that was drawn.
+        kl: mean KL to the reference in nats per sequence, for the KL controller; None without a reference.
+        metrics: to report.
+    """
+
+    batch: BatchT
+    rollout: Rollout
+    kl: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class OnPolicy(Module, Generic[BatchT]):
+    """A policy that is improved on rollouts of its own; one Lightning epoch is one iteration.
 
     The convention of all optimizers: a loss is summed over a trajectory's actions and averaged over trajectories, so
     that its expected gradient is the policy gradient itself, not one that depends on lengths.
 
     Args:
-        kl: penalty on the KL to the reference, in the reward or in the loss; tasks without a reference (environments)
+        kl: price of the KL to the reference, in the reward or in the loss; tasks without a reference (environments)
             take a coefficient of 0.
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations on held-out prompts or in fresh episodes.
+        critic: the value function, for algorithms that have one.
     """
+
+    by_iteration = True
 
     def __init__(
         self,
@@ -44,161 +73,176 @@ class PolicyAlgorithm(PenalizedModule):
         backbone: Backbone,
         optimization: Optimization,
         kl: KLControl,
+        *,
         temperature: float,
         eval_every: int,
+        critic: NoCritic | None = None,
     ) -> None:
-        super().__init__(task, backbone, optimization, kl, temperature)
+        super().__init__(task, backbone, optimization)
         if eval_every < 1:
             raise UserError(f"model.init_args.eval_every must be at least 1, got {eval_every}")
-        self.eval_every = eval_every
-        self.iterations_loaded = 0
-        self._heldout: HeldoutEvaluation | None = None
-
-    # -- to be said by the subclass ----------------------------------------------------------------------------
-
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
-        """Add reference logprobs, values, shaped rewards and advantages."""
-        raise NotImplementedError
-
-    def loss(self, part: TrainBatch, whole: Minibatch) -> Loss:
-        """What is minimized, of some rows of a minibatch."""
-        raise NotImplementedError
-
-    def update(self, batch: TrainBatch) -> dict[str, float]:
-        """Improve the policy on the batch; returns metrics."""
-        raise NotImplementedError
-
-    @property
-    def policy_learns(self) -> bool:
-        """Whether the policy is moved in this iteration."""
-        return True
-
-    # -- the trainer -------------------------------------------------------------------------------------------
-
-    def setup(self, stage: str) -> None:
-        """See that data and budget fit before anything is collected.
-
-        Raises:
-            UserError: the data module is of another kind, or the budget counts steps instead of iterations.
-        """
-        super().setup(stage)
-        data = self.trainer.datamodule
-        if not isinstance(data, CollectionDataModule):
-            raise UserError(f"{type(self).__name__} needs data of class RolloutDataModule, got {type(data).__name__}")
-        if self.fitting and self.trainer.max_steps >= 0 and not self.trainer.fast_dev_run:
+        self.has_reference = "prompts" in task.provides
+        if kl.coef and not self.has_reference:
             raise UserError(
-                f"trainer.max_steps counts optimizer steps, of which {type(self).__name__} takes several in an "
-                "iteration; give the number of iterations: trainer.max_epochs"
+                f"model.init_args.kl.coef is {kl.coef}, and task {type(task).__name__} has no reference policy "
+                "to stay close to; expected 0"
             )
-        self._heldout = None  # of the prompts of the data module before
-
-    def schedule_length(self) -> float:
-        """One step per iteration."""
-        return self.trainer.max_epochs or 1
-
-    def position(self) -> str:
-        """The iteration, counted from 1."""
-        return f"iteration {self.current_epoch + 1}"
-
-    @property
-    def rollouts(self) -> CollectionDataModule:
-        """The data module."""
-        return self.trainer.datamodule
+        self.reference = Reference(kl, microbatch_size=optimization.microbatch_size)
+        self.critic = critic or NoCritic()
+        self.temperature = temperature
+        self.eval_every = eval_every
+        self.iterations_done = 0
+        self.policy: Policy
+        self._heldout: HeldoutEvaluation | None = None
 
     # -- the iteration -----------------------------------------------------------------------------------------
 
-    def on_train_start(self) -> None:
-        """Measure the starting point, unless the run is resumed."""
-        if self.current_epoch == 0:
-            self.publish({"iteration": 0, **self.evaluate(iteration=0)})
-
-    def on_train_epoch_start(self) -> None:
-        """Collect a rollout with the current policy and prepare it for the update."""
-        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            with located(self.position()):
-                scored = self.collect()
-            self.scored = scored = replace(scored, rollout=self.rescored(scored.rollout))
-            self.row = {"iteration": self.current_epoch + 1, **self.rollouts.statistics(scored)}
-            self.row |= {f"timing/{name}": value for name, value in scored.timings.items()}
-            tokens, seconds = scored.rollout.action_mask.sum().item(), scored.timings["rollout_seconds"]
-            self.row |= {"rollout/tokens_per_second": tokens / seconds}
-            if scored.prompts_shortened:
-                self.row |= {"rollout/prompts_shortened": scored.prompts_shortened}
-            self.row |= self.rollouts.counters(scored, self.current_epoch)
-            self.batch = self.prepare(scored).units()
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One iteration, which Lightning calls once in an epoch."""
+        iteration = self.current_epoch + 1
+        # 1. Collect: the policy acts, and the reward source scores what it did.
+        # 2. Prepare: the KL to the reference, shaped rewards, advantages.
+        with torch.no_grad(), located(self.position()):
+            scored = self.rescored(self.collect())
+            prepared = self.prepare(scored)
+        # 3. Update the policy, and the critic where there is one.
+        started = time.perf_counter()
+        with self.local_backward():
+            updated = self.update(prepared)
+        updated |= {**self.gradient_norms(), "timing/update_seconds": time.perf_counter() - started, "lr": self.lr}
+        # 4. Control: adapt the coefficient of the KL to the reference.
+        if prepared.kl is not None and self.policy_learns:
+            self.reference.kl.update(prepared.kl)
+        # 5. Finish: what was frozen during the iteration moves (running moments, learned weights, the schedule).
+        self.rollouts.finish(scored)
+        self.step_schedule()
+        self.iterations_done = iteration
+        # 6. Publish the metrics, those of an evaluation included where one is due.
+        due = iteration % self.eval_every == 0 or iteration == self.trainer.max_epochs
+        evaluated = self.evaluate(iteration=iteration) if due else {}
+        self.publish({"iteration": iteration, **self.counted(scored), **prepared.metrics, **updated, **evaluated})
 
     def collect(self) -> ScoredRollout:
         """This iteration's rollout."""
         return self.rollouts.collect(self.policy, self.current_epoch)
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Update on the prepared batch."""
-        started = time.perf_counter()
-        with self.local_backward():
-            self.row |= self.update(self.batch)
-        if self.reference is not None and self.policy_learns:
-            self.kl.update(self.row["objective/kl_ref_sequence"])
-        self.rollouts.finish(self.scored)
-        self.row |= self.gradient_norms()
-        self.row |= {"timing/update_seconds": time.perf_counter() - started}
-        self.row |= {"lr": self.optimizers().param_groups[0]["lr"]}
-        self.step_schedule()
+    def prepare(self, scored: ScoredRollout) -> Prepared[BatchT]:
+        """Add what the update needs: the KL to the reference, shaped rewards, advantages."""
+        raise NotImplementedError
 
-    def on_train_epoch_end(self) -> None:
-        """Evaluate where it is due, always at the end, and report the row."""
-        iteration = self.current_epoch + 1
-        if iteration % self.eval_every == 0 or iteration == self.trainer.max_epochs:
-            self.row |= self.evaluate(iteration=iteration)
-        self.publish(self.row)
+    def update(self, prepared: Prepared[BatchT]) -> dict[str, float]:
+        """Improve the policy on the batch; returns metrics."""
+        raise NotImplementedError
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Evaluate on held-out prompts; in training that is done at the end of iterations instead."""
-        if not self.fitting:
-            iteration = self.iterations_loaded
-            self.publish({"iteration": iteration, **self.evaluate(iteration=iteration)})
+    def loss(self, part: BatchT, whole: Minibatch[BatchT]) -> Loss:
+        """What is minimized, of some rows of a minibatch."""
+        raise NotImplementedError
 
-    test_step = validation_step
+    @property
+    def policy_learns(self) -> bool:
+        """Whether the policy is moved in this iteration: not while the critic is warmed up."""
+        return self.current_epoch >= self.critic.warmup
 
-    @torch.no_grad()
-    def evaluate(self, *, iteration: int) -> dict[str, float]:
-        """Judge the policy on held-out prompts, or in fresh episodes."""
-        with self.trainer.precision_plugin.forward_context(), located(self.position()):
-            if self.reference is None:
-                statistics = self.rollouts.statistics(self.rollouts.collect_heldout(self.policy))
-                row = {name.partition("/")[2]: value for name, value in statistics.items()}
-            else:
-                if self._heldout is None:
-                    self._heldout = HeldoutEvaluation(self, self.policy, self.reference, self.rollouts.collect_heldout)
-                row = self._heldout.row(iteration)
-        return {f"eval/{name}": value for name, value in row.items()}
+    # -- for collect -------------------------------------------------------------------------------------------
 
-    # -- for prepare -------------------------------------------------------------------------------------------
-
-    def rescored(self, rollout: Rollout) -> Rollout:
+    def rescored(self, scored: ScoredRollout) -> ScoredRollout:
         """Under autocast, with logprobs as the update will compute them: decoding rounds differently."""
+        rollout = scored.rollout
         if not torch.is_autocast_enabled(rollout.actions.device.type):
-            return rollout
-        (logprobs,) = self.over_own_rows(
-            lambda part: (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,), rollout
+            return scored
+        return replace(scored, rollout=replace(rollout, old_logprobs=self.logprobs_of(rollout)))
+
+    def logprobs_of(self, trajectories: Trajectories) -> Tensor:
+        """Log-probabilities of the actions under the policy as it is now, on every rank for all rows."""
+        (logprobs,) = over_own_rows(
+            lambda part: (self.policy.evaluate(part.context, part.actions, part.action_mask).logprobs,),
+            trajectories,
+            microbatch_size=self.optimization.microbatch_size,
         )
-        return replace(rollout, old_logprobs=logprobs)
+        return logprobs
+
+    def counted(self, scored: ScoredRollout) -> dict[str, float]:
+        """Metrics of the collection: scores, lengths, times, and how much has been collected so far."""
+        drawn = scored.drawn or scored
+        tokens = drawn.rollout.action_mask.sum().item()
+        row = {**self.rollouts.statistics(drawn)}
+        row |= {f"timing/{name}": value for name, value in drawn.timings.items()}
+        row |= {"rollout/tokens_per_second": tokens / drawn.timings["rollout_seconds"]}
+        if drawn.prompts_shortened:
+            row |= {"rollout/prompts_shortened": drawn.prompts_shortened}
+        return row | self.rollouts.counters(scored, self.current_epoch)
 
     # -- for update --------------------------------------------------------------------------------------------
 
-    def minibatches(self, batch: TrainBatch, *, size: int, epochs: int) -> Iterator[Minibatch]:
-        """Several epochs of shuffled global minibatches; this rank gets rows r, r + W, … of each."""
-        for epoch in range(epochs):
-            key = self.current_epoch * epochs + epoch
-            yield from shuffled_minibatches(
-                batch, size=size, key=key, microbatch_size=self.optimization.microbatch_size
-            )
+    def take_one_step(self, batch: BatchT) -> dict[str, float]:
+        """One gradient step on the whole batch."""
+        row = self.accumulate(self.whole(batch))
+        self.apply_gradients(frozen=self.frozen)
+        return row
 
-    def whole(self, batch: TrainBatch) -> Minibatch:
+    def take_steps(
+        self,
+        batch: BatchT,
+        *,
+        epochs: int,
+        minibatch_size: int,
+        stop_kl: float | None,
+        kl_old: Callable[[], float] | None = None,
+    ) -> dict[str, float]:
+        """A gradient step on each of several epochs of shuffled minibatches, fewer where the policy has moved enough.
+
+        Args:
+            stop_kl: the limit on KL(π_old‖π), in nats per action; None for none.
+            kl_old: measures that KL, before each epoch but the first; None looks at the ``policy/kl_old`` that the
+                loss reports of each minibatch, and discards the gradients of the one that exceeds the limit.
+        """
+        limit = math.inf if stop_kl is None else stop_kl
+        rows: list[dict[str, float]] = []
+        steps = 0
+        for epoch in range(epochs):
+            if epoch and kl_old is not None and stop_kl is not None and kl_old() > limit:
+                break
+            for minibatch in self.minibatches(batch, size=minibatch_size, key=self.current_epoch * epochs + epoch):
+                rows.append(self.accumulate(minibatch))
+                if kl_old is None and rows[-1]["policy/kl_old"] > limit:
+                    self.forget_gradients()
+                    return _summary(rows, steps)
+                self.apply_gradients(frozen=self.frozen)
+                steps += 1
+        return _summary(rows, steps)
+
+    def fit_critic(self, batch: BatchT, *, epochs: int, minibatch_size: int) -> dict[str, float]:
+        """Some epochs of the critic's own regression, the policy left alone."""
+
+        def critic_loss(part: BatchT, whole: Minibatch[BatchT]) -> Loss:
+            return self.critic.loss(self.policy, part, whole)
+
+        rows = []
+        for epoch in range(epochs):
+            for minibatch in self.minibatches(batch, size=minibatch_size, key=self.current_epoch * epochs + epoch):
+                rows.append(self.accumulate(minibatch, critic_loss))
+                self.apply_gradients(frozen={"policy"})
+        return means(rows)
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Networks that a step leaves as they are."""
+        return frozenset() if self.policy_learns else frozenset({"policy"})
+
+    def minibatches(self, batch: BatchT, *, size: int, key: int) -> Iterator[Minibatch[BatchT]]:
+        """Shuffled global minibatches; this rank gets rows r, r + W, … of each.
+
+        Args:
+            key: of the order, one for each epoch of each iteration.
+        """
+        return shuffled_minibatches(batch, size=size, key=key, microbatch_size=self.optimization.microbatch_size)
+
+    def whole(self, batch: BatchT) -> Minibatch[BatchT]:
         """The whole batch as one minibatch."""
         return whole_batch(batch, microbatch_size=self.optimization.microbatch_size)
 
     def accumulate(
-        self, minibatch: Minibatch, loss: Callable[[TrainBatch, Minibatch], Loss] | None = None
+        self, minibatch: Minibatch[BatchT], loss: Callable[[BatchT, Minibatch[BatchT]], Loss] | None = None
     ) -> dict[str, float]:
         """Add this rank's gradients of the loss; means per action, and largest values, over the whole minibatch.
 
@@ -206,7 +250,7 @@ class PolicyAlgorithm(PenalizedModule):
             loss: what is minimized; None for `loss`.
         """
         parts: list[Loss] = []
-        for part in minibatch.parts:  # each rank has some: it is seen to that devices divide batches and minibatches
+        for part in minibatch.parts:  # every rank has some, since devices divide batches and minibatches
             one = (loss or self.loss)(part, minibatch)
             self.manual_backward(one.value)
             parts.append(one.detached())
@@ -216,17 +260,80 @@ class PolicyAlgorithm(PenalizedModule):
         self.check_finite(f"the {type(self).__name__} loss", reduced.pop("loss"))
         return {name: value if name in largest else value / minibatch.tokens for name, value in reduced.items()}
 
-    def went_too_far(self, kl_old: float, stop_kl: float | None) -> bool:
-        """Whether an update ends before the step whose gradients are there; these are forgotten then.
+    def evaluated(self, part: BatchT) -> PolicyOutputs:
+        """What the policy says of the actions, with the KL to the reference where the loss has it."""
+        return self.reference.evaluate(self.policy, part)
 
-        Args:
-            kl_old: KL(π_old‖π) in nats per action, the same on all ranks.
-            stop_kl: its limit; None for none.
+    @torch.no_grad()
+    def kl_to_old(self, trajectories: Trajectories) -> float:
+        """KL(π_old‖π) where the policy stands now, in nats per action, estimated by k3 from actions of π_old."""
+        kl = k3(trajectories.old_logprobs, self.logprobs_of(trajectories))[trajectories.action_mask]
+        return of_first_rank(kl.double().mean().item())
+
+    # -- evaluation --------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Measure the starting point, unless the run is resumed."""
+        if self.current_epoch == 0:
+            self.publish({"iteration": 0, **self.evaluate(iteration=0)})
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Evaluate on held-out prompts; in training that is done at the end of iterations instead."""
+        if not self.fitting:
+            iteration = self.iterations_done
+            self.publish({"iteration": iteration, **self.evaluate(iteration=iteration)})
+
+    test_step = validation_step
+
+    @torch.no_grad()
+    def evaluate(self, *, iteration: int) -> dict[str, float]:
+        """Judge the policy on held-out prompts, or in fresh episodes."""
+        with self.trainer.precision_plugin.forward_context(), located(self.position()):
+            if not self.has_reference:
+                statistics = self.rollouts.statistics(self.rollouts.collect_heldout(self.policy))
+                row = {name.partition("/")[2]: value for name, value in statistics.items()}
+            else:
+                if self._heldout is None:
+                    self._heldout = HeldoutEvaluation(
+                        self, self.policy, self.reference.policy, self.rollouts.collect_heldout
+                    )
+                row = self._heldout.row(iteration)
+        return {f"eval/{name}": value for name, value in row.items()}
+
+    # -- the trainer -------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Check that data and budget fit before anything is collected.
+
+        Raises:
+            UserError: the data module is of another kind, or the budget counts steps instead of iterations.
         """
-        if stop_kl is None or kl_old <= stop_kl:
-            return False
-        self.forget_gradients()
-        return True
+        super().setup(stage)
+        data = self.trainer.datamodule
+        if not isinstance(data, CollectionDataModule):
+            raise UserError(
+                f"{type(self).__name__} needs data that collects rollouts (RolloutDataModule for text, "
+                f"EnvironmentDataModule for environments), got {type(data).__name__}"
+            )
+        if self.fitting and self.trainer.max_steps >= 0 and not self.trainer.fast_dev_run:
+            raise UserError(
+                f"trainer.max_steps counts optimizer steps, of which {type(self).__name__} takes several in an "
+                "iteration; give the number of iterations: trainer.max_epochs"
+            )
+        self._heldout = None  # of the prompts of the data module before
+
+    @property
+    def rollouts(self) -> CollectionDataModule:
+        """The data module."""
+        return self.trainer.datamodule
+
+    def schedule_length(self) -> float:
+        """One step per iteration."""
+        return self.trainer.max_epochs or 1
+
+    def position(self) -> str:
+        """The iteration, counted from 1."""
+        return f"iteration {self.current_epoch + 1}"
 
     def check_groups(self) -> None:
         """Refuse to train on single responses, which have none to be compared with."""
@@ -245,17 +352,86 @@ class PolicyAlgorithm(PenalizedModule):
                 "expected a multiple of the number of devices"
             )
 
-    # -- checkpoints -------------------------------------------------------------------------------------------
+    # -- networks and checkpoints ------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build policy, reference and critic, once."""
+        if hasattr(self, "policy"):
+            return
+        with on_cpu():
+            self.policy = self.backbone.policy(self.task.interface, temperature=self.temperature)
+            if self.has_reference:
+                self.reference.freeze(self.policy)
+            self.critic.build(self.backbone, self.policy, lambda: self.rollouts.objectives)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Policy and critic."""
+        return {"policy": self.policy, **self.critic.networks()}
+
+    def learning_rates(self) -> dict[str, float]:
+        """The critic's own, where it has one."""
+        return self.critic.learning_rates()
+
+    def export(self, path: Path) -> None:
+        """The policy, and the critic beside it."""
+        self.policy.save(path)
+        self.critic.save(path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the number of the iteration."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["iteration"] = int(self.row.get("iteration", self.iterations_loaded))
+        """Keep the number of iterations, the KL controller, and of the reference its path and hash."""
+        checkpoint["algorithm"], checkpoint["layout"] = type(self).__name__, CHECKPOINT_LAYOUT
+        checkpoint["iteration"] = self.iterations_done
+        self.reference.save(checkpoint, path=getattr(self.backbone, "checkpoint", None))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember it."""
+        """Restore them, and check that the reference is the same.
+
+        Raises:
+            UserError: another algorithm wrote it, or its reference or KL controller is another.
+        """
         super().on_load_checkpoint(checkpoint)
-        self.iterations_loaded = int(checkpoint["iteration"])
+        writer, name = checkpoint.get("algorithm"), type(self).__name__
+        if writer != name:
+            raise UserError(f"the checkpoint is not one of {name}: {writer or 'no policy optimizer'} wrote it")
+        if checkpoint.get("layout", 1) < CHECKPOINT_LAYOUT:
+            checkpoint["state_dict"] = with_todays_names(checkpoint["state_dict"])
+        self.reference.load(checkpoint, algorithm=name)
+        self.iterations_done = int(checkpoint["iteration"])
+
+    # -- the run's record --------------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> str:
+        """That of the data: on text, or in an environment."""
+        return self.rollouts.kind
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Of the collection, of the reference, of the policy, and of the critic where there is one."""
+        return (*self.rollouts.metrics(), *self.reference.metrics(), ENTROPY, GRADIENT, *self.critic.metrics())
+
+    def experience(self) -> Experience:
+        """What is collected."""
+        return self.rollouts.experience
+
+    def progress(self) -> dict[str, str]:
+        """Those of the collection."""
+        return self.rollouts.progress
+
+
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number over minibatches."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}
+
+
+def _summary(rows: Sequence[Mapping[str, float]], steps: int) -> dict[str, float]:
+    """Of an update: means over minibatches, the largest ratio, and the steps that were taken."""
+    row = means(rows) | {"policy/steps": steps}
+    if "policy/ratio_max" in row:
+        row["policy/ratio_max"] = max(one["policy/ratio_max"] for one in rows)
+    if "rollout/logprob_gap" in row:
+        # before the first step: logprobs captured while decoding against those of the training forward
+        row["rollout/logprob_gap"] = rows[0]["rollout/logprob_gap"]
+    return row
 
 
 def check_stop_kl(stop_kl: float | None) -> None:

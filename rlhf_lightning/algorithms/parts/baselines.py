@@ -15,8 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, Estimate, NoCritic
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.policy import Policy
+from rlhf_lightning.ops.advantages import discounted_returns
+from rlhf_lightning.records.metrics import Metric
+from rlhf_lightning.types import ScoredRollout
 
 
 @dataclass
@@ -26,10 +30,30 @@ class Baseline(ABC):
     learned: ClassVar[tuple[str, ...]] = ()
     """Attributes that a checkpoint keeps; a value network is kept as a network."""
 
-    @property
+    def build_critic(self, *, gamma: float, microbatch_size: int | None) -> NoCritic:
+        """The value function that it needs."""
+        return NoCritic()
+
     @abstractmethod
-    def critic(self) -> CriticOptions | None:
-        """The value network that it needs; None for none."""
+    def estimate(
+        self,
+        policy: Policy,
+        critic: NoCritic,
+        scored: ScoredRollout,
+        rewards: Float[Tensor, "B T"],
+        *,
+        gamma: float,
+    ) -> Estimate:
+        """The discounted returns from each action on, less the baseline.
+
+        Args:
+            critic: what `build_critic` gave.
+            rewards: of each action, the price of the KL subtracted.
+        """
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """What it logs."""
+        return ()
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint keeps."""
@@ -45,7 +69,27 @@ class Baseline(ABC):
 class ScalarBaseline(Baseline):
     """One number for all actions of a batch."""
 
-    critic = None
+    def estimate(
+        self,
+        policy: Policy,
+        critic: NoCritic,
+        scored: ScoredRollout,
+        rewards: Float[Tensor, "B T"],
+        *,
+        gamma: float,
+    ) -> Estimate:
+        """The returns less the number; then learn from them."""
+        rollout = scored.rollout
+        continues = rollout.continues
+        returns = discounted_returns(rewards.to(rollout.old_logprobs.dtype), continues, gamma=gamma)
+        starts = rollout.action_mask & ~torch.nn.functional.pad(continues[:, :-1], (1, 0), value=False)
+        value = self.value(returns[starts])
+        self.update(returns[starts])
+        return Estimate(returns - value, metrics={"policy/baseline": value.item()})
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """The number."""
+        return (Metric("Baseline", "subtracted from every return", "policy/baseline"),)
 
     @abstractmethod
     def value(self, episode_returns: Float[Tensor, " E"]) -> Float[Tensor, ""]:
@@ -121,3 +165,21 @@ class ValueBaseline(Baseline):
     """
 
     critic: CriticOptions = CriticOptions()
+
+    def build_critic(self, *, gamma: float, microbatch_size: int | None) -> Critic:
+        """With λ = 1: advantages are returns less values."""
+        return Critic(self.critic, gamma=gamma, lam=1.0, microbatch_size=microbatch_size)
+
+    def estimate(
+        self,
+        policy: Policy,
+        critic: NoCritic,
+        scored: ScoredRollout,
+        rewards: Float[Tensor, "B T"],
+        *,
+        gamma: float,
+    ) -> Estimate:
+        """The returns less the values."""
+        if not isinstance(critic, Critic):
+            raise ValueError("a value baseline needs the critic that it builds")
+        return critic.estimate(policy, scored, rewards)

@@ -1,29 +1,30 @@
-"""`ActorCritic`: what policy optimizers with a value function share: the critic, its fit, and advantages from it."""
+"""`Critic`: a value function, the advantages that it gives, and its own loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.algorithms.base.on_policy import PolicyAlgorithm
-from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.algorithms.parts.metrics import VALUE
+from rlhf_lightning.distributed import over_own_rows
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.policy import PolicyOutputs
+from rlhf_lightning.models.critic import ValueNetwork
+from rlhf_lightning.models.policy import Policy, PolicyOutputs
 from rlhf_lightning.ops.advantages import gae
 from rlhf_lightning.ops.losses import value_loss
 from rlhf_lightning.ops.masking import explained_variance
 from rlhf_lightning.ops.objectives import objective_rewards, weighted_advantages
-from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.records.metrics import Metric
+from rlhf_lightning.rollout.checks import check_finite
 from rlhf_lightning.training.minibatches import Loss, Minibatch
-from rlhf_lightning.training.module import on_cpu
-from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch
 
 
@@ -71,124 +72,160 @@ class CriticOptions:
             )
 
 
-class ActorCritic(PolicyAlgorithm):
-    """A policy and a critic; advantages by GAE.
+@dataclass
+class Estimate:
+    """What a baseline makes of the rewards of a rollout.
 
     Args:
-        critic: the value network; None for an algorithm that has none.
-        gamma: discount; 1 for language, 0.99 for control.
-        lam: λ of GAE; 0 is one-step TD, 1 is the whole return less the value.
+        advantages: of each action.
+        old_values: of a critic, at collection; None without one.
+        returns: what the critic is fitted to.
+        metrics: to report.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        backbone: Backbone,
-        optimization: Optimization,
-        critic: CriticOptions | None,
-        kl: KLControl,
-        *,
-        gamma: float,
-        lam: float,
-        temperature: float,
-        eval_every: int,
-    ) -> None:
-        super().__init__(task, backbone, optimization, kl, temperature, eval_every)
+    advantages: Float[Tensor, "B T"]
+    old_values: Float[Tensor, "B T *O"] | None = None
+    returns: Float[Tensor, "B T *O"] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class NoCritic(nn.Module):
+    """For an algorithm without a value function: nothing to train, to report or to export."""
+
+    warmup = 0
+
+    def build(self, backbone: Backbone, policy: Policy, objectives: Callable[[], Sequence[str]]) -> None:
+        """Nothing to build."""
+
+    def networks(self) -> dict[str, nn.Module]:
+        """None."""
+        return {}
+
+    def learning_rates(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def save(self, path: Path) -> None:
+        """Nothing to write."""
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """None."""
+        return ()
+
+    def loss(self, policy: Policy, part: TrainBatch, whole: Minibatch, outputs: PolicyOutputs | None = None) -> Loss:
+        """0."""
+        return Loss(torch.zeros((), device=part.actions.device), {})
+
+
+class Critic(NoCritic):
+    """A value network, advantages by GAE, and regression on the returns.
+
+    Args:
+        options: of the network.
+        gamma: discount; 1 for language, 0.99 for control.
+        lam: λ of GAE; 0 is one-step TD, 1 is the whole return less the value.
+        microbatch_size: sequences that are evaluated at one time; None for all at once.
+    """
+
+    network: ValueNetwork
+
+    def __init__(self, options: CriticOptions, *, gamma: float, lam: float, microbatch_size: int | None) -> None:
+        super().__init__()
         check_range("gamma", gamma, 0, 1)
         check_range("lam", lam, 0, 1)
-        self.critic_options = critic
+        self.options = options
         self.gamma, self.lam = gamma, lam
+        self.microbatch_size = microbatch_size
+        self.warmup = options.warmup
         self.objectives: tuple[str, ...] = ()
 
-    # -- networks ----------------------------------------------------------------------------------------------
+    def build(self, backbone: Backbone, policy: Policy, objectives: Callable[[], Sequence[str]]) -> None:
+        """Build the network.
 
-    def configure_model(self) -> None:
-        """Build policy, reference and critic, once."""
-        super().configure_model()
-        options = self.critic_options
-        if options is None or hasattr(self, "critic"):
-            return
+        Args:
+            objectives: gives the names of the objectives that the reward scores each by itself.
+        """
+        options = self.options
         if options.per_objective:
-            self.objectives = tuple(self.rollouts.objectives)
+            self.objectives = tuple(objectives())
             if not self.objectives:
                 raise UserError(
                     "critic.per_objective is true, and the reward gives one score only; expected a reward with "
                     "objectives, or false"
                 )
         heads = len(self.objectives) or None
-        with on_cpu():
-            self.critic = self.backbone.critic(self.policy, init=options.init, shared=options.shared, outputs=heads)
+        self.network = backbone.critic(policy, init=options.init, shared=options.shared, outputs=heads)
 
     def networks(self) -> dict[str, nn.Module]:
-        """Policy and critic."""
-        return {"policy": self.policy} | ({} if self.critic_options is None else {"value": self.critic})
+        """The value network."""
+        return {"value": self.network}
 
     def learning_rates(self) -> dict[str, float]:
-        """The critic's own, where it has one."""
-        options = self.critic_options
-        return {} if options is None or options.lr is None else {"value": options.lr}
+        """Its own, where it has one."""
+        return {} if self.options.lr is None else {"value": self.options.lr}
 
-    def export(self, path: Path) -> None:
-        """The policy, and the critic beside it."""
-        self.policy.save(path)
-        if self.critic_options is not None:
-            self.critic.save(path / "critic")
+    def save(self, path: Path) -> None:
+        """Write the network beside the policy."""
+        self.network.save(path / "critic")
 
-    @property
-    def policy_learns(self) -> bool:
-        """Not while the critic is warmed up."""
-        return self.critic_options is None or self.current_epoch >= self.critic_options.warmup
-
-    def frozen(self) -> Iterable[str]:
-        """Networks that a step leaves as they are."""
-        return () if self.policy_learns else ("policy",)
+    def metrics(self) -> tuple[Metric, ...]:
+        """Of its fit, in all and to each objective."""
+        named = (
+            Metric(
+                f"Explained variance: {name.replace('_', ' ')}",
+                "of the objective's returns, by the critic",
+                f"value/explained_variance_{name}",
+                lowest=-1.0,
+            )
+            for name in self.objectives
+        )
+        return (*VALUE, *named)
 
     # -- advantages --------------------------------------------------------------------------------------------
 
-    def prepare(self, scored: ScoredRollout) -> TrainBatch:
-        """Penalize the KL to the reference, then advantages and returns by GAE."""
-        rollout = scored.rollout
-        mask = rollout.action_mask
-        values, next_values = self._old_values(scored)
-        rewards, ref_logprobs = self.shaped_rewards(scored)
+    def estimate(self, policy: Policy, scored: ScoredRollout, rewards: Float[Tensor, "B T"]) -> Estimate:
+        """Advantages and returns by GAE.
+
+        Args:
+            rewards: of each action, the price of the KL subtracted.
+        """
+        mask, continues = scored.rollout.action_mask, scored.rollout.continues
+        values, next_values = self._old_values(policy, scored)
         rewards = rewards.to(values.dtype)[..., None]
         if self.objectives:
             scores, weights = self._weighed(scored, values)
             rewards = objective_rewards(rewards.squeeze(-1), scores, weights, mask)
         columns = (x.unbind(-1) for x in (rewards, values, next_values))
-        estimates = [gae(*x, rollout.continues, gamma=self.gamma, lam=self.lam) for x in zip(*columns, strict=True)]
+        estimates = [gae(*column, continues, gamma=self.gamma, lam=self.lam) for column in zip(*columns, strict=True)]
         advantages, returns = (torch.stack(x, dim=-1) for x in zip(*estimates, strict=True))
-        self._report_explained_variance(values, returns, mask)
+        shares = [
+            explained_variance(*pair, mask).item() for pair in zip(values.unbind(-1), returns.unbind(-1), strict=True)
+        ]
+        named = {f"value/explained_variance_{name}": x for name, x in zip(self.objectives, shares, strict=False)}
+        metrics = {"value/explained_variance": sum(shares) / len(shares), **named}
         if self.objectives:
-            advantages = weighted_advantages(advantages, weights, mask, eps=1e-8)
-        else:
-            advantages, values, returns = (x.squeeze(-1) for x in (advantages, values, returns))
-        return TrainBatch(
-            context=rollout.context,
-            actions=rollout.actions,
-            action_mask=mask,
-            old_logprobs=rollout.old_logprobs,
-            old_values=values,
-            advantages=advantages,
-            returns=returns,
-            ref_logprobs=ref_logprobs,
-        )
+            return Estimate(weighted_advantages(advantages, weights, mask, eps=1e-8), values, returns, metrics)
+        return Estimate(advantages.squeeze(-1), values.squeeze(-1), returns.squeeze(-1), metrics)
 
-    def _old_values(self, scored: ScoredRollout) -> tuple[Float[Tensor, "B T O"], Float[Tensor, "B T O"]]:
-        """Values before and after each action, one column for each head of the critic."""
-        columns = self.over_own_rows(self._values, scored.rollout)
+    def _old_values(
+        self, policy: Policy, scored: ScoredRollout
+    ) -> tuple[Float[Tensor, "B T O"], Float[Tensor, "B T O"]]:
+        """Values before and after each action, one column for each head of the network."""
+        columns = over_own_rows(
+            lambda part: self._columns(policy, part), scored.rollout, microbatch_size=self.microbatch_size
+        )
         for column in columns:
-            self.check_rows("values", column, scored)
+            check_finite("values", column, scored)
         heads = len(columns) // 2
         return torch.stack(columns[:heads], dim=-1), torch.stack(columns[heads:], dim=-1)
 
-    def _values(self, part: Rollout) -> tuple[Float[Tensor, "B T"], ...]:
+    def _columns(self, policy: Policy, part: Rollout) -> tuple[Float[Tensor, "B T"], ...]:
         """Values of each head, then next values of each."""
         trunk = None
-        if self.critic_options.shared:
-            trunk = self.policy.hidden_before(part.context, part.actions, part.action_mask)
-        values = self.critic.values(part.context, part.actions, part.action_mask, trunk=trunk)
-        next_values = self.critic.next_values(part, values)
+        if self.options.shared:
+            trunk = policy.hidden_before(part.context, part.actions, part.action_mask)
+        values = self.network.values(part.context, part.actions, part.action_mask, trunk=trunk)
+        next_values = self.network.next_values(part, values)
         return (*values.unbind(-1), *next_values.unbind(-1)) if self.objectives else (values, next_values)
 
     def _weighed(self, scored: ScoredRollout, like: Tensor) -> tuple[Float[Tensor, "B O"], Float[Tensor, " O"]]:
@@ -198,52 +235,33 @@ class ActorCritic(PolicyAlgorithm):
         if not weights.sum() > 0:
             listed = ", ".join(f"{name} {scored.weights[name]:g}" for name in self.objectives)
             raise UserError(
-                f"critic.per_objective shares the price of the KL among the objectives, and at {self.position()} their "
-                f"weights are {listed}; expected a sum above 0"
+                "critic.per_objective shares the price of the KL among the objectives, and their weights are "
+                f"{listed}; expected a sum above 0"
             )
         return scores, weights
 
-    def _report_explained_variance(
-        self, values: Float[Tensor, "B T O"], returns: Float[Tensor, "B T O"], mask: Bool[Tensor, "B T"]
-    ) -> None:
-        pairs = zip(values.unbind(-1), returns.unbind(-1), strict=True)
-        shares = [explained_variance(*pair, mask).item() for pair in pairs]
-        named = {f"value/explained_variance_{name}": x for name, x in zip(self.objectives, shares, strict=False)}
-        self.row |= {"value/explained_variance": sum(shares) / len(shares), **named}
+    # -- its own loss ------------------------------------------------------------------------------------------
 
-    # -- the critic's own loss ---------------------------------------------------------------------------------
-
-    def critic_loss(self, part: TrainBatch, whole: Minibatch, outputs: PolicyOutputs | None = None) -> Loss:
+    def loss(self, policy: Policy, part: TrainBatch, whole: Minibatch, outputs: PolicyOutputs | None = None) -> Loss:
         """Regression on the returns; the mean over objectives, where each has a value of its own.
 
         Args:
             outputs: of the policy, for a critic on its trunk; None evaluates it.
         """
-        options, mask = self.critic_options, part.action_mask
-        if options.shared and outputs is None:
-            outputs = self.policy.evaluate(part.context, part.actions, mask)
-        trunk = outputs.hidden if options.shared else None
-        values = self.critic.values(part.context, part.actions, mask, trunk=trunk)[mask]
+        if part.old_values is None or part.returns is None:
+            raise ValueError("a batch for the critic has old_values and returns")
+        mask, trunk = part.action_mask, None
+        if self.options.shared:
+            outputs = outputs or policy.evaluate(part.context, part.actions, mask)
+            trunk = outputs.hidden
+        values = self.network.values(part.context, part.actions, mask, trunk=trunk)[mask]
         old_values, returns = part.old_values[mask], part.returns[mask]
         heads = values.shape[1:].numel()
-        regression = value_loss(values, old_values, returns, value_clip_range=options.clip_range).sum() / heads
+        regression = value_loss(values, old_values, returns, value_clip_range=self.options.clip_range).sum() / heads
         sums = {"value/loss": regression}
-        if options.clip_range is not None:
-            sums["value/clip_fraction"] = ((values - old_values).abs() > options.clip_range).sum() / heads
-        return Loss((options.coef if options.shared else 1.0) * regression / whole.sequences, sums)
-
-    def fit_critic(self, batch: TrainBatch, *, size: int, epochs: int) -> dict[str, float]:
-        """Some epochs of regression on the returns, the policy left alone."""
-        measured = []
-        for minibatch in self.minibatches(batch, size=size, epochs=epochs):
-            measured.append(self.accumulate(minibatch, self.critic_loss))
-            self.apply_gradients(frozen={"policy"})
-        return means(measured)
-
-
-def means(measured: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each number over minibatches."""
-    return {name: sum(row[name] for row in measured) / len(measured) for name in (measured[0] if measured else ())}
+        if self.options.clip_range is not None:
+            sums["value/clip_fraction"] = ((values - old_values).abs() > self.options.clip_range).sum() / heads
+        return Loss((self.options.coef if self.options.shared else 1.0) * regression / whole.sequences, sums)
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -254,3 +272,8 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
     """
     if not low <= value <= high:
         raise UserError(f"model.init_args.{name} must be between {low} and {high}, got {value}")
+
+
+def with_todays_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of an algorithm from the time when ``critic`` was the network itself."""
+    return {re.sub(r"^critic\.", "critic.network.", name): tensor for name, tensor in state.items()}

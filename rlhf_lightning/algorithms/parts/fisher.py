@@ -17,7 +17,7 @@ from rlhf_lightning.errors import check_limits
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.models.state import frozen_copy
 from rlhf_lightning.ops.noise import permutation
-from rlhf_lightning.ops.trust_region import flatten, unflatten
+from rlhf_lightning.ops.trust_region import conjugate_gradient, damped, flatten, trust_region_scale, unflatten
 from rlhf_lightning.training.minibatches import whole_batch
 from rlhf_lightning.types import TrainBatch
 
@@ -53,6 +53,27 @@ class FisherOptions:
         check_limits("fisher", limits)
 
 
+@dataclass(frozen=True)
+class NaturalDirection:
+    """Where the natural gradient points.
+
+    Args:
+        gradient: g, of what is maximized.
+        direction: an approximate solution of (F + λI) x = g.
+        residual: of that, over the norm of g.
+        scale: the factor at which the quadratic model of the KL is δ; None unless δ was given.
+    """
+
+    gradient: Float[Tensor, " P"]
+    direction: Float[Tensor, " P"]
+    residual: float
+    scale: float | None
+
+    def metrics(self) -> dict[str, float]:
+        """To report."""
+        return {"policy/grad_norm": self.gradient.norm().item(), "trust_region/cg_residual": self.residual}
+
+
 class PolicyGeometry:
     """A policy around the point where it stands.
 
@@ -70,7 +91,7 @@ class PolicyGeometry:
     def __init__(
         self, policy: Policy, batch: TrainBatch, options: FisherOptions, *, microbatch_size: int | None, key: int
     ) -> None:
-        self.policy = policy
+        self.policy, self.options = policy, options
         self.old = frozen_copy(policy)
         for parameter, copied in zip(policy.parameters(), self.old.parameters(), strict=True):
             copied.requires_grad_(parameter.requires_grad)  # for the Fisher matrix, see there
@@ -93,6 +114,21 @@ class PolicyGeometry:
         for parameter in self.parameters:
             parameter.grad = None
         return total if scaler is None else total / scaler.get_scale()
+
+    def natural_direction(self, scaler: torch.amp.GradScaler | None, *, max_kl: float | None) -> NaturalDirection:
+        """The natural direction of the gradient that backward passes have left on the policy; it is forgotten then.
+
+        Args:
+            scaler: that has multiplied the gradient; None for none.
+            max_kl: δ that the step is to be scaled to, in nats per action; None for no scale.
+        """
+        gradient = -self.gradient(scaler)  # of what is maximized: losses are its negative
+        product = damped(self.fisher_product, damping=self.options.damping)
+        direction, residual = conjugate_gradient(
+            product, gradient, iterations=self.options.iterations, tolerance=self.options.tolerance
+        )
+        scale = None if max_kl is None else trust_region_scale(direction, product(direction), max_kl=max_kl).item()
+        return NaturalDirection(gradient, direction, residual.item(), scale)
 
     def move_to(self, vector: Float[Tensor, " P"]) -> None:
         """Put the policy elsewhere."""

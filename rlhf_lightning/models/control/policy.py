@@ -25,7 +25,7 @@ from rlhf_lightning.models.control.actions import (
     GaussianHead,
 )
 from rlhf_lightning.models.control.spaces import Spaces
-from rlhf_lightning.models.critic import Critic
+from rlhf_lightning.models.critic import ValueNetwork
 from rlhf_lightning.models.moments import ObservationNormalizer
 from rlhf_lightning.models.policy import Policy, PolicyOutputs
 from rlhf_lightning.types import ObservationContext, Rollout
@@ -172,7 +172,7 @@ class ControlPolicy(Policy):
         return policy
 
 
-class ControlCritic(Critic):
+class ControlCritic(ValueNetwork):
     """A perceptron of its own that reads what the policy reads.
 
     Args:

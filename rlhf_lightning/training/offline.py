@@ -1,9 +1,10 @@
-"""`PassAlgorithm`: the step that all algorithms share which pass over given data (SFT, reward modeling)."""
+"""`Offline`: the step that all algorithms share which learn from given data (SFT, reward modeling, DPO)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,14 +14,33 @@ from rlhf_lightning.distributed import failing_together, own_rows, row_slices
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.text import EncodedResponses
+from rlhf_lightning.records.metrics import Experience
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.training.module import SyncedModule
+from rlhf_lightning.training.module import Module
 from rlhf_lightning.training.optimization import Optimization
 
 Example = TypeVar("Example")
 
 
-class PassAlgorithm(SyncedModule, Generic[Example]):
+@dataclass
+class Part(Generic[Example]):
+    """Some examples of a global batch.
+
+    Args:
+        examples: this rank's, or a microbatch of them.
+        encoded: their responses as token ids.
+        statistics: numbers of the *whole* batch that the loss of each example needs; empty for most losses.
+    """
+
+    examples: Sequence[Example]
+    encoded: EncodedResponses
+    statistics: Mapping[str, float] = field(default_factory=dict)
+
+
+LossSum: TypeAlias = Callable[[Part[Example]], tuple[Tensor, dict[str, Tensor]]]
+
+
+class Offline(Module, Generic[Example]):
     """One optimizer step per global batch of examples; the budget is ``trainer.max_steps``.
 
     Args:
@@ -38,17 +58,24 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
         self.log_every = log_every
         self.shortened = {"data/prompts_shortened": 0.0, "data/responses_shortened": 0.0}
 
-    # -- to be said by the subclass ----------------------------------------------------------------------------
+    # -- what a subclass defines -------------------------------------------------------------------------------
 
     def encode(self, examples: Sequence[Example]) -> EncodedResponses:
         """Token ids of some examples."""
         raise NotImplementedError
 
-    def weight(self, examples: Sequence[Example], encoded: EncodedResponses) -> float:
-        """What the loss of these examples is divided by: their number, or that of their tokens."""
-        raise NotImplementedError
+    def statistics(self, batch: Sequence[Example]) -> dict[str, float]:
+        """Numbers of a whole global batch that the loss of each of its examples needs, the same on all ranks.
 
-    def loss_sum(self, examples: Sequence[Example], encoded: EncodedResponses) -> tuple[Tensor, dict[str, Tensor]]:
+        Called without gradients, on every rank with the same batch, before the loss of any part of it.
+        """
+        return {}
+
+    def weight(self, part: Part[Example]) -> float:
+        """What the loss of these examples is divided by: their number, or that of their tokens."""
+        return float(len(part.examples))
+
+    def loss_sum(self, part: Part[Example]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss summed over these examples, and further sums to report."""
         raise NotImplementedError
 
@@ -59,7 +86,7 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
     # -- the step ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """See that the data fit.
+        """Check that the data are of the right kind.
 
         Raises:
             UserError: the data module is of another kind.
@@ -85,7 +112,7 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
         checkpoint["shortened"] = self.shortened
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting.
+        """Restore the counters.
 
         Raises:
             UserError: the checkpoint is one of a policy optimizer.
@@ -114,11 +141,7 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
         return self.accumulate(self.data.train_batch(self.global_step), self.loss_sum)
 
     def accumulate(
-        self,
-        examples: Sequence[Example],
-        loss_sum: Callable[[Sequence[Example], EncodedResponses], tuple[Tensor, dict[str, Tensor]]],
-        *,
-        counted: bool = True,
+        self, examples: Sequence[Example], loss_sum: LossSum[Example], *, counted: bool = True
     ) -> dict[str, float]:
         """Add the gradients of the mean loss over a global batch, in microbatches, each rank its own rows.
 
@@ -126,22 +149,28 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
             loss_sum: the loss of some examples, and further sums.
             counted: whether examples that do not fit into the context are counted.
         """
-        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
-        parts = [
-            [mine[row] for row in rows.tolist()] for rows in row_slices(len(mine), self.optimization.microbatch_size)
-        ]
-        with failing_together():
-            encoded = [(part, self.encode(part).to(self.device)) for part in parts if part]
-        total = self.reduced({"weight": self._number(sum(self.weight(*part) for part in encoded))})["weight"]
+        parts = self.parts(examples)
+        total = self.reduced({"weight": self._number(sum(self.weight(part) for part in parts))})["weight"]
         sums = {name: self._number(0) for name in ("loss", *self.measured)}
-        for part in encoded:
-            loss, measured = loss_sum(*part)
+        for part in parts:
+            loss, measured = loss_sum(part)
             self.manual_backward(loss / total)
             for name, value in {"loss": loss, **measured}.items():
                 sums[name] = sums[name] + value.detach()
         if counted:
-            self._count_shortened([one for _, one in encoded])
+            self._count_shortened([part.encoded for part in parts])
         return {name: value / total for name, value in self.reduced(sums).items()}
+
+    def parts(self, examples: Sequence[Example]) -> list[Part[Example]]:
+        """This rank's rows of a global batch, encoded, in microbatches; with the statistics of the whole batch."""
+        mine = [examples[row] for row in own_rows(len(examples)).tolist()]
+        with failing_together():
+            slices = row_slices(len(mine), self.optimization.microbatch_size)
+            chosen = [[mine[row] for row in rows.tolist()] for rows in slices if len(rows)]
+            parts = [Part(some, self.encode(some).to(self.device)) for some in chosen]
+        with torch.no_grad():
+            statistics = self.statistics(examples)
+        return [replace(part, statistics=statistics) for part in parts]
 
     def _count_shortened(self, encoded: Sequence[EncodedResponses]) -> None:
         """Add up over ranks what did not fit into the context."""
@@ -155,3 +184,7 @@ class PassAlgorithm(SyncedModule, Generic[Example]):
 
     def _number(self, value: float) -> Tensor:
         return torch.tensor(float(value), dtype=torch.float64, device=self.device)
+
+    def experience(self) -> Experience:
+        """The examples of each step."""
+        return Experience(self.data.unit, per_step=self.data.batch_size)
