@@ -12,11 +12,13 @@ Everything the command line does is plain Python too::
 Names are imported when they are first used, so that ``import rlhf_lightning`` takes no time.
 """
 
+import re
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 _HOME = {
-    "A2C": "algorithms.a2c",
     "AdaptiveKLControl": "algorithms.parts.kl_control",
     "AllPairs": "reward_modeling.losses",
     "Arithmetic": "tasks.arithmetic.task",
@@ -24,26 +26,25 @@ _HOME = {
     "Bandit": "tasks.bandit.task",
     "BatchMean": "algorithms.parts.baselines",
     "BradleyTerry": "reward_modeling.losses",
-    "CPI": "algorithms.cpi",
     "Checkpoints": "callbacks.checkpoints",
     "Clip": "algorithms.parts.surrogates",
     "CompositeReward": "rewards.composite",
     "Control": "tasks.control",
     "ControlBackbone": "models.control.backbone",
     "CriticOptions": "algorithms.parts.critic",
-    "DPO": "algorithms.dpo",
     "DeclaredWeights": "rewards.objectives",
     "DemonstrationDataModule": "data.demonstrations",
     "EnvironmentDataModule": "data.environments",
     "Export": "callbacks.export",
     "FisherOptions": "algorithms.parts.fisher",
     "FunctionReward": "rewards.function",
-    "GRPO": "algorithms.grpo",
     "HalveDoubleKLControl": "algorithms.parts.kl_control",
     "JointEncoder": "models.reward.architectures",
     "Judgement": "rewards.source",
     "KLControl": "algorithms.parts.kl_control",
     "KLLoss": "algorithms.parts.kl_control",
+    "LabelDataModule": "data.preferences",
+    "LabelledResponse": "types",
     "Lagrangian": "rewards.objectives",
     "LanguageBackbone": "models.language.backbone",
     "LearnedReward": "rewards.learned",
@@ -54,18 +55,12 @@ _HOME = {
     "MetricsFile": "callbacks.metrics_file",
     "MinMax": "rewards.scaling",
     "MovingAverage": "algorithms.parts.baselines",
-    "NPG": "algorithms.npg",
     "NoBaseline": "algorithms.parts.baselines",
     "Optimization": "training.optimization",
-    "PPO": "algorithms.ppo",
     "Penalty": "algorithms.parts.surrogates",
     "PlackettLuce": "reward_modeling.losses",
     "PreferenceDataModule": "data.preferences",
-    "PreferredFT": "algorithms.preferred_ft",
     "Progress": "callbacks.progress",
-    "RAFT": "algorithms.raft",
-    "REINFORCE": "algorithms.reinforce",
-    "RLOO": "algorithms.rloo",
     "RankingDataModule": "data.preferences",
     "RatingDataModule": "data.preferences",
     "Regression": "reward_modeling.losses",
@@ -74,12 +69,10 @@ _HOME = {
     "RewardSource": "rewards.source",
     "RolloutDataModule": "data.rollouts",
     "RunningZScore": "rewards.scaling",
-    "SFT": "algorithms.sft",
     "SamplesFile": "callbacks.samples_file",
     "SeparateEncoders": "models.reward.architectures",
     "SequenceRatio": "algorithms.parts.surrogates",
     "Surrogate": "algorithms.parts.surrogates",
-    "TRPO": "algorithms.trpo",
     "TabularBackbone": "models.tabular",
     "Task": "tasks.task",
     "TaskReward": "rewards.task_reward",
@@ -87,7 +80,6 @@ _HOME = {
     "ThresholdKLControl": "algorithms.parts.kl_control",
     "TokenRatio": "algorithms.parts.surrogates",
     "UncertaintyWeighted": "models.reward.combination",
-    "Unlikelihood": "algorithms.unlikelihood",
     "UserError": "errors",
     "ValueBaseline": "algorithms.parts.baselines",
     "WorstCase": "models.reward.combination",
@@ -95,14 +87,24 @@ _HOME = {
     "load_run": "records.runs",
 }
 
-__all__ = sorted(_HOME)
+_ALGORITHM = re.compile(r"^class ([A-Z]\w*)\((?:OnPolicy|FeedbackAlgorithm|Offline)\b", re.MULTILINE)
+
+
+@cache
+def public_names() -> dict[str, str]:
+    """Every public class and function, and the module that holds it; algorithms are found in their files."""
+    files = sorted((Path(__file__).parent / "algorithms").glob("[a-z]*.py"))
+    found = {name: f"algorithms.{file.stem}" for file in files for name in _ALGORITHM.findall(file.read_text("utf-8"))}
+    return {**_HOME, **found}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"rlhf_lightning.{_HOME[name]}"), name)
+    if name == "__all__":
+        return sorted(public_names())
+    if name in public_names():
+        return getattr(import_module(f"rlhf_lightning.{public_names()[name]}"), name)
     raise AttributeError(f"module 'rlhf_lightning' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *public_names()})

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
@@ -92,7 +93,7 @@ class A2C(OnPolicy[AdvantageBatch]):
         """One step on everything."""
         return self.take_one_step(prepared.batch)
 
-    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
+    def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it stands in the loss, and value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
@@ -101,10 +102,16 @@ class A2C(OnPolicy[AdvantageBatch]):
         outputs = self.evaluated(part)
         logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
         policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
-        critic = self.critic.loss(self.policy, part, whole, outputs)
+        critic = self.critic.loss(self.policy, part, minibatch, outputs)
 
         kl = self.reference.losses(part, outputs)
-        value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
+        value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / minibatch.sequences
         sums = {"policy/loss": policy_loss.sum(), "objective/entropy": entropy.sum()}
         largest = {"rollout/logprob_gap": (logprobs - part.old_logprobs[mask]).abs().max()}
         return Loss(critic.value + (value if self.policy_learns else 0.0), sums | critic.sums, largest)
+
+    variants = (
+        Variant("A2C, λ = 0, exact values", GRADIENT, {"lam": 0.0}),
+        Variant("A2C, λ = 0, wrong values", BIASED, {"lam": 0.0}, wrong_critic=True),
+        Variant("A2C, λ = 1, wrong values", GRADIENT, {"lam": 1.0}, wrong_critic=True),
+    )

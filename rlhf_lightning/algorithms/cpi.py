@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, check_range
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import KL_OLD, STEPS
@@ -133,14 +134,14 @@ class CPI(OnPolicy[WeightedBatch]):
             prepared.batch, epochs=self.inner_epochs, minibatch_size=self.minibatch_size, stop_kl=self.stop_kl
         )
 
-    def loss(self, part: WeightedBatch, whole: Minibatch[WeightedBatch]) -> Loss:
+    def loss(self, part: WeightedBatch, minibatch: Minibatch[WeightedBatch]) -> Loss:
         """Weighted negative log-likelihood of the actions, the KL where it stands in the loss, and value regression."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         logprobs, old_logprobs = outputs.logprobs[mask], part.old_logprobs[mask]
         losses = (-part.weights[mask] * logprobs).sum()
-        critic = self.critic.loss(self.policy, part, whole, outputs)
-        policy_loss = (losses + self.reference.losses(part, outputs).sum()) / whole.sequences
+        critic = self.critic.loss(self.policy, part, minibatch, outputs)
+        policy_loss = (losses + self.reference.losses(part, outputs).sum()) / minibatch.sequences
         value = critic.value + (policy_loss if self.policy_learns else 0.0)
         sums = {
             "policy/loss": losses,
@@ -153,3 +154,5 @@ class CPI(OnPolicy[WeightedBatch]):
         """Also those of the weights and of the update."""
         weight = Metric("Largest weight", "of an action in the better policy", "policy/weight_max", floor=0)
         return (*super().metrics(), weight, KL_OLD, STEPS)
+
+    variants = (Variant("CPI", OTHER),)

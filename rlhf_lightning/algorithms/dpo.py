@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
+from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.preference import ipo_loss, sigmoid_preference_loss
@@ -163,3 +164,9 @@ class DPO(FeedbackAlgorithm[PreferencePair]):
             Metric("Reward of the chosen", unit, "dpo/chosen_reward", "eval/chosen_reward"),
             Metric("Reward of the rejected", unit, "dpo/rejected_reward", "eval/rejected_reward"),
         )
+
+    variants = (
+        Variant("DPO", OTHER),
+        Variant("DPO, conservative", OTHER, {"loss": SigmoidLoss(label_smoothing=0.1)}),
+        Variant("IPO", OTHER, {"loss": IPOLoss()}),
+    )

@@ -42,9 +42,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.parts.claims import BIASED, SHORT_BY_GROUP, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
-from rlhf_lightning.algorithms.parts.surrogates import Clip, Ratio, Surrogate, TokenRatio
+from rlhf_lightning.algorithms.parts.surrogates import Clip, MeanRatio, Ratio, Surrogate, TokenRatio
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import group_advantages, groups_that_differ, overlong_penalty
@@ -66,16 +67,16 @@ class Average(ABC):
     """How the losses of tokens become one number."""
 
     @abstractmethod
-    def of(
-        self, losses: Float[Tensor, " N"], places: Bool[Tensor, "B T"], *, responses: int, count: int
+    def reduce(
+        self, losses: Float[Tensor, " N"], positions: Bool[Tensor, "B T"], *, responses: int, count: int
     ) -> Float[Tensor, ""]:
         """This microbatch's share of the average over a minibatch.
 
         Args:
-            losses: at each of the places, row by row.
-            places: where they stand: at every token, or once in each response.
-            responses: in the whole minibatch.
-            count: places in the whole minibatch.
+            losses: at each of the positions, row by row.
+            positions: which ones: every token, or one in each response.
+            responses: number in the whole minibatch.
+            count: number of positions in the whole minibatch.
         """
 
 
@@ -83,11 +84,11 @@ class Average(ABC):
 class ResponseMean(Average):
     """Over the tokens of each response, then over responses: a token of a long one counts less (Shao et al., eq. 3)."""
 
-    def of(
-        self, losses: Float[Tensor, " N"], places: Bool[Tensor, "B T"], *, responses: int, count: int
+    def reduce(
+        self, losses: Float[Tensor, " N"], positions: Bool[Tensor, "B T"], *, responses: int, count: int
     ) -> Float[Tensor, ""]:
         """(1/B) Σᵢ (1/Tᵢ) Σₜ ℓᵢₜ."""
-        lengths = places.sum(-1)
+        lengths = positions.sum(-1)
         return (losses / lengths.repeat_interleave(lengths)).sum() / responses
 
 
@@ -95,8 +96,8 @@ class ResponseMean(Average):
 class TokenMean(Average):
     """Over all tokens alike: a long response counts more (Yu et al., eq. 12)."""
 
-    def of(
-        self, losses: Float[Tensor, " N"], places: Bool[Tensor, "B T"], *, responses: int, count: int
+    def reduce(
+        self, losses: Float[Tensor, " N"], positions: Bool[Tensor, "B T"], *, responses: int, count: int
     ) -> Float[Tensor, ""]:
         """Σᵢ Σₜ ℓᵢₜ / Σᵢ Tᵢ."""
         return losses.sum() / count
@@ -106,8 +107,8 @@ class TokenMean(Average):
 class ResponseSum(Average):
     """Over responses, of the sum over their tokens: the policy gradient (Liu et al.)."""
 
-    def of(
-        self, losses: Float[Tensor, " N"], places: Bool[Tensor, "B T"], *, responses: int, count: int
+    def reduce(
+        self, losses: Float[Tensor, " N"], positions: Bool[Tensor, "B T"], *, responses: int, count: int
     ) -> Float[Tensor, ""]:
         """(1/B) Σᵢ Σₜ ℓᵢₜ."""
         return losses.sum() / responses
@@ -248,19 +249,21 @@ class GRPO(OnPolicy[AdvantageBatch]):
             stop_kl=self.stop_kl,
         )
 
-    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
-        """The surrogate and the KL to the reference, each averaged over its places."""
-        mask, places = part.action_mask, self.ratio.places(part.action_mask)
-        count = whole.sequences if self.ratio.whole_responses else whole.tokens
+    def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
+        """The surrogate and the KL to the reference, each averaged as ``average`` says."""
+        mask, positions = part.action_mask, self.ratio.positions(part.action_mask)
+        count = minibatch.sequences if self.ratio.whole_responses else minibatch.tokens
         outputs = self.evaluated(part)
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
-        advantages = part.advantages[places]
+        advantages = part.advantages[positions]
         surrogate = self.surrogate.loss(log_ratio, advantages)
-        value = self.average.of(surrogate, places, responses=whole.sequences, count=count)
-        kl = self.average.of(self.reference.losses(part, outputs), mask, responses=whole.sequences, count=whole.tokens)
+        value = self.average.reduce(surrogate, positions, responses=minibatch.sequences, count=count)
+        kl = self.average.reduce(
+            self.reference.losses(part, outputs), mask, responses=minibatch.sequences, count=minibatch.tokens
+        )
         sums = {  # reported as means per action
-            "policy/loss": value * whole.tokens,
-            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * whole.tokens / count,
+            "policy/loss": value * minibatch.tokens,
+            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * minibatch.tokens / count,
             "policy/kl_old": k3(part.old_logprobs, outputs.logprobs)[mask].sum(),
             "objective/entropy": outputs.entropy[mask].sum(),
         }
@@ -282,3 +285,24 @@ class GRPO(OnPolicy[AdvantageBatch]):
         """Restore it."""
         super().on_load_checkpoint(checkpoint)
         self.samples = int(checkpoint["samples"])
+
+    variants = (
+        Variant("GRPO, no std, response sum", SHORT_BY_GROUP, {"normalize_std": False, "average": ResponseSum()}),
+        Variant(
+            "GRPO, no std, response sum, k2 in the loss",
+            BIASED,
+            {"normalize_std": False, "average": ResponseSum()},
+            kl_loss=KLLoss("k2"),
+        ),
+        Variant(
+            "GRPO, no std, response sum, k3 in the loss",
+            BIASED,
+            {"normalize_std": False, "average": ResponseSum()},
+            kl_loss=KLLoss("k3"),
+        ),
+        Variant("GRPO, no std, response mean", BIASED, {"normalize_std": False}),
+        Variant("GRPO, no std, token mean", BIASED, {"normalize_std": False, "average": TokenMean()}),
+        Variant("GRPO, std, response sum", BIASED, {"average": ResponseSum()}),
+        Variant("GRPO, std, geometric mean ratio", BIASED, {"ratio": MeanRatio()}),
+        Variant("GRPO, std, response mean, k3 in the loss", BIASED, kl_loss=KLLoss("k3")),
+    )

@@ -17,6 +17,7 @@ import math
 from torch import nn
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.parts.claims import GRADIENT, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -131,7 +132,7 @@ class NPG(OnPolicy[AdvantageBatch]):
             microbatch_size=self.optimization.microbatch_size,
             key=self.current_epoch,
         )
-        row = self.accumulate(self.whole(batch))
+        row = self.accumulate(self.as_one_minibatch(batch))
         found = geometry.natural_direction(self.grad_scaler, max_kl=None if self.step_size else self.max_kl)
         scale = self.step_size or found.scale
         self.check_finite("the natural step", scale * found.direction.norm().item())
@@ -143,14 +144,14 @@ class NPG(OnPolicy[AdvantageBatch]):
             "trust_region/improvement_expected": scale * (found.gradient @ found.direction).item(),
         }
 
-    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
+    def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """−Â log π, and the KL where it stands in the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         losses = policy_gradient_loss(outputs.logprobs[mask], part.advantages[mask]).sum()
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
         sums = {"policy/loss": losses, "objective/entropy": outputs.entropy[mask].sum()}
-        value = (losses + self.reference.losses(part, outputs).sum()) / whole.sequences
+        value = (losses + self.reference.losses(part, outputs).sum()) / minibatch.sequences
         return Loss(value, sums, {"rollout/logprob_gap": gap})
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -158,3 +159,5 @@ class NPG(OnPolicy[AdvantageBatch]):
         limit = None if self.step_size else self.max_kl
         step_size = Metric("Step size", "factor of the natural gradient", "trust_region/step_size", floor=0)
         return (*super().metrics(), kl_of_step(limit), step_size, CG_RESIDUAL)
+
+    variants = (Variant("NPG, before F⁻¹", GRADIENT),)

@@ -18,10 +18,19 @@ import math
 from typing import Any
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
-from rlhf_lightning.algorithms.parts.surrogates import Clip, Ratio, Surrogate, TokenRatio
+from rlhf_lightning.algorithms.parts.surrogates import (
+    Clip,
+    MeanRatio,
+    Penalty,
+    Ratio,
+    SequenceRatio,
+    Surrogate,
+    TokenRatio,
+)
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.kl import k3
@@ -117,7 +126,7 @@ class PPO(OnPolicy[AdvantageBatch]):
         estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
         advantages = estimate.advantages
         if self.whiten_advantages:
-            advantages = whiten(advantages, self.ratio.places(scored.rollout.action_mask), eps=1e-8)
+            advantages = whiten(advantages, self.ratio.positions(scored.rollout.action_mask), eps=1e-8)
         batch = AdvantageBatch.of(
             scored.rollout,
             advantages=advantages,
@@ -136,7 +145,7 @@ class PPO(OnPolicy[AdvantageBatch]):
             self.surrogate.adapt(self.kl_to_old(prepared.batch))
         return row | ({"policy/kl_coef": self.surrogate.kl_coef} if self.surrogate.kl_coef else {})
 
-    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
+    def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """Surrogate, entropy bonus, the KL to the reference where it stands in the loss, and value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
@@ -144,19 +153,19 @@ class PPO(OnPolicy[AdvantageBatch]):
         mask = part.action_mask
         outputs = self.evaluated(part)
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
-        advantages = part.advantages[self.ratio.places(mask)]
+        advantages = part.advantages[self.ratio.positions(mask)]
         surrogate = self.surrogate.loss(log_ratio, advantages)
         entropy, kl_old = outputs.entropy[mask], k3(part.old_logprobs, outputs.logprobs)[mask]
-        places = whole.sequences if self.ratio.whole_responses else whole.tokens
+        ratios = minibatch.sequences if self.ratio.whole_responses else minibatch.tokens
 
         policy_loss = surrogate.sum() + self.surrogate.kl_coef * kl_old.sum() - self.entropy_coef * entropy.sum()
         policy_loss = policy_loss + self.reference.losses(part, outputs).sum()
-        critic = self.critic.loss(self.policy, part, whole, outputs)
-        value = critic.value + (policy_loss / whole.sequences if self.policy_learns else 0.0)
+        critic = self.critic.loss(self.policy, part, minibatch, outputs)
+        value = critic.value + (policy_loss / minibatch.sequences if self.policy_learns else 0.0)
         sums = {
             "policy/loss": surrogate.sum(),
             "policy/kl_old": kl_old.sum(),
-            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * whole.tokens / places,
+            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * minibatch.tokens / ratios,
             "objective/entropy": entropy.sum(),
         }
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
@@ -176,3 +185,20 @@ class PPO(OnPolicy[AdvantageBatch]):
         """Restore it."""
         super().on_load_checkpoint(checkpoint)
         self.surrogate.kl_coef = checkpoint["surrogate_kl_coef"]
+
+    variants = (
+        Variant("PPO, λ = 0.95, exact values", GRADIENT, {"whiten_advantages": False}),
+        Variant("PPO, λ = 0.95, wrong values", BIASED, {"whiten_advantages": False}, wrong_critic=True),
+        Variant("PPO, λ = 0.95, exact values, whitened", BIASED),
+        Variant("PPO, penalty", GRADIENT, {"surrogate": Penalty(), "whiten_advantages": False}),
+        Variant(
+            "PPO, ratio of responses",
+            GRADIENT,
+            {"ratio": SequenceRatio(), "lam": 1.0, "whiten_advantages": False},
+        ),
+        Variant(
+            "PPO, geometric mean ratio",
+            BIASED,
+            {"ratio": MeanRatio(), "lam": 1.0, "whiten_advantages": False},
+        ),
+    )

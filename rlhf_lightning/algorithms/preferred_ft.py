@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
+from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.text import EncodedResponses
 from rlhf_lightning.rewards.source import RewardSource
@@ -68,3 +69,5 @@ class PreferredFT(FeedbackAlgorithm[PreferencePair]):
     def loss_sum(self, part: Part[PreferencePair]) -> tuple[Tensor, dict[str, Tensor]]:
         """−log π(y_w), summed over pairs."""
         return -self.logprobs(self.policy, part.encoded).sum(), {}
+
+    variants = (Variant("preferred-FT", OTHER),)

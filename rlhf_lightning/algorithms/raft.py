@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import KL_OLD, STEPS
 from rlhf_lightning.distributed import world_size
@@ -116,15 +117,17 @@ class RAFT(OnPolicy[TrainBatch]):
         )
         return row | {"policy/kl_old": kl_old()}
 
-    def loss(self, part: TrainBatch, whole: Minibatch[TrainBatch]) -> Loss:
+    def loss(self, part: TrainBatch, minibatch: Minibatch[TrainBatch]) -> Loss:
         """Negative log-likelihood of each response, and the KL to the reference where it stands in the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         nats = -outputs.logprobs[mask].sum()
         sums = {"policy/loss": nats, "objective/entropy": outputs.entropy[mask].sum()}
-        return Loss((nats + self.reference.losses(part, outputs).sum()) / whole.sequences, sums)
+        return Loss((nats + self.reference.losses(part, outputs).sum()) / minibatch.sequences, sums)
 
     def metrics(self) -> tuple[Metric, ...]:
         """Also those of the responses that are kept."""
         kept = Metric("Score of the best", "that are kept of each group", "objective/score_kept", role="score")
         return (*super().metrics(), kept, KL_OLD, STEPS)
+
+    variants = (Variant("RAFT", OTHER),)

@@ -19,7 +19,8 @@ import math
 from typing import Any
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
-from rlhf_lightning.algorithms.parts.baselines import Baseline, MovingAverage
+from rlhf_lightning.algorithms.parts.baselines import Baseline, BatchMean, MovingAverage, NoBaseline, ValueBaseline
+from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, SHORT_BY_BATCH, Variant
 from rlhf_lightning.algorithms.parts.critic import check_range
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
@@ -107,7 +108,7 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         """One step on everything."""
         return self.take_one_step(prepared.batch)
 
-    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
+    def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it stands in the loss, and the value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
@@ -116,10 +117,10 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         outputs = self.evaluated(part)
         logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
         policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
-        critic = self.critic.loss(self.policy, part, whole, outputs)
+        critic = self.critic.loss(self.policy, part, minibatch, outputs)
 
         kl = self.reference.losses(part, outputs)
-        value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / whole.sequences
+        value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / minibatch.sequences
         sums = {"policy/loss": policy_loss.sum(), "objective/entropy": entropy.sum()}
         largest = {"rollout/logprob_gap": (logprobs - part.old_logprobs[mask]).abs().max()}
         return Loss(critic.value + (value if self.policy_learns else 0.0), sums | critic.sums, largest)
@@ -137,3 +138,13 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         """Restore it."""
         super().on_load_checkpoint(checkpoint)
         self.baseline.load_state_dict(checkpoint["baseline"])
+
+    variants = (
+        Variant("REINFORCE, whole return", GRADIENT, {"baseline": NoBaseline(), "reward_to_go": False}),
+        Variant("REINFORCE, reward to go", GRADIENT, {"baseline": NoBaseline()}),
+        Variant("REINFORCE, batch mean", SHORT_BY_BATCH, {"baseline": BatchMean()}),
+        Variant("REINFORCE, moving average (1.0 so far)", GRADIENT, {"baseline": MovingAverage.after(1.0)}),
+        Variant("REINFORCE, exact values", GRADIENT, {"baseline": ValueBaseline()}),
+        Variant("REINFORCE, wrong values", GRADIENT, {"baseline": ValueBaseline()}, wrong_critic=True),
+        Variant("REINFORCE, whitened", BIASED, {"baseline": NoBaseline(), "whiten_advantages": True}),
+    )

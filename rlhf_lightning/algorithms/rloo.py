@@ -19,6 +19,7 @@ import copy
 from typing import ClassVar
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.parts.claims import GRADIENT, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import SequenceRatio, Surrogate
@@ -105,7 +106,7 @@ class RLOO(OnPolicy[AdvantageBatch]):
             stop_kl=self.stop_kl,
         )
 
-    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
+    def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """−r Â of each response, with the gradient −Â ∇ log π(y|x) where the policy is still the old one.
 
         The KL to the reference is added where it stands in the loss.
@@ -113,9 +114,9 @@ class RLOO(OnPolicy[AdvantageBatch]):
         mask = part.action_mask
         outputs = self.evaluated(part)
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
-        advantages = part.advantages[self.ratio.places(mask)]
+        advantages = part.advantages[self.ratio.positions(mask)]
         surrogate = self.surrogate.loss(log_ratio, advantages)
-        per_response = whole.tokens / whole.sequences  # sums are reported as means per action
+        per_response = minibatch.tokens / minibatch.sequences  # sums are reported as means per action
         sums = {
             "policy/loss": surrogate.sum() * per_response,
             "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * per_response,
@@ -124,9 +125,11 @@ class RLOO(OnPolicy[AdvantageBatch]):
         }
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
         largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap}
-        value = (surrogate.sum() + self.reference.losses(part, outputs).sum()) / whole.sequences
+        value = (surrogate.sum() + self.reference.losses(part, outputs).sum()) / minibatch.sequences
         return Loss(value, sums, largest)
 
     def metrics(self) -> tuple[Metric, ...]:
         """Also those of the update."""
         return (*super().metrics(), KL_OLD, STEPS, CLIP_FRACTION)
+
+    variants = (Variant("RLOO", GRADIENT),)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.parts.claims import BIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -140,7 +141,7 @@ class TRPO(OnPolicy[AdvantageBatch]):
             microbatch_size=self.optimization.microbatch_size,
             key=self.current_epoch,
         )
-        row = self.accumulate(self.whole(batch))
+        row = self.accumulate(self.as_one_minibatch(batch))
         found = geometry.natural_direction(self.grad_scaler, max_kl=self.max_kl)
         step = found.scale * found.direction
         expected = (found.gradient @ step).item()
@@ -172,21 +173,21 @@ class TRPO(OnPolicy[AdvantageBatch]):
             "trust_region/rejections": self.rejections,
         }
 
-    def loss(self, part: AdvantageBatch, whole: Minibatch[AdvantageBatch]) -> Loss:
+    def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """The negative surrogate, and the KL to the reference where it stands in the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         log_ratio = (outputs.logprobs - part.old_logprobs)[mask]
         surrogate = -(log_ratio.exp() * part.advantages[mask]).sum()
         sums = {"policy/loss": surrogate, "objective/entropy": outputs.entropy[mask].sum()}
-        value = (surrogate + self.reference.losses(part, outputs).sum()) / whole.sequences
+        value = (surrogate + self.reference.losses(part, outputs).sum()) / minibatch.sequences
         return Loss(value, sums, {"rollout/logprob_gap": log_ratio.abs().max()})
 
     @torch.no_grad()
     def _surrogate(self, batch: AdvantageBatch) -> float:
         """Of the policy where it stands, over the whole rollout."""
-        whole = self.whole(batch)
-        losses = [self.loss(part, whole).value.double() for part in whole.parts]
+        minibatch = self.as_one_minibatch(batch)
+        losses = [self.loss(part, minibatch).value.double() for part in minibatch.parts]
         return -self.reduced({"loss": torch.stack(losses).sum()})["loss"]
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -223,3 +224,5 @@ class TRPO(OnPolicy[AdvantageBatch]):
         """Go on counting."""
         super().on_load_checkpoint(checkpoint)
         self.rejections = checkpoint["rejections"]
+
+    variants = (Variant("TRPO, before F⁻¹ (whitened)", BIASED),)

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
+from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.losses import unlikelihood_loss
@@ -124,3 +125,5 @@ class Unlikelihood(FeedbackAlgorithm[PreferencePair]):
             Metric("Loss of the chosen", unit, "unlikelihood/chosen_loss", "eval/chosen_loss"),
             Metric("Loss of the rejected", unit, "unlikelihood/rejected_loss", "eval/rejected_loss"),
         )
+
+    variants = (Variant("unlikelihood", OTHER),)

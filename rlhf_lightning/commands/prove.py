@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import TYPE_CHECKING
 
 from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from rlhf_lightning.training.module import Module
 
 HELP = "compare each optimizer's expected gradient with the exact one, by enumerating all batches of a tiny task"
 EXAMPLE = "prove --seed 1"
@@ -34,44 +39,69 @@ def main(argv: list[str]) -> int:
         help="also train with every algorithm on one and two ranks, in microbatches, and killed and resumed, and say "
         "how far apart that ends (a minute more)",
     )
+    parser.add_argument(
+        "--algorithm",
+        metavar="MODULE:CLASS",
+        help="measure this algorithm alone, such as my_module:MyLoss in the current folder, and say what may be wrong "
+        "with it",
+    )
     arguments = parser.parse(argv)
-    refuted = _gradients(arguments)
+    algorithm = None if arguments.algorithm is None else _provable(arguments.algorithm)
+    refuted = _gradients(arguments, algorithm)
     if arguments.runs:
         print()
-        refuted += _runs(arguments.seed)
+        refuted += _runs(arguments.seed, algorithm)
     if refuted:
         print(f"\nREFUTED: {'; '.join(refuted)}")
     return bool(refuted)
 
 
-def _gradients(arguments: argparse.Namespace) -> list[str]:
+def _provable(path: str) -> type[Module]:
+    """The algorithm that ``module:Class`` names."""
+    from rlhf_lightning.proofs.estimators import estimators_of
+    from rlhf_lightning.proofs.runs import imported_class
+
+    algorithm = imported_class(path)
+    if not estimators_of(algorithm):
+        raise UserError(f"{path} has no expected gradient to measure: expected an OnPolicy or a FeedbackAlgorithm")
+    return algorithm
+
+
+def _gradients(arguments: argparse.Namespace, algorithm: type[Module] | None) -> list[str]:
     """Print the table of expected gradients; names of the estimators whose claim is wrong."""
+    from rlhf_lightning.algorithms.base.on_policy import OnPolicy
     from rlhf_lightning.cli.progress import track
-    from rlhf_lightning.proofs.estimators import ESTIMATORS
+    from rlhf_lightning.proofs import estimators
+    from rlhf_lightning.proofs.hints import hints
     from rlhf_lightning.proofs.instance import Instance
     from rlhf_lightning.proofs.table import markdown, measure
 
     instance = Instance(seed=arguments.seed, kl_coef=arguments.kl_coef)
-    rows = [measure(one, instance, batch_size=arguments.batch_size) for one in track(ESTIMATORS, "enumerate batches")]
+    chosen = estimators.all_estimators() if algorithm is None else estimators.estimators_of(algorithm)
+    rows = [measure(one, instance, batch_size=arguments.batch_size) for one in track(chosen, "enumerate batches")]
     print(markdown(rows, instance, batch_size=arguments.batch_size))
+    for row in rows if algorithm is not None else ():
+        module = row.estimator.module(instance)
+        for hint in hints(module, instance) if isinstance(module, OnPolicy) and not row.exact else ():
+            print(f"\n{row.estimator.name}: {hint}.")
     return [row.estimator.name for row in rows if not row.holds]
 
 
-def _runs(seed: int) -> list[str]:
+def _runs(seed: int, algorithm: type[Module] | None) -> list[str]:
     """Print the table of runs; names of those that do not end the same."""
     import tempfile
     from pathlib import Path
 
     from rlhf_lightning.cli.checks import quiet_libraries
     from rlhf_lightning.cli.progress import track
-    from rlhf_lightning.proofs.runs import RUNS
-    from rlhf_lightning.proofs.runs_table import measure_runs, runs_markdown
+    from rlhf_lightning.proofs import runs, runs_table
     from rlhf_lightning.proofs.same_run import run_seed_is
 
     quiet_libraries()
+    chosen = runs.all_runs() if algorithm is None else runs.runs_of(algorithm)
     with tempfile.TemporaryDirectory() as folder, run_seed_is(seed):
-        rows = measure_runs(RUNS, Path(folder), track=lambda runs: track(runs, "repeat runs"))
-    print(runs_markdown(rows, seed=seed))
+        rows = runs_table.measure_runs(chosen, Path(folder), track=lambda runs: track(runs, "repeat runs"))
+    print(runs_table.runs_markdown(rows, seed=seed))
     return [f"{row.run.name} on {row.run.task}" for row in rows if not row.holds]
 
 

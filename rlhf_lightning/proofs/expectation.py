@@ -10,19 +10,23 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
-from typing import TypeVar
+from itertools import combinations_with_replacement, product
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy
+from rlhf_lightning.data.preferences import LabelDataModule
+from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.models.tabular import PREFIXES
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.tasks.bandit.exact import flat_gradient, probabilities
 from rlhf_lightning.tasks.bandit.tree import PROMPT, RESPONSES, as_rollout
-from rlhf_lightning.types import Rollout, ScoredRollout
+from rlhf_lightning.training.offline import Offline
+from rlhf_lightning.types import LabelledResponse, PreferencePair, Rollout, ScoredRollout
 
 Item = TypeVar("Item")
 
@@ -64,9 +68,55 @@ def expected_gradient(
     for numbers, orders in batches(batch_size, group_size):
         weights.append(orders * p[numbers].prod())
         gradients.append(batch_gradient(module, scored_batch(every, scores, numbers, group_size)))
-    weight, gradient = torch.stack(weights), torch.stack(gradients)
-    mean = weight @ gradient
-    return GradientMoments(mean, weight @ ((gradient - mean) ** 2).sum(-1))
+    return _moments(torch.stack(weights), torch.stack(gradients))
+
+
+def expected_feedback_gradient(
+    module: FeedbackAlgorithm, scores: Float[Tensor, " 15"], writer: TextPolicy
+) -> GradientMoments:
+    """Moments of the gradient that an algorithm computes from a batch of feedback on another policy's responses.
+
+    Two responses are drawn independently; the first is preferred with probability σ(r₁ − r₂) (Bradley and Terry). As
+    labels of single responses, the preferred one is desirable and the other undesirable. Where the loss depends on the
+    rest of the batch (`Offline.statistics`), batches have two examples, otherwise one.
+
+    Args:
+        scores: r of each response.
+        writer: the policy whose responses are judged.
+    """
+    p = probabilities(writer).detach()
+    preferred = 2 * p[:, None] * p[None, :] * torch.sigmoid(scores[:, None] - scores[None, :])  # [chosen, rejected]
+    examples: list[tuple[Any, Tensor]]
+    if issubclass(module.data_class, LabelDataModule):
+        shares = {True: preferred.sum(1) / 2, False: preferred.sum(0) / 2}
+        examples = [
+            (LabelledResponse(PROMPT, RESPONSES[number], label), share[number])
+            for label, share in shares.items()
+            for number in range(PREFIXES)
+        ]
+    else:
+        examples = [
+            (PreferencePair(PROMPT, RESPONSES[first], RESPONSES[second]), preferred[first, second])
+            for first, second in product(range(PREFIXES), repeat=2)
+        ]
+    size = 1 if type(module).statistics is Offline.statistics else 2
+    weights, gradients = [], []
+    for batch in product(examples, repeat=size):
+        weights.append(torch.stack([weight for _, weight in batch]).prod())
+        gradients.append(feedback_gradient(module, [example for example, _ in batch]))
+    return _moments(torch.stack(weights), torch.stack(gradients))
+
+
+def feedback_gradient(module: FeedbackAlgorithm, examples: Sequence[Any]) -> Float[Tensor, " P"]:
+    """Gradient of the loss of one batch of feedback with respect to the policy's parameters."""
+    parts = module.parts(examples)
+    loss = torch.stack([module.loss_sum(part)[0] for part in parts]).sum()
+    return flat_gradient(loss / sum(module.weight(part) for part in parts), module.policy)
+
+
+def _moments(weights: Float[Tensor, " N"], gradients: Float[Tensor, "N P"]) -> GradientMoments:
+    mean = weights @ gradients
+    return GradientMoments(mean, weights @ ((gradients - mean) ** 2).sum(-1))
 
 
 def batches(batch_size: int, group_size: int) -> Iterator[tuple[list[int], int]]:
@@ -107,15 +157,15 @@ def scored_batch(
 
 def batch_gradient(module: OnPolicy, scored: ScoredRollout) -> Float[Tensor, " P"]:
     """Gradient of the loss of one batch with respect to the policy's parameters; the module stays as it was."""
-    module = _sharing_networks(module)
+    module = copy_sharing_networks(module)
     with torch.no_grad():
         batch = module.prepare(scored).batch
-    whole = module.whole(batch)
-    loss = torch.stack([module.loss(part, whole).value for part in whole.parts]).sum()
+    minibatch = module.as_one_minibatch(batch)
+    loss = torch.stack([module.loss(part, minibatch).value for part in minibatch.parts]).sum()
     return flat_gradient(loss, module.policy)
 
 
-def _sharing_networks(module: OnPolicy) -> OnPolicy:
+def copy_sharing_networks(module: OnPolicy) -> OnPolicy:
     """A copy of everything but networks, task and backbone."""
     kept = (*module.networks().values(), module.reference, module.task, module.backbone)
     return copy.deepcopy(module, {id(one): one for one in kept})

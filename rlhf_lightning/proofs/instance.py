@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 from rlhf_lightning.algorithms.parts.critic import Critic
-from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.models.tabular import OPEN, PREFIXES, TOKENS, TabularBackbone, TabularPolicy
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import Objective
+
+Placed = TypeVar("Placed", bound=OnPolicy | FeedbackAlgorithm)
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,9 @@ class Instance:
         return Bandit(seed=self.seed)
 
     @property
-    def problem(self) -> tuple[Bandit, TabularBackbone]:
-        """What every algorithm is built with."""
-        return self.task, TabularBackbone()
-
-    @property
-    def kl(self) -> KLControl:
-        """The price of the KL to the reference in the reward."""
-        return KLControl(self.kl_coef)
+    def backbone(self) -> TabularBackbone:
+        """What every algorithm is built with, beside the task."""
+        return TabularBackbone()
 
     @cached_property
     def scores(self) -> Float[Tensor, " 15"]:
@@ -68,11 +66,11 @@ class Instance:
         """J: the score less the price of the KL."""
         return Objective(self.scores, self.reference, self.kl_coef)
 
-    def place(self, module: OnPolicy, *, wrong_critic: bool = False) -> OnPolicy:
-        """Put an algorithm here: policy, reference, and the critic where it has one.
+    def place(self, module: Placed, *, wrong_critic: bool = False) -> Placed:
+        """Give an algorithm this policy and this reference, and a critic of them where it has one.
 
         Args:
-            module: built for `problem`.
+            module: built with `task` and `backbone`.
             wrong_critic: whether its critic errs; otherwise it knows the values.
         """
         module.configure_model()
@@ -80,9 +78,10 @@ class Instance:
         with torch.no_grad():
             module.policy.logits.copy_(self.policy.logits)
             module.reference.policy.logits.copy_(self.reference.logits)
-            if isinstance(module.critic, Critic):
-                values = self.objective.values(self.policy, gamma=module.critic.gamma)
-                module.critic.network.table.copy_(values + self.value_errors() if wrong_critic else values)
+            critic = getattr(module, "critic", None)
+            if isinstance(critic, Critic):
+                values = self.objective.values(self.policy, gamma=critic.gamma)
+                critic.network.table.copy_(values + self.value_errors() if wrong_critic else values)
         return module
 
     def value_errors(self) -> Float[Tensor, " 15"]:

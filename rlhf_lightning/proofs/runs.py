@@ -1,42 +1,36 @@
 """Short runs of every algorithm on tasks that come with the package, to be repeated under other circumstances.
 
 Each has what could tell circumstances apart: a schedule, clipping, weight decay, prompts and responses of several
-lengths, batches that do not divide evenly. A new algorithm gets its row in `RUNS`.
+lengths, batches that do not divide evenly. An algorithm's runs follow from what it is and from which arguments it has.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib
+import inspect
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 
-from rlhf_lightning.algorithms.a2c import A2C
+from rlhf_lightning.algorithms import all_algorithms
+from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy
-from rlhf_lightning.algorithms.cpi import CPI
-from rlhf_lightning.algorithms.dpo import DPO
-from rlhf_lightning.algorithms.grpo import GRPO
-from rlhf_lightning.algorithms.npg import NPG
 from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
-from rlhf_lightning.algorithms.ppo import PPO
-from rlhf_lightning.algorithms.preferred_ft import PreferredFT
-from rlhf_lightning.algorithms.raft import RAFT
-from rlhf_lightning.algorithms.reinforce import REINFORCE
-from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.sft import SFT
-from rlhf_lightning.algorithms.trpo import TRPO
-from rlhf_lightning.algorithms.unlikelihood import Unlikelihood
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.environments import EnvironmentDataModule
-from rlhf_lightning.data.preferences import PreferenceDataModule
+from rlhf_lightning.data.preferences import LabelDataModule, PreferenceDataModule
 from rlhf_lightning.data.rollouts import RolloutDataModule
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.control.backbone import ControlBackbone
 from rlhf_lightning.models.language.backbone import LanguageBackbone
 from rlhf_lightning.reward_modeling.module import RewardModeling
@@ -45,6 +39,7 @@ from rlhf_lightning.tasks.arithmetic import Arithmetic
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.control import Control
 from rlhf_lightning.tasks.task import Split
+from rlhf_lightning.training.module import Module
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Demonstration, Prompt
 
@@ -56,7 +51,7 @@ class Run:
     """A run of a few iterations or steps.
 
     Args:
-        name: of the algorithm.
+        algorithm: is trained.
         task: name of the task.
         build: module and data, from how the module is to be stepped.
         length: the trainer's budget.
@@ -64,12 +59,22 @@ class Run:
         killed_at: iterations or steps that are complete when the run is killed, in the middle of the next.
     """
 
-    name: str
+    algorithm: type[Module]
     task: str
     build: Build
     length: dict[str, int]
     checkpoint_every: int
     killed_at: int
+
+    @property
+    def name(self) -> str:
+        """Of the algorithm."""
+        return self.algorithm.__name__
+
+    @property
+    def key(self) -> str:
+        """What finds it again in another process, see `run_of_key`."""
+        return f"{self.algorithm.__module__}:{self.algorithm.__qualname__}:{self.task}"
 
     def optimization(self, microbatch_size: int | None) -> Optimization:
         """Everything that a resumed or divided run could get wrong."""
@@ -101,73 +106,112 @@ def network() -> LanguageBackbone:
     return LanguageBackbone(width=16, layers=1, heads=2, context_length=32)
 
 
-def on_text(algorithm: type[OnPolicy], *, group_size: int = 1, **settings: Any) -> Run:
+MINIBATCHES: dict[str, Any] = {
+    "kl": AdaptiveKLControl(0.1, target=0.05),
+    "critic": CriticOptions(warmup=1),
+    "minibatch_size": 4,
+    "inner_epochs": 2,
+    "stop_kl": 0.01,
+    "fisher": FisherOptions(iterations=3),
+}
+"""Arguments for short runs, each for the algorithms that have it."""
+
+
+def settings_for(algorithm: type[Module], **settings: Any) -> dict[str, Any]:
+    """Those settings that an algorithm's constructor takes, as copies."""
+    parameters = inspect.signature(algorithm).parameters
+    return {name: copy.deepcopy(value) for name, value in settings.items() if name in parameters}
+
+
+def on_text(algorithm: type[OnPolicy]) -> Run:
     """Three iterations on twelve responses, an odd number of held-out prompts."""
+    group_size = 3 if "groups" in algorithm.requires else 1
 
     def build(optimization: Optimization) -> tuple[LightningModule, LightningDataModule]:
         task = FewSums()
-        module = algorithm(task, network(), optimization, eval_every=2, **copy.deepcopy(settings))
-        rollouts = {"rollout_batch_size": 12, "samples_per_prompt": group_size, "max_new_tokens": 5, "eval_prompts": 7}
-        return module, RolloutDataModule(task, Whim(), **rollouts)
+        module = algorithm(task, network(), optimization, **settings_for(algorithm, **MINIBATCHES, eval_every=2))
+        data = RolloutDataModule(
+            task, Whim(), rollout_batch_size=12, samples_per_prompt=group_size, max_new_tokens=5, eval_prompts=7
+        )
+        return module, data
 
-    return Run(algorithm.__name__, "Arithmetic", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
+    return Run(algorithm, "Arithmetic", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
 
 
-def in_environment(algorithm: type[OnPolicy], **settings: Any) -> Run:
+def in_environment(algorithm: type[OnPolicy]) -> Run:
     """Three iterations in four environments, everything normalized; episodes go on from one to the next."""
+    settings = MINIBATCHES | {"kl": KLControl(0.0), "critic": CriticOptions(), "minibatch_size": 16, "gamma": 0.99}
+    del settings["stop_kl"]
 
     def build(optimization: Optimization) -> tuple[LightningModule, LightningDataModule]:
         task = Control("CartPole-v1")
         backbone = ControlBackbone(hidden=[8], normalize_observations=True)
-        free = {"kl": KLControl(0.0), "gamma": 0.99, "eval_every": 2, **settings}
-        data = EnvironmentDataModule(task, 4, 64, normalize_rewards=True, eval_episodes=3)
-        return algorithm(task, backbone, optimization, **free), data
+        module = algorithm(task, backbone, optimization, **settings_for(algorithm, **settings, eval_every=2))
+        return module, EnvironmentDataModule(task, 4, 64, normalize_rewards=True, eval_episodes=3)
 
-    return Run(algorithm.__name__, "CartPole", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
+    return Run(algorithm, "CartPole", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
 
 
-def on_pairs(algorithm: type[LightningModule], **settings: Any) -> Run:
-    """Four steps on pairs; the third batch holds one only, so that a second rank has none."""
+def on_feedback(algorithm: type[FeedbackAlgorithm] | type[RewardModeling]) -> Run:
+    """Four steps; the third batch holds one example only, so that a second rank has none."""
+    labels = issubclass(algorithm.data_class, LabelDataModule)
+    data_class = LabelDataModule if labels else PreferenceDataModule
+    batch_size = 104 if labels else 52  # of 210 labels or 105 pairs, and the last batch has at least one of them
 
     def build(optimization: Optimization) -> tuple[LightningModule, LightningDataModule]:
-        task = Bandit(comparisons=1)  # 105 pairs
-        module = algorithm(task, network(), optimization, log_every=1, **settings)
-        return module, PreferenceDataModule(task, batch_size=52, eval_limit=21)
+        task = Bandit(comparisons=1)
+        settings = settings_for(algorithm, max_new_tokens=3, eval_prompts=7, log_every=1)
+        module = algorithm(task, network(), optimization, **settings)
+        return module, data_class(task, batch_size=batch_size, eval_limit=21)
 
-    return Run(algorithm.__name__, "Bandit", build, {"max_steps": 4}, checkpoint_every=2, killed_at=3)
+    return Run(algorithm, "Bandit", build, {"max_steps": 4}, checkpoint_every=2, killed_at=3)
 
 
-def on_demonstrations() -> Run:
+def on_demonstrations(algorithm: type[SFT]) -> Run:
     """Six steps; the fourth batch holds one demonstration only, so that a second rank has none."""
 
     def build(optimization: Optimization) -> tuple[LightningModule, LightningDataModule]:
         task = FewSums()
-        return SFT(task, network(), optimization, log_every=1), DemonstrationDataModule(task, batch_size=4)
+        return algorithm(task, network(), optimization, log_every=1), DemonstrationDataModule(task, batch_size=4)
 
-    return Run("SFT", "Arithmetic", build, {"max_steps": 6}, checkpoint_every=2, killed_at=5)
+    return Run(algorithm, "Arithmetic", build, {"max_steps": 6}, checkpoint_every=2, killed_at=5)
 
 
-MINIBATCHES: dict[str, Any] = {"minibatch_size": 4, "inner_epochs": 2}
-SOLVER = FisherOptions(iterations=3)
-FREE_RUNNING: dict[str, Any] = {"max_new_tokens": 3, "eval_prompts": 7}
+def runs_of(algorithm: type[Module]) -> list[Run]:
+    """The runs of an algorithm: on every kind of task that provides what it requires."""
+    if issubclass(algorithm, OnPolicy):
+        anywhere = not algorithm.requires
+        return [on_text(algorithm), *([in_environment(algorithm)] if anywhere else [])]
+    if issubclass(algorithm, FeedbackAlgorithm | RewardModeling):
+        return [on_feedback(algorithm)]
+    return [on_demonstrations(algorithm)] if issubclass(algorithm, SFT) else []
 
-RUNS = (
-    on_demonstrations(),
-    on_pairs(RewardModeling),
-    on_text(PPO, kl=AdaptiveKLControl(0.1, target=0.05), critic=CriticOptions(warmup=1), stop_kl=0.01, **MINIBATCHES),
-    on_text(REINFORCE),
-    on_text(A2C, entropy_coef=0.01),
-    on_text(RLOO, group_size=3),
-    on_text(GRPO, group_size=3, minibatch_size=6, inner_epochs=2),
-    on_text(TRPO, minibatch_size=4, fisher=SOLVER),
-    on_text(NPG, minibatch_size=4, fisher=SOLVER),
-    on_text(CPI, **MINIBATCHES),
-    on_text(RAFT, group_size=3),
-    on_pairs(DPO, **FREE_RUNNING),
-    on_pairs(PreferredFT, **FREE_RUNNING),
-    on_pairs(Unlikelihood, **FREE_RUNNING),
-    in_environment(PPO, minibatch_size=16, inner_epochs=2),
-    in_environment(A2C),
-    in_environment(TRPO, minibatch_size=16, fisher=SOLVER),
-)
-"""What the table shows, in this order."""
+
+@cache
+def all_runs() -> tuple[Run, ...]:
+    """Those of every algorithm of the package, in the order of the table."""
+    return tuple(run for algorithm in (*all_algorithms(), RewardModeling) for run in runs_of(algorithm))
+
+
+def run_of_key(key: str) -> Run:
+    """The run that has this `Run.key`, of any algorithm that can be imported."""
+    path, _, task = key.rpartition(":")
+    return next(run for run in runs_of(imported_class(path)) if run.task == task)
+
+
+def imported_class(path: str) -> type:
+    """The class that ``module:Class`` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be imported ({error}); expected MODULE:CLASS, such as my_module:MyLoss"
+        ) from error
+    if not isinstance(found, type):
+        raise UserError(f"{path} is no class; expected MODULE:CLASS, such as my_module:MyLoss")
+    return found

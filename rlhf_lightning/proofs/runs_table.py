@@ -71,7 +71,7 @@ def measure_runs(
     """Repeat runs on two ranks, in microbatches, and with a death in between.
 
     Args:
-        runs: some of `RUNS`.
+        runs: such as `all_runs`.
         folder: for what they write.
         track: shows how far the loop over the runs is.
     """

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
@@ -107,15 +108,22 @@ class _KilledError(Exception):
 
 
 class _Death(Callback):
-    """Ends a run where so many iterations or steps are complete and the next has begun."""
+    """Ends a run where so many iterations or steps are complete and the next has begun; a rollout is collected then."""
 
     def __init__(self, at: int) -> None:
         self.at = at
 
     @override
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if position(trainer, None) == self.at:
-            raise _KilledError
+            if isinstance(pl_module, OnPolicy):
+                pl_module.update = _die
+            else:
+                raise _KilledError
+
+
+def _die(*_: Any) -> NoReturn:
+    raise _KilledError
 
 
 class _Start(Callback):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rlhf_lightning.proofs.estimators import Estimator
-from rlhf_lightning.proofs.expectation import expected_gradient
+from rlhf_lightning.proofs.estimators import MEASURED, Estimator
 from rlhf_lightning.proofs.instance import Instance
 
 EXACT = 1e-9
@@ -20,6 +19,8 @@ COLUMNS = """\
 - c: the scale that the algorithm has by design; for a biased one (≈) the c that brings c ∇J nearest to E[g].
 - variance / c²: E‖g − E[g]‖², as if the step size made up for the scale.
 - Exact values are the policy's own; wrong ones are off by noise of standard deviation {error:g} at each prefix.
+- Algorithms that learn from feedback (DPO and its kin) get batches of one pair, or of two labelled responses, that the
+  reference wrote and that the Bradley–Terry model of the scores judged; their E[g] is no estimate of ∇J.
 - The KL is part of the reward unless a row says that it stands in the loss.
 - Which estimator varies least depends on the instance, that is on rewards, policy and batch size: this is no ranking.\
 """
@@ -46,27 +47,38 @@ class Row:
     variance: float
 
     @property
+    def exact(self) -> bool:
+        """Whether E[g] is c ∇J."""
+        return self.error < EXACT
+
+    @property
     def holds(self) -> bool:
         """Whether the expectation is what it is said to be."""
-        return self.error > EXACT if self.estimator.claim.scale is None else self.error < EXACT
+        claim = self.estimator.claim
+        if claim is MEASURED:
+            return True
+        return self.exact == (claim.scale is not None)
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
         claim = self.estimator.claim
-        measured = "" if claim.scale is not None else f": {self.bias:.1%}, cosine {self.cosine:.3f}"
+        text = claim.text
+        if claim is MEASURED:
+            text = f"{self.scale:.4g} ∇J" if self.exact else "biased"
+        if claim.scale is None and not self.exact:
+            text += f": {self.bias:.1%}, cosine {self.cosine:.3f}"
         return (
             self.estimator.name,
-            f"{claim.text}{measured}" + ("" if self.holds else " — REFUTED"),
+            text + ("" if self.holds else " — REFUTED"),
             f"{self.scale:.4g}" if claim.scale is not None else f"≈ {self.scale:.3f}",
-            f"< {EXACT:.0e}" if self.error < EXACT else f"{self.error:.4f}",
+            f"< {EXACT:.0e}" if self.exact else f"{self.error:.4f}",
             f"{self.variance:.4f}",
         )
 
 
 def measure(estimator: Estimator, instance: Instance, *, batch_size: int) -> Row:
     """Moments of an estimator's gradient over all batches of so many responses, which are one group."""
-    module = estimator.module(instance)
-    moments = expected_gradient(module, instance.scores, batch_size=batch_size, group_size=batch_size)
+    moments = estimator.moments(instance, batch_size=batch_size)
     found, exact = -moments.mean, instance.objective.gradient(instance.policy)
     stated = estimator.claim.scale
     scale = stated(batch_size) if stated else (found @ exact / (exact @ exact)).item()

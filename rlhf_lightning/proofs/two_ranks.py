@@ -1,4 +1,4 @@
-"""``python -m rlhf_lightning.proofs.two_ranks FOLDER NUMBER…``: runs on two ranks, in one launch.
+"""``python -m rlhf_lightning.proofs.two_ranks FOLDER KEY…``: runs on two ranks, in one launch.
 
 Each rank writes the parameters that it ends with to FOLDER/NUMBER/whole/RANK.pt, beside the run's ``metrics.csv``, and
 those after a death in between to FOLDER/NUMBER/killed/RANK.pt.
@@ -19,7 +19,7 @@ import torch
 from rlhf_lightning.cli.checks import quiet_libraries
 from rlhf_lightning.distributed import rank
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.proofs.runs import RUNS, Run
+from rlhf_lightning.proofs.runs import Run, run_of_key
 from rlhf_lightning.proofs.same_run import Outcome, logged, outcome
 
 PATIENCE = 600.0
@@ -46,9 +46,8 @@ def on_two_ranks(folder: Path, runs: Sequence[Run]) -> list[TwoRanks]:
         UserError: they failed, or did not end.
     """
     command = [sys.executable, "-m", "rlhf_lightning.proofs.two_ranks", str(folder)]
-    numbers = [str(RUNS.index(run)) for run in runs]
     with subprocess.Popen(
-        [*command, *numbers],
+        [*command, *(run.key for run in runs)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -66,7 +65,10 @@ def on_two_ranks(folder: Path, runs: Sequence[Run]) -> list[TwoRanks]:
     if process.returncode:
         last = (output.strip().splitlines() or ["without a word"])[-1]
         raise UserError(f"two ranks ended with status {process.returncode}: {last}")
-    return [TwoRanks(_read(folder / number / "whole"), _read(folder / number / "killed")) for number in numbers]
+    return [
+        TwoRanks(_read(folder / number / "whole"), _read(folder / number / "killed"))
+        for number in map(str, range(len(runs)))
+    ]
 
 
 def _read(folder: Path) -> list[Outcome]:
@@ -74,15 +76,15 @@ def _read(folder: Path) -> list[Outcome]:
     return [Outcome({}, end, logged(folder)) for end in ends]
 
 
-def main(folder: Path, numbers: Sequence[int]) -> None:
+def main(folder: Path, keys: Sequence[str]) -> None:
     """Do these runs, on the rank that this process is."""
     quiet_libraries()
-    for number in numbers:
+    for number, run in enumerate(map(run_of_key, keys)):
         for name in ("whole", "killed"):
             own = folder / str(number) / name
-            result = outcome(RUNS[number], own, killed=name == "killed", devices=2)
+            result = outcome(run, own, killed=name == "killed", devices=2)
             torch.save(dict(result.end), own / f"{rank()}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(number) for number in sys.argv[2:]])
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlhf_lightning.algorithms.parts.claims import Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import GRADIENT, KL_TO_REFERENCE
 from rlhf_lightning.algorithms.parts.reference import Reference
@@ -54,6 +55,9 @@ class FeedbackAlgorithm(Offline[Example]):
     requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
     data_class: ClassVar[type[FeedbackDataModule[Any]]] = PreferenceDataModule
     kind = "preference"
+    variants: ClassVar[tuple[Variant, ...]] = ()
+    """What ``prove`` measures of it, with the claims; empty measures the default settings."""
+
     group: ClassVar[str]
     """Of the metrics in training: ``GROUP/loss``, and ``GROUP/NAME`` for each that `loss_sum` reports."""
 
@@ -149,8 +153,16 @@ class FeedbackAlgorithm(Offline[Example]):
         return sequence_log_ratio(logprobs, ref_logprobs, encoded.action_mask)
 
     def training_row(self, means: dict[str, float]) -> dict[str, float]:
-        """All of them."""
-        return {f"{self.group}/{name}": value for name, value in means.items()}
+        """The loss and all further sums, as means."""
+        return {f"{self.group}/{name}": value for name, value in self.reported(means).items()}
+
+    def reported(self, means: dict[str, float]) -> dict[str, float]:
+        """What is reported of the loss and the further sums, in training and in evaluations.
+
+        Args:
+            means: of each over the examples of a batch, or over all held-out ones.
+        """
+        return means
 
     # -- evaluation --------------------------------------------------------------------------------------------
 
@@ -189,7 +201,7 @@ class FeedbackAlgorithm(Offline[Example]):
             self._sampled = HeldoutEvaluation(self, self.policy, self.reference.policy, self._respond)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), located(self.position()):
             sampled = self._sampled.row(self.steps)
-        row = means | {name: value for name, value in sampled.items() if name not in self._left_out}
+        row = self.reported(means) | {name: value for name, value in sampled.items() if name not in self._left_out}
         self.publish({"step": self.steps, **{f"eval/{name}": value for name, value in row.items()}})
 
     test_step = validation_step

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.algorithms.parts.claims import Variant
 from rlhf_lightning.algorithms.parts.critic import NoCritic, with_todays_names
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT
@@ -66,6 +67,9 @@ class OnPolicy(Module, Generic[BatchT]):
     """
 
     by_iteration = True
+
+    variants: ClassVar[tuple[Variant, ...]] = ()
+    """What ``prove`` measures of it, with the claims; empty measures the default settings."""
 
     def __init__(
         self,
@@ -134,7 +138,7 @@ class OnPolicy(Module, Generic[BatchT]):
         """Improve the policy on the batch; returns metrics."""
         raise NotImplementedError
 
-    def loss(self, part: BatchT, whole: Minibatch[BatchT]) -> Loss:
+    def loss(self, part: BatchT, minibatch: Minibatch[BatchT]) -> Loss:
         """What is minimized, of some rows of a minibatch."""
         raise NotImplementedError
 
@@ -176,7 +180,7 @@ class OnPolicy(Module, Generic[BatchT]):
 
     def take_one_step(self, batch: BatchT) -> dict[str, float]:
         """One gradient step on the whole batch."""
-        row = self.accumulate(self.whole(batch))
+        row = self.accumulate(self.as_one_minibatch(batch))
         self.apply_gradients(frozen=self.frozen)
         return row
 
@@ -214,8 +218,8 @@ class OnPolicy(Module, Generic[BatchT]):
     def fit_critic(self, batch: BatchT, *, epochs: int, minibatch_size: int) -> dict[str, float]:
         """Some epochs of the critic's own regression, the policy left alone."""
 
-        def critic_loss(part: BatchT, whole: Minibatch[BatchT]) -> Loss:
-            return self.critic.loss(self.policy, part, whole)
+        def critic_loss(part: BatchT, minibatch: Minibatch[BatchT]) -> Loss:
+            return self.critic.loss(self.policy, part, minibatch)
 
         rows = []
         for epoch in range(epochs):
@@ -237,7 +241,7 @@ class OnPolicy(Module, Generic[BatchT]):
         """
         return shuffled_minibatches(batch, size=size, key=key, microbatch_size=self.optimization.microbatch_size)
 
-    def whole(self, batch: BatchT) -> Minibatch[BatchT]:
+    def as_one_minibatch(self, batch: BatchT) -> Minibatch[BatchT]:
         """The whole batch as one minibatch."""
         return whole_batch(batch, microbatch_size=self.optimization.microbatch_size)
 

@@ -145,6 +145,13 @@ class MovingAverage(ScalarBaseline):
             raise UserError(f"baseline.decay must be at least 0 and below 1, got {self.decay}")
         self.sum, self.weight = 0.0, 0.0
 
+    @classmethod
+    def after(cls, mean_return: float) -> MovingAverage:
+        """An average that has seen one batch with this mean return."""
+        average = cls()
+        average.update(torch.tensor([mean_return]))
+        return average
+
     def value(self, episode_returns: Float[Tensor, " E"]) -> Float[Tensor, ""]:
         """The average before this batch."""
         return episode_returns.new_tensor(self.sum / self.weight if self.weight else 0.0)

@@ -24,8 +24,8 @@ from rlhf_lightning.ops.masking import explained_variance
 from rlhf_lightning.ops.objectives import objective_rewards, weighted_advantages
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.rollout.checks import check_finite
-from rlhf_lightning.training.minibatches import Loss, Minibatch
-from rlhf_lightning.types import Rollout, ScoredRollout, TrainBatch
+from rlhf_lightning.training.minibatches import BatchT, Loss, Minibatch
+from rlhf_lightning.types import Rollout, ScoredRollout
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,9 @@ class NoCritic(nn.Module):
         """None."""
         return ()
 
-    def loss(self, policy: Policy, part: TrainBatch, whole: Minibatch, outputs: PolicyOutputs | None = None) -> Loss:
+    def loss(
+        self, policy: Policy, part: BatchT, minibatch: Minibatch[BatchT], outputs: PolicyOutputs | None = None
+    ) -> Loss:
         """0."""
         return Loss(torch.zeros((), device=part.actions.device), {})
 
@@ -242,7 +244,9 @@ class Critic(NoCritic):
 
     # -- its own loss ------------------------------------------------------------------------------------------
 
-    def loss(self, policy: Policy, part: TrainBatch, whole: Minibatch, outputs: PolicyOutputs | None = None) -> Loss:
+    def loss(
+        self, policy: Policy, part: BatchT, minibatch: Minibatch[BatchT], outputs: PolicyOutputs | None = None
+    ) -> Loss:
         """Regression on the returns; the mean over objectives, where each has a value of its own.
 
         Args:
@@ -261,7 +265,7 @@ class Critic(NoCritic):
         sums = {"value/loss": regression}
         if self.options.clip_range is not None:
             sums["value/clip_fraction"] = ((values - old_values).abs() > self.options.clip_range).sum() / heads
-        return Loss((self.options.coef if self.options.shared else 1.0) * regression / whole.sequences, sums)
+        return Loss((self.options.coef if self.options.shared else 1.0) * regression / minibatch.sequences, sums)
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

@@ -1,4 +1,4 @@
-"""What an update maximizes while its data grow old: how old and new policy are compared, and how far is too far."""
+"""Importance ratios of new and old policy, and the surrogate objectives that an update maximizes with them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Ratio(ABC):
     """π(a)/π_old(a) of every token, or of responses as a whole."""
 
     whole_responses = True
-    """Whether a response is one action; its advantage then stands at its first token."""
+    """Whether a response is one action; its advantage is then that of its first token."""
 
     @abstractmethod
     def log_ratio(
         self, logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, " N"]:
-        """Logarithm of the ratio at each of the places that `places` names."""
+        """Logarithm of the ratio at each of the `positions`, row by row."""
 
-    def places(self, action_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """Where a ratio stands: at each response's first token."""
+    def positions(self, action_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+        """Positions that have a ratio: each response's first token."""
         before = torch.nn.functional.pad(action_mask[:, :-1], (1, 0), value=False)
         return action_mask & ~before
 
@@ -47,8 +47,8 @@ class TokenRatio(Ratio):
         """Log π(aₜ) − log π_old(aₜ)."""
         return (logprobs - old_logprobs)[action_mask]
 
-    def places(self, action_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """At every token."""
+    def positions(self, action_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+        """Every token."""
         return action_mask
 
 
@@ -86,20 +86,20 @@ class Surrogate:
     """β, weight of KL(π_old‖π) in the loss."""
 
     def loss(self, log_ratio: Float[Tensor, " N"], advantages: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """The negative surrogate at each place."""
+        """The negative surrogate at each position."""
         return -log_ratio.exp() * advantages
 
     def is_clipped(self, log_ratio: Float[Tensor, " N"], advantages: Float[Tensor, " N"]) -> Bool[Tensor, " N"]:
-        """Where the surrogate has no gradient."""
+        """Whether the surrogate has no gradient, at each position."""
         return torch.zeros_like(log_ratio, dtype=torch.bool)
 
     @property
     def adapts(self) -> bool:
-        """Whether `adapt` does anything."""
+        """Whether `adapt` changes the coefficient."""
         return False
 
     def adapt(self, kl: float) -> None:
-        """Move the coefficient after an update that ended at KL(π_old‖π) = ``kl`` nats per action."""
+        """Adapt the coefficient after an update that ended at KL(π_old‖π) = ``kl`` nats per action."""
 
 
 @dataclass
@@ -131,11 +131,11 @@ class Clip(Surrogate):
         return {"clip_range": self.clip_range, "clip_range_high": high}
 
     def loss(self, log_ratio: Float[Tensor, " N"], advantages: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """The negative surrogate at each place."""
+        """The negative surrogate at each position."""
         return clipped_surrogate_loss(log_ratio, advantages, **self._ranges, dual_clip=self.dual_clip)
 
     def is_clipped(self, log_ratio: Float[Tensor, " N"], advantages: Float[Tensor, " N"]) -> Bool[Tensor, " N"]:
-        """Where the surrogate has no gradient."""
+        """Whether the surrogate has no gradient, at each position."""
         return ratio_is_clipped(log_ratio, advantages, **self._ranges, dual_clip=self.dual_clip)
 
 
@@ -162,7 +162,7 @@ class Penalty(Surrogate):
 
     @property
     def adapts(self) -> bool:
-        """With a target."""
+        """Where there is a target."""
         return self.target is not None
 
     def adapt(self, kl: float) -> None:
