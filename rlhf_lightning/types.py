@@ -85,15 +85,37 @@ class Rating:
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """The one."""
+        """The single response, as a tuple."""
+        return (self.response,)
+
+
+@dataclass
+class LabelledResponse:
+    """A single response that was judged good or bad, as KTO reads it.
+
+    Args:
+        label: True if the response is desirable, False if it is undesirable.
+        annotator: who judged it, where that is known.
+        objective: in which respect, where one was asked for; None for an overall judgement.
+    """
+
+    prompt: Prompt
+    response: str
+    label: bool
+    annotator: str | None = None
+    objective: str | None = None
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """The single response, as a tuple."""
         return (self.response,)
 
 
 OVERALL = "rating"
 """Name of a rating that is not of one objective."""
 
-Feedback: TypeAlias = PreferencePair | Ranking | Rating
-"""What people say of responses."""
+Feedback: TypeAlias = PreferencePair | Ranking | Rating | LabelledResponse
+"""What people say about responses."""
 
 
 class Context(Protocol):
@@ -284,13 +306,13 @@ class TrainBatch(Trajectories):
     returns: Float[Tensor, "B T *O"] | None = None
 
     @classmethod
-    def of(cls, rollout: Trajectories, **parts: Tensor | None) -> Self:
+    def of(cls, rollout: Trajectories, **parts: Any) -> Self:
         """A batch of all trajectories of a rollout.
 
         Args:
             parts: the fields that a batch has beside those of the rollout.
         """
-        shared = {f.name: getattr(rollout, f.name) for f in fields(Trajectories)}
+        shared: dict[str, Any] = {f.name: getattr(rollout, f.name) for f in fields(Trajectories)}
         return cls(**shared, **parts)
 
     def units(self) -> Self:

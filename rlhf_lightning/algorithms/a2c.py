@@ -45,6 +45,8 @@ class A2C(OnPolicy[AdvantageBatch]):
         eval_every: iterations between evaluations.
     """
 
+    critic: Critic
+
     def __init__(
         self,
         task: Task,

@@ -70,6 +70,8 @@ class CPI(OnPolicy[WeightedBatch]):
         eval_every: iterations between evaluations.
     """
 
+    critic: Critic
+
     def __init__(
         self,
         task: Task,

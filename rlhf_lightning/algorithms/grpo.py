@@ -46,13 +46,15 @@ from rlhf_lightning.algorithms.parts.claims import BIASED, SHORT_BY_GROUP, Varia
 from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import Clip, MeanRatio, Ratio, Surrogate, TokenRatio
+from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.groups import group_advantages, groups_that_differ, overlong_penalty
 from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.ops.masking import masked, sequence_sum
 from rlhf_lightning.records.metrics import Metric
-from rlhf_lightning.rollout.joining import joined, selected
+from rlhf_lightning.rollout.joining import join_scored, select_scored
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
 from rlhf_lightning.training.optimization import Optimization
@@ -193,16 +195,22 @@ class GRPO(OnPolicy[AdvantageBatch]):
             )
         self.check_minibatch_size(self.minibatch_size)
 
+    @property
+    def rollouts(self) -> RolloutDataModule:
+        """The data module: groups are of responses to prompts."""
+        return self.datamodule
+
     def collect(self) -> ScoredRollout:
         """The first groups that differ of all that were drawn, and others where those do not fill the batch."""
+        assert isinstance(self.policy, TextPolicy)
         draws = [super().collect()]
         differ = [self._differs(draws[0])]
         while len(draws) < self.dynamic_sampling and torch.cat(differ).sum() < len(draws[0]):
             draws.append(self.rollouts.collect(self.policy, self.current_epoch, attempt=len(draws)))
             differ.append(self._differs(draws[-1]))
-        drawn, useful = joined(draws), torch.cat(differ)
+        drawn, useful = join_scored(draws), torch.cat(differ)
         self.samples += len(drawn)
-        batch = selected(drawn, torch.argsort(~useful, stable=True)[: len(draws[0])].sort().values)
+        batch = select_scored(drawn, torch.argsort(~useful, stable=True)[: len(draws[0])].sort().values)
         return replace(batch, drawn=drawn)
 
     def counted(self, scored: ScoredRollout) -> dict[str, float]:

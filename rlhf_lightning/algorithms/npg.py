@@ -52,6 +52,8 @@ class NPG(OnPolicy[AdvantageBatch]):
         eval_every: iterations between evaluations.
     """
 
+    critic: Critic
+
     def __init__(
         self,
         task: Task,
@@ -133,8 +135,8 @@ class NPG(OnPolicy[AdvantageBatch]):
             key=self.current_epoch,
         )
         row = self.accumulate(self.as_one_minibatch(batch))
-        found = geometry.natural_direction(self.grad_scaler, max_kl=None if self.step_size else self.max_kl)
-        scale = self.step_size or found.scale
+        found = geometry.natural_direction(self.grad_scaler, max_kl=self.max_kl if self.step_size is None else None)
+        scale = found.scale if self.step_size is None else self.step_size
         self.check_finite("the natural step", scale * found.direction.norm().item())
         geometry.move_to(geometry.start + scale * found.direction)
         return row | {
@@ -156,8 +158,9 @@ class NPG(OnPolicy[AdvantageBatch]):
 
     def metrics(self) -> tuple[Metric, ...]:
         """Also those of the step."""
-        limit = None if self.step_size else self.max_kl
-        step_size = Metric("Step size", "factor of the natural gradient", "trust_region/step_size", floor=0)
+        limit = self.max_kl if self.step_size is None else None
+        unit = "factor of the natural gradient"
+        step_size = Metric("Step size", unit, "trust_region/step_size", floor=0, own=True)
         return (*super().metrics(), kl_of_step(limit), step_size, CG_RESIDUAL)
 
     variants = (Variant("NPG, before F⁻¹", GRADIENT),)

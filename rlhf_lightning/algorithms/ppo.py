@@ -64,6 +64,8 @@ class PPO(OnPolicy[AdvantageBatch]):
         eval_every: iterations between evaluations.
     """
 
+    critic: Critic
+
     def __init__(
         self,
         task: Task,

@@ -17,8 +17,9 @@ from rlhf_lightning.errors import check_counts
 from rlhf_lightning.evaluation.perplexity import perplexity
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.text import EncodedResponses, encode_responses
+from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.training.module import on_cpu
+from rlhf_lightning.training.module import on_cpu, text_policy
 from rlhf_lightning.training.offline import Offline, Part
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Demonstration
@@ -38,6 +39,7 @@ class SFT(Offline[Demonstration]):
     requires: ClassVar[frozenset[str]] = frozenset({"demonstrations"})
     data_class = DemonstrationDataModule
     kind = "sft"
+    policy: TextPolicy
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class SFT(Offline[Demonstration]):
         """Build the model, once."""
         if not hasattr(self, "policy"):
             with on_cpu():
-                self.policy = self.backbone.policy(self.task.interface, temperature=1.0)
+                self.policy = text_policy(self.backbone, self.task)
 
     def networks(self) -> dict[str, nn.Module]:
         """The model."""

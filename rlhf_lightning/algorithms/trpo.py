@@ -57,6 +57,8 @@ class TRPO(OnPolicy[AdvantageBatch]):
         eval_every: iterations between evaluations.
     """
 
+    critic: Critic
+
     def __init__(
         self,
         task: Task,
@@ -198,6 +200,7 @@ class TRPO(OnPolicy[AdvantageBatch]):
             "trust_region/step_size",
             floor=0,
             smooth=False,
+            own=True,
         )
         rejected = Metric("Rejected steps", "so far", "trust_region/rejections", floor=0, smooth=False)
         improvement = Metric(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rlhf_lightning.algorithms import all_algorithms
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
@@ -18,7 +18,7 @@ from rlhf_lightning.proofs.expectation import GradientMoments, expected_feedback
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.training.module import Module
 
-Provable: TypeAlias = OnPolicy | FeedbackAlgorithm
+Provable: TypeAlias = OnPolicy[Any] | FeedbackAlgorithm[Any]
 
 MEASURED = Claim("")
 """Of an algorithm that claims nothing."""

@@ -45,7 +45,7 @@ class GradientMoments:
 
 
 def expected_gradient(
-    module: OnPolicy, scores: Float[Tensor, " 15"], *, batch_size: int, group_size: int = 1
+    module: OnPolicy[Any], scores: Float[Tensor, " 15"], *, batch_size: int, group_size: int = 1
 ) -> GradientMoments:
     """Moments of the gradient that an algorithm computes from a batch that its own policy samples.
 
@@ -62,8 +62,10 @@ def expected_gradient(
     """
     if batch_size % group_size:
         raise ValueError(f"batches of {batch_size} responses cannot be made of groups of {group_size}")
-    every = as_rollout(module.policy)
-    p = probabilities(module.policy).detach()
+    policy = module.policy
+    assert isinstance(policy, TextPolicy)
+    every = as_rollout(policy)
+    p = probabilities(policy).detach()
     weights, gradients = [], []
     for numbers, orders in batches(batch_size, group_size):
         weights.append(orders * p[numbers].prod())
@@ -72,7 +74,7 @@ def expected_gradient(
 
 
 def expected_feedback_gradient(
-    module: FeedbackAlgorithm, scores: Float[Tensor, " 15"], writer: TextPolicy
+    module: FeedbackAlgorithm[Any], scores: Float[Tensor, " 15"], writer: TextPolicy
 ) -> GradientMoments:
     """Moments of the gradient that an algorithm computes from a batch of feedback on another policy's responses.
 
@@ -107,7 +109,7 @@ def expected_feedback_gradient(
     return _moments(torch.stack(weights), torch.stack(gradients))
 
 
-def feedback_gradient(module: FeedbackAlgorithm, examples: Sequence[Any]) -> Float[Tensor, " P"]:
+def feedback_gradient(module: FeedbackAlgorithm[Any], examples: Sequence[Any]) -> Float[Tensor, " P"]:
     """Gradient of the loss of one batch of feedback with respect to the policy's parameters."""
     parts = module.parts(examples)
     loss = torch.stack([module.loss_sum(part)[0] for part in parts]).sum()
@@ -155,7 +157,7 @@ def scored_batch(
     )
 
 
-def batch_gradient(module: OnPolicy, scored: ScoredRollout) -> Float[Tensor, " P"]:
+def batch_gradient(module: OnPolicy[Any], scored: ScoredRollout) -> Float[Tensor, " P"]:
     """Gradient of the loss of one batch with respect to the policy's parameters; the module stays as it was."""
     module = copy_sharing_networks(module)
     with torch.no_grad():
@@ -165,7 +167,7 @@ def batch_gradient(module: OnPolicy, scored: ScoredRollout) -> Float[Tensor, " P
     return flat_gradient(loss, module.policy)
 
 
-def copy_sharing_networks(module: OnPolicy) -> OnPolicy:
+def copy_sharing_networks(module: OnPolicy[Any]) -> OnPolicy[Any]:
     """A copy of everything but networks, task and backbone."""
     kept = (*module.networks().values(), module.reference, module.task, module.backbone)
     return copy.deepcopy(module, {id(one): one for one in kept})

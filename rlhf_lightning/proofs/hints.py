@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 from rlhf_lightning.models.policy import PolicyOutputs
 from rlhf_lightning.models.tabular import TabularPolicy
 from rlhf_lightning.proofs.expectation import copy_sharing_networks, scored_batch
-from rlhf_lightning.proofs.instance import Instance
+from rlhf_lightning.proofs.instance import Instance, tabular
 from rlhf_lightning.tasks.bandit.tree import as_rollout
 from rlhf_lightning.types import AdvantageBatch
 
@@ -55,7 +56,7 @@ class TokenWeights:
     lengths: Float[Tensor, " N"]
 
 
-def hints(module: OnPolicy, instance: Instance) -> list[str]:
+def hints(module: OnPolicy[Any], instance: Instance) -> list[str]:
     """Known mistakes that explain the gradients of a module on an instance, in words.
 
     Args:
@@ -79,15 +80,15 @@ def hints(module: OnPolicy, instance: Instance) -> list[str]:
     return found
 
 
-def _token_weights(module: OnPolicy, instance: Instance) -> Iterator[TokenWeights]:
+def _token_weights(module: OnPolicy[Any], instance: Instance) -> Iterator[TokenWeights]:
     for numbers in BATCHES:
         at_work = copy_sharing_networks(module)
-        scored = scored_batch(as_rollout(module.policy), instance.scores, numbers, group_size=len(numbers))
+        scored = scored_batch(as_rollout(tabular(module.policy)), instance.scores, numbers, group_size=len(numbers))
         with torch.no_grad():
             batch = at_work.prepare(scored).batch
         minibatch = at_work.as_one_minibatch(batch)
         [part] = minibatch.parts
-        recorder = _Recorder(module.policy)
+        recorder = _Recorder(tabular(module.policy))
         at_work.policy = recorder
         loss = at_work.loss(part, minibatch).value
         [gradient] = torch.autograd.grad(loss, [recorder.logprobs], materialize_grads=True)
@@ -106,17 +107,17 @@ class _Recorder(TabularPolicy):
         super().__init__(policy.tokenizer, policy.logits.detach().clone(), temperature=policy.temperature)
         self.logprobs: Tensor
 
-    def evaluate(self, *arguments: object, **options: object) -> PolicyOutputs:
+    def evaluate(self, *arguments: Any, **options: Any) -> PolicyOutputs:
         """The policy's own outputs."""
         outputs = super().evaluate(*arguments, **options)
         self.logprobs = outputs.logprobs
         return outputs
 
 
-def _depends_on_microbatches(module: OnPolicy, instance: Instance) -> bool:
+def _depends_on_microbatches(module: OnPolicy[Any], instance: Instance) -> bool:
     """Whether the gradient of a batch changes when its responses are evaluated one at a time."""
     at_work = copy_sharing_networks(module)
-    scored = scored_batch(as_rollout(module.policy), instance.scores, BATCHES[0], group_size=2)
+    scored = scored_batch(as_rollout(tabular(module.policy)), instance.scores, BATCHES[0], group_size=2)
     with torch.no_grad():
         batch = at_work.prepare(scored).batch
     gradients = []
@@ -125,7 +126,8 @@ def _depends_on_microbatches(module: OnPolicy, instance: Instance) -> bool:
         minibatch = at_work.as_one_minibatch(batch)
         loss = torch.stack([at_work.loss(part, minibatch).value for part in minibatch.parts]).sum()
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*at_work.policy.parameters()])]))
-    return not torch.allclose(*gradients, rtol=0, atol=EQUAL)
+    together, separate = gradients
+    return not torch.allclose(together, separate, rtol=0, atol=EQUAL)
 
 
 def _proportional(weights: list[Tensor], advantages: list[Tensor]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,18 @@ from torch import Tensor
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 from rlhf_lightning.algorithms.parts.critic import Critic
-from rlhf_lightning.models.tabular import OPEN, PREFIXES, TOKENS, TabularBackbone, TabularPolicy
+from rlhf_lightning.models.policy import Policy
+from rlhf_lightning.models.tabular import OPEN, PREFIXES, TOKENS, TabularBackbone, TabularCritic, TabularPolicy
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import Objective
 
-Placed = TypeVar("Placed", bound=OnPolicy | FeedbackAlgorithm)
+Placed = TypeVar("Placed", bound=OnPolicy[Any] | FeedbackAlgorithm[Any])
+
+
+def tabular(policy: Policy | None) -> TabularPolicy:
+    """A policy of the enumerable task, as what it is."""
+    assert isinstance(policy, TabularPolicy)
+    return policy
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,10 @@ class Instance:
         module.configure_model()
         module.double()
         with torch.no_grad():
-            module.policy.logits.copy_(self.policy.logits)
-            module.reference.policy.logits.copy_(self.reference.logits)
+            for policy, start in ((module.policy, self.policy), (module.reference.policy, self.reference)):
+                tabular(policy).logits.copy_(start.logits)
             critic = getattr(module, "critic", None)
-            if isinstance(critic, Critic):
+            if isinstance(critic, Critic) and isinstance(critic.network, TabularCritic):
                 values = self.objective.values(self.policy, gamma=critic.gamma)
                 critic.network.table.copy_(values + self.value_errors() if wrong_critic else values)
         return module

@@ -123,7 +123,7 @@ def settings_for(algorithm: type[Module], **settings: Any) -> dict[str, Any]:
     return {name: copy.deepcopy(value) for name, value in settings.items() if name in parameters}
 
 
-def on_text(algorithm: type[OnPolicy]) -> Run:
+def on_text(algorithm: type[OnPolicy[Any]]) -> Run:
     """Three iterations on twelve responses, an odd number of held-out prompts."""
     group_size = 3 if "groups" in algorithm.requires else 1
 
@@ -138,21 +138,21 @@ def on_text(algorithm: type[OnPolicy]) -> Run:
     return Run(algorithm, "Arithmetic", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
 
 
-def in_environment(algorithm: type[OnPolicy]) -> Run:
+def in_environment(algorithm: type[OnPolicy[Any]]) -> Run:
     """Three iterations in four environments, everything normalized; episodes go on from one to the next."""
     settings = MINIBATCHES | {"kl": KLControl(0.0), "critic": CriticOptions(), "minibatch_size": 16, "gamma": 0.99}
     del settings["stop_kl"]
 
     def build(optimization: Optimization) -> tuple[LightningModule, LightningDataModule]:
         task = Control("CartPole-v1")
-        backbone = ControlBackbone(hidden=[8], normalize_observations=True)
+        backbone = ControlBackbone(hidden=(8,), normalize_observations=True)
         module = algorithm(task, backbone, optimization, **settings_for(algorithm, **settings, eval_every=2))
         return module, EnvironmentDataModule(task, 4, 64, normalize_rewards=True, eval_episodes=3)
 
     return Run(algorithm, "CartPole", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
 
 
-def on_feedback(algorithm: type[FeedbackAlgorithm] | type[RewardModeling]) -> Run:
+def on_feedback(algorithm: type[FeedbackAlgorithm[Any]] | type[RewardModeling]) -> Run:
     """Four steps; the third batch holds one example only, so that a second rank has none."""
     labels = issubclass(algorithm.data_class, LabelDataModule)
     data_class = LabelDataModule if labels else PreferenceDataModule

@@ -53,7 +53,7 @@ def outcome(
         killed: let it die in the middle, and continue in new objects from ``last.ckpt``, as a new process would.
         devices: above 1, every rank has to call this.
     """
-    how = {"folder": folder, "devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
+    how: dict[str, Any] = {"folder": folder, "devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
     start, saving = _Start(), []
     if killed:
         saving = [Checkpoints(every=run.checkpoint_every)]
@@ -117,7 +117,7 @@ class _Death(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if position(trainer, None) == self.at:
             if isinstance(pl_module, OnPolicy):
-                pl_module.update = _die
+                vars(pl_module)["update"] = _die
             else:
                 raise _KilledError
 

@@ -6,13 +6,15 @@ import math
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.sigterm import Sigterm
@@ -28,17 +30,31 @@ from rlhf_lightning.distributed import (
 )
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.policy import TextPolicy
+from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.records.metrics import Description, Experience, Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.optimization import Optimization
 
 
 def on_cpu() -> AbstractContextManager[Any]:
-    """Inside, networks are built on the CPU: the same start on every device, loaded without further packages."""
+    """Context in which networks are built on the CPU, so that they start alike on every device."""
     return torch.device("cpu")
 
 
-class Module(LightningModule):
+def text_policy(backbone: Backbone, task: Task) -> TextPolicy:
+    """The policy of a backbone that answers text, at temperature 1.
+
+    Raises:
+        UserError: it acts in environments.
+    """
+    policy = backbone.policy(task.interface, temperature=1.0)
+    if not isinstance(policy, TextPolicy):
+        raise UserError(f"backbone {type(backbone).__name__} does not answer text; expected LanguageBackbone")
+    return policy
+
+
+class Module(Constructed, LightningModule):
     """What all algorithms share: each rank computes its own rows of a global batch, and gradients are summed once.
 
     A loss is a sum over this rank's rows divided by a *global* count, so summing the gradients of microbatches and of
@@ -163,6 +179,16 @@ class Module(LightningModule):
         """Optimizer steps taken: of this run, or of the checkpoint that is evaluated."""
         return self.global_step if self.fitting else self.steps_loaded
 
+    @property
+    def datamodule(self) -> Any:
+        """The data module that the trainer was given."""
+        return cast(Any, self.trainer).datamodule
+
+    @property
+    def fast_dev_run(self) -> bool:
+        """Whether the trainer only tries out a single step."""
+        return bool(cast(Any, self.trainer).fast_dev_run)
+
     def end_with_validation(self) -> None:
         """Have Lightning validate after the last step, wherever that falls between two validations."""
         if 0 <= self.trainer.max_steps <= self.global_step:
@@ -176,7 +202,7 @@ class Module(LightningModule):
 
     # -- optimization ------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """One AdamW over all trained networks.
 
         Raises:
@@ -192,26 +218,26 @@ class Module(LightningModule):
         return self.optimization.build(self.networks(), length=length, lrs=self.learning_rates())
 
     def local_backward(self) -> AbstractContextManager[None]:
-        """Inside, backward passes leave gradients on this rank; `apply_gradients` joins them."""
+        """Context in which backward passes leave gradients on this rank; `apply_gradients` sums them."""
         strategy = self.trainer.strategy
         if world_size() > 1 and hasattr(strategy, "block_backward_sync"):
             return strategy.block_backward_sync()
         return nullcontext()
 
     def apply_gradients(self, *, frozen: Collection[str] = ()) -> None:
-        """Sum gradients over ranks, clip, step, and forget them.
+        """Sum gradients over ranks, clip them, take a step, and clear them.
 
         Args:
             frozen: networks that stay as they are to the bit, moments and weight decay included.
         """
-        optimizer = self.optimizers()
+        optimizer = self.optimizer
         moving = []
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if group["name"] in frozen:
                     parameter.grad = None
                 else:
-                    # On some rank there may be one: AdamW, which skips parameters without, must not tell ranks apart.
+                    # Another rank may have one, and AdamW skips parameters without: it must do the same on all ranks.
                     parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                     moving.append(parameter)
         sum_gradients(moving)
@@ -226,15 +252,24 @@ class Module(LightningModule):
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        return self.optimizers().param_groups[0]["lr"]
+        return float(self.optimizer.param_groups[0]["lr"])
 
-    def forget_gradients(self) -> None:
-        """Drop what has been accumulated."""
-        self.optimizers().zero_grad()
+    @property
+    def optimizer(self) -> LightningOptimizer:
+        """The optimizer of all networks."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+    def discard_gradients(self) -> None:
+        """Discard the gradients that have been accumulated."""
+        self.optimizer.zero_grad()
 
     def step_schedule(self) -> None:
         """Advance the learning-rate schedule by one."""
-        self.lr_schedulers().step()
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LRScheduler)
+        scheduler.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure and clip, after a gradient scaler has unscaled.
@@ -287,8 +322,9 @@ class Module(LightningModule):
         """Report a finished row of metrics, its x-axis first, to callbacks and loggers."""
         row = of_first_rank(dict(row))  # times differ, and perhaps a last bit: callbacks decide by these numbers
         axis, *names = row
-        row = {axis: int(row[axis])} | {name: v if isinstance(v := row[name], int) else float(v) for name in names}
-        for callback in self.trainer.callbacks:
+        position = int(row[axis])
+        row = {axis: position} | {name: v if isinstance(v := row[name], int) else float(v) for name in names}
+        for callback in cast(Any, self.trainer).callbacks:
             if isinstance(callback, Listener):
                 callback.on_row(self.trainer, self, row)
         if not self.fitting:
@@ -298,4 +334,4 @@ class Module(LightningModule):
         # Not `self.log`, which would give callbacks the mean over an epoch; every rank has the same numbers already.
         self.trainer.callback_metrics.update({name: torch.tensor(float(row[name])) for name in names})
         if rank() == 0:
-            tell_loggers(self.trainer, lambda logger: logger.log_metrics(dict(row), step=row[axis]))
+            tell_loggers(self.trainer, lambda logger: logger.log_metrics(dict(row), step=position))

@@ -47,7 +47,7 @@ class Offline(Module, Generic[Example]):
         log_every: steps between rows of metrics.
     """
 
-    data_class: ClassVar[type[PassDataModule]]
+    data_class: ClassVar[type[PassDataModule[Any]]]
     measured: ClassVar[tuple[str, ...]] = ()
     """Further sums that `loss_sum` reports: also a rank without a row of a batch has to know them."""
 
@@ -92,10 +92,10 @@ class Offline(Module, Generic[Example]):
             UserError: the data module is of another kind.
         """
         super().setup(stage)
-        if not isinstance(self.trainer.datamodule, self.data_class):
+        if not isinstance(self.datamodule, self.data_class):
             raise UserError(
                 f"{type(self).__name__} needs data of class {self.data_class.__name__}, "
-                f"got {type(self.trainer.datamodule).__name__}"
+                f"got {type(self.datamodule).__name__}"
             )
 
     def schedule_length(self) -> float:
@@ -105,7 +105,7 @@ class Offline(Module, Generic[Example]):
     @property
     def data(self) -> PassDataModule[Example]:
         """The data module."""
-        return self.trainer.datamodule
+        return self.datamodule
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what has been counted."""
@@ -127,7 +127,7 @@ class Offline(Module, Generic[Example]):
         with self.local_backward():
             means = self.gradients()
         self.check_finite("the loss", means["loss"])
-        lr = self.optimizers().param_groups[0]["lr"]
+        lr = self.lr
         self.apply_gradients()
         self.step_schedule()
         self.end_with_validation()

@@ -28,7 +28,7 @@ from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.rollout.responses import ResponseCollector
 from rlhf_lightning.rollout.statistics import TEXT_METRICS, WIN_RATE
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.training.module import on_cpu
+from rlhf_lightning.training.module import on_cpu, text_policy
 from rlhf_lightning.training.offline import Offline
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Feedback, Prompt, ScoredRollout
@@ -55,6 +55,7 @@ class FeedbackAlgorithm(Offline[Example]):
     requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
     data_class: ClassVar[type[FeedbackDataModule[Any]]] = PreferenceDataModule
     kind = "preference"
+    policy: TextPolicy
     variants: ClassVar[tuple[Variant, ...]] = ()
     """What ``prove`` measures of it, with the claims; empty measures the default settings."""
 
@@ -98,7 +99,7 @@ class FeedbackAlgorithm(Offline[Example]):
         if hasattr(self, "policy"):
             return
         with on_cpu():
-            self.policy = self.backbone.policy(self.task.interface, temperature=1.0)
+            self.policy = text_policy(self.backbone, self.task)
         self.reference.freeze(self.policy)
 
     def networks(self) -> dict[str, nn.Module]:
@@ -149,7 +150,7 @@ class FeedbackAlgorithm(Offline[Example]):
         """Log π(y|x) − log π_ref(y|x) of whole responses; the reference has no gradient."""
         logprobs = self.logprobs(self.policy, encoded)
         with torch.no_grad():
-            ref_logprobs = self.logprobs(self.reference.policy, encoded)
+            ref_logprobs = self.logprobs(self.reference.text_policy, encoded)
         return sequence_log_ratio(logprobs, ref_logprobs, encoded.action_mask)
 
     def training_row(self, means: dict[str, float]) -> dict[str, float]:
@@ -198,7 +199,7 @@ class FeedbackAlgorithm(Offline[Example]):
             return
         means = {name: value / self._examined for name, value in self.reduced(self._sums).items()}
         if self._sampled is None:
-            self._sampled = HeldoutEvaluation(self, self.policy, self.reference.policy, self._respond)
+            self._sampled = HeldoutEvaluation(self, self.policy, self.reference.text_policy, self._respond)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), located(self.position()):
             sampled = self._sampled.row(self.steps)
         row = self.reported(means) | {name: value for name, value in sampled.items() if name not in self._left_out}

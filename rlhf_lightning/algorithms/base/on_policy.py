@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 from rlhf_lightning.algorithms.parts.claims import Variant
 from rlhf_lightning.algorithms.parts.critic import NoCritic, with_todays_names
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
-from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT
+from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT, UNSHOWN
 from rlhf_lightning.algorithms.parts.reference import Reference
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.distributed import of_first_rank, over_own_rows, world_size
 from rlhf_lightning.errors import UserError, check_limits, located
 from rlhf_lightning.evaluation.heldout import HeldoutEvaluation
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.policy import Policy, PolicyOutputs
+from rlhf_lightning.models.policy import Policy, PolicyOutputs, TextPolicy
 from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.records.metrics import Experience, Metric
 from rlhf_lightning.tasks.task import Task
@@ -209,7 +210,7 @@ class OnPolicy(Module, Generic[BatchT]):
             for minibatch in self.minibatches(batch, size=minibatch_size, key=self.current_epoch * epochs + epoch):
                 rows.append(self.accumulate(minibatch))
                 if kl_old is None and rows[-1]["policy/kl_old"] > limit:
-                    self.forget_gradients()
+                    self.discard_gradients()
                     return _summary(rows, steps)
                 self.apply_gradients(frozen=self.frozen)
                 steps += 1
@@ -258,9 +259,9 @@ class OnPolicy(Module, Generic[BatchT]):
             one = (loss or self.loss)(part, minibatch)
             self.manual_backward(one.value)
             parts.append(one.detached())
-        sums = {name: sum(one.sums[name] for one in parts) for name in parts[0].sums}
+        sums = {name: added(one.sums[name] for one in parts) for name in parts[0].sums}
         largest = {name: torch.stack([one.largest[name] for one in parts]).max() for name in parts[0].largest}
-        reduced = self.reduced({"loss": sum(one.value for one in parts), **sums}, largest=largest)
+        reduced = self.reduced({"loss": added(one.value for one in parts), **sums}, largest=largest)
         self.check_finite(f"the {type(self).__name__} loss", reduced.pop("loss"))
         return {name: value if name in largest else value / minibatch.tokens for name, value in reduced.items()}
 
@@ -293,15 +294,15 @@ class OnPolicy(Module, Generic[BatchT]):
     def evaluate(self, *, iteration: int) -> dict[str, float]:
         """Judge the policy on held-out prompts, or in fresh episodes."""
         with self.trainer.precision_plugin.forward_context(), located(self.position()):
-            if not self.has_reference:
-                statistics = self.rollouts.statistics(self.rollouts.collect_heldout(self.policy))
-                row = {name.partition("/")[2]: value for name, value in statistics.items()}
-            else:
+            if isinstance(self.policy, TextPolicy):
                 if self._heldout is None:
                     self._heldout = HeldoutEvaluation(
-                        self, self.policy, self.reference.policy, self.rollouts.collect_heldout
+                        self, self.policy, self.reference.text_policy, self.rollouts.collect_heldout
                     )
                 row = self._heldout.row(iteration)
+            else:
+                statistics = self.rollouts.statistics(self.rollouts.collect_heldout(self.policy))
+                row = {name.partition("/")[2]: value for name, value in statistics.items()}
         return {f"eval/{name}": value for name, value in row.items()}
 
     # -- the trainer -------------------------------------------------------------------------------------------
@@ -313,13 +314,13 @@ class OnPolicy(Module, Generic[BatchT]):
             UserError: the data module is of another kind, or the budget counts steps instead of iterations.
         """
         super().setup(stage)
-        data = self.trainer.datamodule
+        data = self.datamodule
         if not isinstance(data, CollectionDataModule):
             raise UserError(
                 f"{type(self).__name__} needs data that collects rollouts (RolloutDataModule for text, "
                 f"EnvironmentDataModule for environments), got {type(data).__name__}"
             )
-        if self.fitting and self.trainer.max_steps >= 0 and not self.trainer.fast_dev_run:
+        if self.fitting and self.trainer.max_steps >= 0 and not self.fast_dev_run:
             raise UserError(
                 f"trainer.max_steps counts optimizer steps, of which {type(self).__name__} takes several in an "
                 "iteration; give the number of iterations: trainer.max_epochs"
@@ -329,7 +330,7 @@ class OnPolicy(Module, Generic[BatchT]):
     @property
     def rollouts(self) -> CollectionDataModule:
         """The data module."""
-        return self.trainer.datamodule
+        return self.datamodule
 
     def schedule_length(self) -> float:
         """One step per iteration."""
@@ -411,7 +412,8 @@ class OnPolicy(Module, Generic[BatchT]):
 
     def metrics(self) -> tuple[Metric, ...]:
         """Of the collection, of the reference, of the policy, and of the critic where there is one."""
-        return (*self.rollouts.metrics(), *self.reference.metrics(), ENTROPY, GRADIENT, *self.critic.metrics())
+        own = (ENTROPY, GRADIENT, *UNSHOWN)
+        return (*self.rollouts.metrics(), *self.reference.metrics(), *own, *self.critic.metrics())
 
     def experience(self) -> Experience:
         """What is collected."""
@@ -420,6 +422,11 @@ class OnPolicy(Module, Generic[BatchT]):
     def progress(self) -> dict[str, str]:
         """Those of the collection."""
         return self.rollouts.progress
+
+
+def added(numbers: Iterable[Tensor]) -> Tensor:
+    """Their sum, in order."""
+    return reduce(torch.add, numbers)
 
 
 def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

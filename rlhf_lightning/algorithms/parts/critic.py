@@ -197,8 +197,11 @@ class Critic(NoCritic):
         if self.objectives:
             scores, weights = self._weighed(scored, values)
             rewards = objective_rewards(rewards.squeeze(-1), scores, weights, mask)
-        columns = (x.unbind(-1) for x in (rewards, values, next_values))
-        estimates = [gae(*column, continues, gamma=self.gamma, lam=self.lam) for column in zip(*columns, strict=True)]
+        columns = zip(*(x.unbind(-1) for x in (rewards, values, next_values)), strict=True)
+        estimates = [
+            gae(reward, value, next_value, continues, gamma=self.gamma, lam=self.lam)
+            for reward, value, next_value in columns
+        ]
         advantages, returns = (torch.stack(x, dim=-1) for x in zip(*estimates, strict=True))
         shares = [
             explained_variance(*pair, mask).item() for pair in zip(values.unbind(-1), returns.unbind(-1), strict=True)

@@ -61,13 +61,13 @@ class NaturalDirection:
         gradient: g, of what is maximized.
         direction: an approximate solution of (F + λI) x = g.
         residual: of that, over the norm of g.
-        scale: the factor at which the quadratic model of the KL is δ; None unless δ was given.
+        scale: the factor at which the quadratic model of the KL is δ; 1 where no δ was given.
     """
 
     gradient: Float[Tensor, " P"]
     direction: Float[Tensor, " P"]
     residual: float
-    scale: float | None
+    scale: float
 
     def metrics(self) -> dict[str, float]:
         """To report."""
@@ -120,14 +120,14 @@ class PolicyGeometry:
 
         Args:
             scaler: that has multiplied the gradient; None for none.
-            max_kl: δ that the step is to be scaled to, in nats per action; None for no scale.
+            max_kl: δ that the step is to be scaled to, in nats per action; None for a scale of 1.
         """
         gradient = -self.gradient(scaler)  # of what is maximized: losses are its negative
         product = damped(self.fisher_product, damping=self.options.damping)
         direction, residual = conjugate_gradient(
             product, gradient, iterations=self.options.iterations, tolerance=self.options.tolerance
         )
-        scale = None if max_kl is None else trust_region_scale(direction, product(direction), max_kl=max_kl).item()
+        scale = 1.0 if max_kl is None else trust_region_scale(direction, product(direction), max_kl=max_kl).item()
         return NaturalDirection(gradient, direction, residual.item(), scale)
 
     def move_to(self, vector: Float[Tensor, " P"]) -> None:
@@ -174,6 +174,7 @@ class PolicyGeometry:
     def _kl_sum(self, part: TrainBatch) -> Float[Tensor, ""]:
         """Over the actions of a microbatch."""
         outputs = self.old.evaluate(part.context, part.actions, part.action_mask, against=self.policy)
+        assert outputs.kl is not None
         return outputs.kl[part.action_mask].sum()
 
 

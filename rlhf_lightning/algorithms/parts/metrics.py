@@ -37,6 +37,17 @@ KL_TO_REFERENCE = Metric(
 )
 KL_COEFFICIENT = Metric("KL coefficient", "weight of the KL penalty", "kl_control/coef", role="kl", floor=0)
 
+UNSHOWN = (
+    Metric("Loss", "of the policy", "policy/loss", shown=False),
+    Metric("Largest ratio", "of probabilities, within one update", "policy/ratio_max", shown=False),
+    Metric("Gap", "in nats, between decoding and training", "rollout/logprob_gap", shown=False),
+    Metric("Gradient norm", "of the critic, before any clipping", "value/grad_norm", shown=False),
+    Metric("Shaped reward", "the score less the price of the KL", "objective/reward", shown=False),
+    Metric("KL to the reference", "nats per token", "objective/kl_ref_token", shown=False),
+    Metric("Halvings", "of the step, by the line search", "trust_region/backtracks", shown=False),
+)
+"""Numbers for detectors and for a closer look, which no figure needs."""
+
 CG_RESIDUAL = Metric("Conjugate gradient", "relative residual where it stopped", "trust_region/cg_residual", floor=0)
 
 

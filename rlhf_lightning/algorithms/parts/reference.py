@@ -13,7 +13,7 @@ from rlhf_lightning.algorithms.parts.kl_control import KLControl, estimated
 from rlhf_lightning.algorithms.parts.metrics import KL_COEFFICIENT, KL_TO_REFERENCE
 from rlhf_lightning.distributed import over_own_rows
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.policy import Policy, PolicyOutputs
+from rlhf_lightning.models.policy import Policy, PolicyOutputs, TextPolicy
 from rlhf_lightning.models.state import fingerprint, frozen_copy
 from rlhf_lightning.ops.masking import masked, sequence_sum
 from rlhf_lightning.ops.rewards import kl_shaped_rewards
@@ -131,6 +131,13 @@ class Reference(nn.Module):
     def _frozen(self) -> Policy:
         if self.policy is None:
             raise ValueError("there is no reference: `freeze` was not called")
+        return self.policy
+
+    @property
+    def text_policy(self) -> TextPolicy:
+        """The frozen policy, where it is one of text."""
+        if not isinstance(self.policy, TextPolicy):
+            raise ValueError("there is no reference that answers text")
         return self.policy
 
     def metrics(self) -> tuple[Metric, ...]:
