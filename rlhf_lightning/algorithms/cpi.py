@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
 from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, check_range
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import KL_OLD, STEPS
+from rlhf_lightning.algorithms.parts.updates import check_stop_kl
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.kl import k3

@@ -41,11 +41,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
 from rlhf_lightning.algorithms.parts.claims import BIASED, SHORT_BY_GROUP, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import Clip, MeanRatio, Ratio, Surrogate, TokenRatio
+from rlhf_lightning.algorithms.parts.updates import check_stop_kl
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
@@ -213,10 +214,10 @@ class GRPO(OnPolicy[AdvantageBatch]):
         batch = select_scored(drawn, torch.argsort(~useful, stable=True)[: len(draws[0])].sort().values)
         return replace(batch, drawn=drawn)
 
-    def counted(self, scored: ScoredRollout) -> dict[str, float]:
+    def collection_metrics(self, scored: ScoredRollout) -> dict[str, float]:
         """Also all responses so far, and how many groups of the batch differ in their rewards."""
         groups = int(self._differs(scored).sum()) // scored.group_size
-        return super().counted(scored) | {"samples": self.samples, "rollout/groups_kept": groups}
+        return super().collection_metrics(scored) | {"samples": self.samples, "rollout/groups_kept": groups}
 
     def _differs(self, scored: ScoredRollout) -> Bool[Tensor, " B"]:
         return groups_that_differ(self._returns(scored.rewards, scored.rollout), group_size=scored.group_size)

@@ -17,7 +17,7 @@ import copy
 import math
 from typing import Any
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
 from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -31,6 +31,7 @@ from rlhf_lightning.algorithms.parts.surrogates import (
     Surrogate,
     TokenRatio,
 )
+from rlhf_lightning.algorithms.parts.updates import check_stop_kl
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.kl import k3

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
 from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import KL_OLD, STEPS
+from rlhf_lightning.algorithms.parts.updates import check_stop_kl
 from rlhf_lightning.distributed import world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone

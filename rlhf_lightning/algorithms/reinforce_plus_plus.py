@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import copy
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
 from rlhf_lightning.algorithms.parts.claims import BIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import check_range
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import Clip, Surrogate
+from rlhf_lightning.algorithms.parts.updates import check_stop_kl
 from rlhf_lightning.errors import check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.advantages import discounted_returns

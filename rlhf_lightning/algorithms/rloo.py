@@ -18,11 +18,12 @@ from __future__ import annotations
 import copy
 from typing import ClassVar
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, check_stop_kl
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
 from rlhf_lightning.algorithms.parts.claims import GRADIENT, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import SequenceRatio, Surrogate
+from rlhf_lightning.algorithms.parts.updates import check_stop_kl
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import leave_one_out_advantages

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -18,9 +16,10 @@ from rlhf_lightning.algorithms.parts.critic import NoCritic, with_todays_names
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT, UNSHOWN
 from rlhf_lightning.algorithms.parts.reference import Reference
+from rlhf_lightning.algorithms.parts.updates import means, summary, total
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.distributed import of_first_rank, over_own_rows, world_size
-from rlhf_lightning.errors import UserError, check_limits, located
+from rlhf_lightning.errors import UserError, located
 from rlhf_lightning.evaluation.heldout import HeldoutEvaluation
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import Policy, PolicyOutputs, TextPolicy
@@ -105,10 +104,11 @@ class OnPolicy(Module, Generic[BatchT]):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One iteration, which Lightning calls once in an epoch."""
         iteration = self.current_epoch + 1
-        # 1. Collect: the policy acts, and the reward source scores what it did.
-        # 2. Prepare: the KL to the reference, shaped rewards, advantages.
         with torch.no_grad(), located(self.position()):
+            # 1. Collect: the policy acts, and the reward source scores what it did.
             scored = self.rescored(self.collect())
+            collected = self.collection_metrics(scored)
+            # 2. Prepare: the KL to the reference, shaped rewards, advantages.
             prepared = self.prepare(scored)
         # 3. Update the policy, and the critic where there is one.
         started = time.perf_counter()
@@ -125,7 +125,7 @@ class OnPolicy(Module, Generic[BatchT]):
         # 6. Publish the metrics, those of an evaluation included where one is due.
         due = iteration % self.eval_every == 0 or iteration == self.trainer.max_epochs
         evaluated = self.evaluate(iteration=iteration) if due else {}
-        self.publish({"iteration": iteration, **self.counted(scored), **prepared.metrics, **updated, **evaluated})
+        self.publish({"iteration": iteration, **collected, **prepared.metrics, **updated, **evaluated})
 
     def collect(self) -> ScoredRollout:
         """This iteration's rollout."""
@@ -166,7 +166,7 @@ class OnPolicy(Module, Generic[BatchT]):
         )
         return logprobs
 
-    def counted(self, scored: ScoredRollout) -> dict[str, float]:
+    def collection_metrics(self, scored: ScoredRollout) -> dict[str, float]:
         """Metrics of the collection: scores, lengths, times, and how much has been collected so far."""
         drawn = scored.drawn or scored
         tokens = drawn.rollout.action_mask.sum().item()
@@ -201,20 +201,23 @@ class OnPolicy(Module, Generic[BatchT]):
             kl_old: measures that KL, before each epoch but the first; None looks at the ``policy/kl_old`` that the
                 loss reports of each minibatch, and discards the gradients of the one that exceeds the limit.
         """
-        limit = math.inf if stop_kl is None else stop_kl
+
+        def moved_enough(kl: float) -> bool:
+            return stop_kl is not None and not kl <= stop_kl  # also where it is not a number
+
         rows: list[dict[str, float]] = []
         steps = 0
         for epoch in range(epochs):
-            if epoch and kl_old is not None and stop_kl is not None and kl_old() > limit:
+            if epoch and kl_old is not None and stop_kl is not None and moved_enough(kl_old()):
                 break
             for minibatch in self.minibatches(batch, size=minibatch_size, key=self.current_epoch * epochs + epoch):
                 rows.append(self.accumulate(minibatch))
-                if kl_old is None and rows[-1]["policy/kl_old"] > limit:
+                if kl_old is None and moved_enough(rows[-1]["policy/kl_old"]):
                     self.discard_gradients()
-                    return _summary(rows, steps)
+                    return summary(rows, steps)
                 self.apply_gradients(frozen=self.frozen)
                 steps += 1
-        return _summary(rows, steps)
+        return summary(rows, steps)
 
     def fit_critic(self, batch: BatchT, *, epochs: int, minibatch_size: int) -> dict[str, float]:
         """Some epochs of the critic's own regression, the policy left alone."""
@@ -259,9 +262,9 @@ class OnPolicy(Module, Generic[BatchT]):
             one = (loss or self.loss)(part, minibatch)
             self.manual_backward(one.value)
             parts.append(one.detached())
-        sums = {name: added(one.sums[name] for one in parts) for name in parts[0].sums}
+        sums = {name: total(one.sums[name] for one in parts) for name in parts[0].sums}
         largest = {name: torch.stack([one.largest[name] for one in parts]).max() for name in parts[0].largest}
-        reduced = self.reduced({"loss": added(one.value for one in parts), **sums}, largest=largest)
+        reduced = self.reduced({"loss": total(one.value for one in parts), **sums}, largest=largest)
         self.check_finite(f"the {type(self).__name__} loss", reduced.pop("loss"))
         return {name: value if name in largest else value / minibatch.tokens for name, value in reduced.items()}
 
@@ -422,34 +425,3 @@ class OnPolicy(Module, Generic[BatchT]):
     def progress(self) -> dict[str, str]:
         """Those of the collection."""
         return self.rollouts.progress
-
-
-def added(numbers: Iterable[Tensor]) -> Tensor:
-    """Their sum, in order."""
-    return reduce(torch.add, numbers)
-
-
-def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each number over minibatches."""
-    return {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}
-
-
-def _summary(rows: Sequence[Mapping[str, float]], steps: int) -> dict[str, float]:
-    """Of an update: means over minibatches, the largest ratio, and the steps that were taken."""
-    row = means(rows) | {"policy/steps": steps}
-    if "policy/ratio_max" in row:
-        row["policy/ratio_max"] = max(one["policy/ratio_max"] for one in rows)
-    if "rollout/logprob_gap" in row:
-        # before the first step: logprobs captured while decoding against those of the training forward
-        row["rollout/logprob_gap"] = rows[0]["rollout/logprob_gap"]
-    return row
-
-
-def check_stop_kl(stop_kl: float | None) -> None:
-    """Refuse a limit that no update could start with.
-
-    Raises:
-        UserError: it is not above 0.
-    """
-    fits = stop_kl is None or stop_kl > 0
-    check_limits("model.init_args", {"stop_kl": (fits, "above 0 nats per action (null for never)", stop_kl)})
