@@ -16,12 +16,26 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
+import rlhf_lightning
 from rlhf_lightning import load_run
+from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
-ON_POLICY = ("reinforce", "a2c", "ppo", "trpo", "npg", "cpi", "rloo", "grpo", "raft")
-ON_PAIRS = ("dpo", "preferred_ft", "unlikelihood")
 TASK = ("--config", "configs/tasks/assistant.yaml")
+
+
+def optimizers() -> dict[str, str | None]:
+    """The shipped configurations of optimizers, each with the option that takes a file of pairs; None for none."""
+    found: dict[str, str | None] = {}
+    for path in sorted((ROOT / "configs" / "algorithms").glob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        algorithm, data = (getattr(rlhf_lightning, content[key]["class_path"]) for key in ("model", "data"))
+        if issubclass(algorithm, OnPolicy | FeedbackAlgorithm):
+            found[path.stem] = getattr(data, "option", None)
+    return found
 
 
 def main() -> None:
@@ -29,16 +43,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sft", required=True, help="supervised model to start from")
     parser.add_argument("--pairs", type=int, default=8000, help="gold-labelled pairs (default %(default)s)")
-    parser.add_argument("--only", nargs="*", default=[*ON_POLICY, *ON_PAIRS], help="some of them")
+    parser.add_argument("--only", nargs="*", default=[*optimizers()], help="some of them")
     parser.add_argument("--runs_dir", default="runs/optimizers", help="where the runs go (default %(default)s)")
     arguments = parser.parse_args()
     directory = Path(arguments.runs_dir)
     rows = []
     for name in arguments.only:
         options, samples, seconds = [], None, 0.0
-        if name in ON_PAIRS:
+        if (option := optimizers()[name]) is not None:
             pairs, seconds = gold_pairs(directory, arguments.sft, arguments.pairs)
-            options, samples = ["--data.init_args.pairs", str(pairs)], 2 * arguments.pairs
+            options, samples = [f"--data.init_args.{option}", str(pairs)], 2 * arguments.pairs
         rows.append(row(name, directory, arguments.sft, options, samples, seconds))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     target = ROOT / "benchmarks" / "results" / "optimizers.md"
