@@ -92,11 +92,11 @@ class A2C(OnPolicy[AdvantageBatch]):
         return Prepared(batch.units(), scored.rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
-        """One step on everything."""
+        """One gradient step on the whole batch."""
         return self.take_one_step(prepared.batch)
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
-        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it stands in the loss, and value regression.
+        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it is part of the loss, and value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
         """

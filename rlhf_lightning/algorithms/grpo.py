@@ -231,7 +231,7 @@ class GRPO(OnPolicy[AdvantageBatch]):
         return returns + overlong_penalty(rollout.lengths(), max_length=limit, cache_length=self.overlong_cache)
 
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
-        """Advantages within groups; log-probabilities under the reference where the KL to it stands in the loss."""
+        """Advantages within groups; log-probabilities under the reference where the KL to it is part of the loss."""
         rollout, mask = scored.rollout, scored.rollout.action_mask
         shaped = self.reference.shape(scored, self.policy)
         advantages = group_advantages(
@@ -286,7 +286,7 @@ class GRPO(OnPolicy[AdvantageBatch]):
         return (*super().metrics(), groups, KL_OLD, STEPS, CLIP_FRACTION)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the number of responses that were drawn."""
+        """Save the number of responses that were drawn."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["samples"] = self.samples
 

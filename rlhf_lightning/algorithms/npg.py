@@ -147,7 +147,7 @@ class NPG(OnPolicy[AdvantageBatch]):
         }
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
-        """−Â log π, and the KL where it stands in the loss."""
+        """−Â log π, and the KL where it is part of the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         losses = policy_gradient_loss(outputs.logprobs[mask], part.advantages[mask]).sum()

@@ -149,7 +149,7 @@ class PPO(OnPolicy[AdvantageBatch]):
         return row | ({"policy/kl_coef": self.surrogate.kl_coef} if self.surrogate.kl_coef else {})
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
-        """Surrogate, entropy bonus, the KL to the reference where it stands in the loss, and value regression.
+        """Surrogate, entropy bonus, the KL to the reference where it is part of the loss, and value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
         """
@@ -180,7 +180,7 @@ class PPO(OnPolicy[AdvantageBatch]):
         return (*super().metrics(), KL_OLD, *((penalty,) if self.surrogate.kl_coef else ()), STEPS, CLIP_FRACTION)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the coefficient of the penalty."""
+        """Save the coefficient of the penalty."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["surrogate_kl_coef"] = self.surrogate.kl_coef
 

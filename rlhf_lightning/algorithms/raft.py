@@ -119,7 +119,7 @@ class RAFT(OnPolicy[TrainBatch]):
         return row | {"policy/kl_old": kl_old()}
 
     def loss(self, part: TrainBatch, minibatch: Minibatch[TrainBatch]) -> Loss:
-        """Negative log-likelihood of each response, and the KL to the reference where it stands in the loss."""
+        """Negative log-likelihood of each response, and the KL to the reference where it is part of the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         nats = -outputs.logprobs[mask].sum()

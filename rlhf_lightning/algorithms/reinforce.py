@@ -105,11 +105,11 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         return Prepared(batch.units(), rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
-        """One step on everything."""
+        """One gradient step on the whole batch."""
         return self.take_one_step(prepared.batch)
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
-        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it stands in the loss, and the value regression.
+        """−Σₜ Âₜ log π(aₜ) a trajectory, entropy bonus, the KL where it is part of the loss, and the value regression.
 
         Only the actions that count are looked at, so that nothing in the padding can matter.
         """
@@ -130,7 +130,7 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         return (*super().metrics(), *self.baseline.metrics())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the baseline has learned; a value function is a network and kept as one."""
+        """Save the state of the baseline; a value function is saved as a network."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["baseline"] = self.baseline.state_dict()
 

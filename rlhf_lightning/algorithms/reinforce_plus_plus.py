@@ -119,7 +119,7 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
         )
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
-        """The clipped surrogate of each token, and the KL to the reference where it stands in the loss."""
+        """The clipped surrogate of each token, and the KL to the reference where it is part of the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         log_ratio, advantages = (outputs.logprobs - part.old_logprobs)[mask], part.advantages[mask]

@@ -110,7 +110,7 @@ class RLOO(OnPolicy[AdvantageBatch]):
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """−r Â of each response, with the gradient −Â ∇ log π(y|x) where the policy is still the old one.
 
-        The KL to the reference is added where it stands in the loss.
+        The KL to the reference is added where it is part of the loss.
         """
         mask = part.action_mask
         outputs = self.evaluated(part)

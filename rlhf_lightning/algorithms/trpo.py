@@ -176,7 +176,7 @@ class TRPO(OnPolicy[AdvantageBatch]):
         }
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
-        """The negative surrogate, and the KL to the reference where it stands in the loss."""
+        """The negative surrogate, and the KL to the reference where it is part of the loss."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         log_ratio = (outputs.logprobs - part.old_logprobs)[mask]
@@ -219,12 +219,12 @@ class TRPO(OnPolicy[AdvantageBatch]):
         return super().progress() | {"trust_region/rejections": "rejected"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the number of rejected steps."""
+        """Save the number of rejected steps."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["rejections"] = self.rejections
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore it."""
         super().on_load_checkpoint(checkpoint)
         self.rejections = checkpoint["rejections"]
 

@@ -25,10 +25,10 @@ from rlhf_lightning.types import ScoredRollout
 
 @dataclass
 class Baseline(ABC):
-    """Something to compare returns with."""
+    """A baseline that is subtracted from returns."""
 
     learned: ClassVar[tuple[str, ...]] = ()
-    """Attributes that a checkpoint keeps; a value network is kept as a network."""
+    """Attributes that a checkpoint saves; a value network is saved as a network."""
 
     def build_critic(self, *, gamma: float, microbatch_size: int | None) -> NoCritic:
         """The value function that it needs."""
@@ -56,11 +56,11 @@ class Baseline(ABC):
         return ()
 
     def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint saves."""
         return {name: getattr(self, name) for name in self.learned}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the state of a checkpoint."""
         for name in self.learned:
             setattr(self, name, state[name])
 
@@ -100,7 +100,7 @@ class ScalarBaseline(Baseline):
         """
 
     def update(self, episode_returns: Float[Tensor, " E"]) -> None:
-        """Learn from a batch, after it has been judged."""
+        """Update the baseline with a batch, after its advantages were computed."""
 
 
 @dataclass
@@ -157,7 +157,7 @@ class MovingAverage(ScalarBaseline):
         return episode_returns.new_tensor(self.sum / self.weight if self.weight else 0.0)
 
     def update(self, episode_returns: Float[Tensor, " E"]) -> None:
-        """Take in this batch's mean."""
+        """Update the average with this batch's mean."""
         mean = episode_returns.mean(dtype=torch.float64).item()
         self.sum = self.decay * self.sum + (1 - self.decay) * mean
         self.weight = self.decay * self.weight + (1 - self.decay)

@@ -1,4 +1,4 @@
-"""The geometry of a policy: its parameters as one vector, the KL from where it stands, and its Fisher matrix."""
+"""The geometry of a policy: its parameters as one vector, the KL to where it started, and its Fisher matrix."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class NaturalDirection:
 
 
 class PolicyGeometry:
-    """A policy around the point where it stands.
+    """A policy in the neighborhood of its current parameters.
 
     Everything is a mean over actions, in nats, in full precision, and the same on all ranks. Only what is trained
     counts: with adapters the vectors hold their parameters alone.
@@ -104,7 +104,7 @@ class PolicyGeometry:
         self._slope: Tensor | None = None
 
     def gradient(self, scaler: torch.amp.GradScaler | None = None) -> Float[Tensor, " P"]:
-        """What backward passes have left on the policy, added up over ranks; the policy forgets it.
+        """The accumulated gradient, summed over ranks; it is cleared on the policy.
 
         Args:
             scaler: that has multiplied it; None for none.
@@ -116,7 +116,7 @@ class PolicyGeometry:
         return total if scaler is None else total / scaler.get_scale()
 
     def natural_direction(self, scaler: torch.amp.GradScaler | None, *, max_kl: float | None) -> NaturalDirection:
-        """The natural direction of the gradient that backward passes have left on the policy; it is forgotten then.
+        """The natural direction of the accumulated gradient, which is cleared on the policy.
 
         Args:
             scaler: that has multiplied the gradient; None for none.
@@ -131,14 +131,14 @@ class PolicyGeometry:
         return NaturalDirection(gradient, direction, residual.item(), scale)
 
     def move_to(self, vector: Float[Tensor, " P"]) -> None:
-        """Put the policy elsewhere."""
-        self._slope = None  # of the place that is left
+        """Set the policy's parameters."""
+        self._slope = None  # the graph of the former parameters
         with torch.no_grad():
             for parameter, values in zip(self.parameters, unflatten(vector, like=self.parameters), strict=True):
                 parameter.copy_(values)
 
     def fisher_product(self, vector: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-        """F v where the policy stood at first; to be asked for before it is moved.
+        """The Fisher-vector product F v at the initial parameters; valid only before `move_to`.
 
         F = E[∇ log π ∇ log πᵀ] is the second derivative of KL(π_old‖π) in π (Schulman et al. 2015, "Trust Region
         Policy Optimization", appendix C), and equally minus the mixed one in π and π_old (Eguchi 1983, "Second Order
@@ -165,7 +165,7 @@ class PolicyGeometry:
 
     @torch.no_grad()
     def kl(self) -> float:
-        """KL(π_old‖π) where the policy stands now, exact at every action of the batch."""
+        """KL(π_old‖π) at the current parameters, exact at every action of the batch."""
         with full_precision(self.start.device.type):
             own = [self._kl_sum(part).double() for part in self._whole.parts]
         total = sum(own, start=torch.zeros((), dtype=torch.float64, device=self.start.device))
@@ -179,7 +179,7 @@ class PolicyGeometry:
 
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:
-    """Inside, nothing is rounded to half precision: autocast would do that to products of vectors too."""
+    """Context without autocast, which would round products of vectors to half precision, too."""
     return torch.autocast(device_type, enabled=False)
 
 

@@ -1,7 +1,8 @@
-"""The price of leaving the reference policy: where it is paid, how the KL is measured, a rule for its coefficient.
+"""The penalty on the KL to the reference: in reward or loss, how the KL is estimated, how its coefficient adapts.
 
-In the reward, action by action, the price acts through the policy gradient: an action also pays for the KL that it
-leads to later. In the loss it is differentiated directly: at each state that was met, not in how often states are met.
+In the reward, action by action, the penalty acts through the policy gradient: an action also pays for the KL that it
+leads to later. In the loss it is differentiated directly, at the states that were visited; how often states are visited
+is not differentiated.
 """
 
 from __future__ import annotations
@@ -140,14 +141,14 @@ class KLControl:
         return estimated(self.estimator, logprobs, ref_logprobs, exact)
 
     def update(self, kl: float) -> None:
-        """Adapt to the KL measured in this iteration, in nats per sequence."""
+        """Adapt the coefficient to the KL of this iteration, in nats per sequence."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint saves."""
         return {"controller": type(self).__name__, "coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint.
+        """Restore the state of a checkpoint.
 
         Raises:
             UserError: another controller wrote it.
