@@ -138,7 +138,7 @@ class CPI(OnPolicy[WeightedBatch]):
         )
 
     def loss(self, part: WeightedBatch, minibatch: Minibatch[WeightedBatch]) -> Loss:
-        """Weighted negative log-likelihood of the actions, the KL where it is part of the loss, and value regression."""
+        """Weighted negative log-likelihood, the KL where it is part of the loss, and value regression."""
         mask = part.action_mask
         outputs = self.evaluated(part)
         logprobs, old_logprobs = outputs.logprobs[mask], part.old_logprobs[mask]
