@@ -109,11 +109,6 @@ class CPI(OnPolicy[WeightedBatch]):
         self.minibatch_size = minibatch_size
         self.stop_kl = stop_kl
 
-    def setup(self, stage: str) -> None:
-        """Check that the devices can share a minibatch."""
-        super().setup(stage)
-        self.check_minibatch_size(self.minibatch_size)
-
     def prepare(self, scored: ScoredRollout) -> Prepared[WeightedBatch]:
         """The weight of each action in the mixture, from whitened advantages by GAE."""
         mask = scored.rollout.action_mask

@@ -186,15 +186,13 @@ class GRPO(OnPolicy[AdvantageBatch]):
             raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
 
     def setup(self, stage: str) -> None:
-        """Check that prompts have several responses, and that all sizes fit."""
+        """Check that the overlong cache fits into a response."""
         super().setup(stage)
-        self.check_groups()
         if self.overlong_cache > self.rollouts.responses.max_new_tokens:
             raise UserError(
                 f"model.init_args.overlong_cache is {self.overlong_cache}, more than "
                 f"data.init_args.max_new_tokens {self.rollouts.responses.max_new_tokens}"
             )
-        self.check_minibatch_size(self.minibatch_size)
 
     @property
     def rollouts(self) -> RolloutDataModule:

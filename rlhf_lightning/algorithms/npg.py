@@ -96,11 +96,6 @@ class NPG(OnPolicy[AdvantageBatch]):
         self.critic_epochs = critic_epochs
         self.minibatch_size = minibatch_size
 
-    def setup(self, stage: str) -> None:
-        """Check that the devices can share a minibatch."""
-        super().setup(stage)
-        self.check_minibatch_size(self.minibatch_size)
-
     def networks(self) -> dict[str, nn.Module]:
         """The critic: AdamW never touches the policy."""
         return self.critic.networks()

@@ -118,11 +118,6 @@ class PPO(OnPolicy[AdvantageBatch]):
                 f"return: expected gamma 1 and lam 1, got {gamma} and {lam}"
             )
 
-    def setup(self, stage: str) -> None:
-        """Check that the devices can share a minibatch."""
-        super().setup(stage)
-        self.check_minibatch_size(self.minibatch_size)
-
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Advantages by GAE, whitened over the positions that have a ratio."""
         shaped = self.reference.shape(scored, self.policy)

@@ -80,16 +80,14 @@ class RAFT(OnPolicy[TrainBatch]):
             )
 
     def setup(self, stage: str) -> None:
-        """Check that prompts have several responses, and that the devices can share those that are kept."""
+        """Check that the devices can share the responses that are kept."""
         super().setup(stage)
-        self.check_groups()
         size, samples = self.rollouts.rollout_batch_size, self.rollouts.samples_per_prompt
         if self.fitting and size // samples % world_size():
             raise UserError(
                 f"data.init_args.rollout_batch_size {size} with samples_per_prompt {samples} leaves "
                 f"{size // samples} responses to train on, which {world_size()} devices do not divide"
             )
-        self.check_minibatch_size(self.minibatch_size)
 
     def prepare(self, scored: ScoredRollout) -> Prepared[TrainBatch]:
         """Keep each prompt's best response, by its reward less the price of the KL."""

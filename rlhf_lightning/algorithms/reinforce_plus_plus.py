@@ -90,11 +90,10 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
         self.stop_kl = stop_kl
 
     def setup(self, stage: str) -> None:
-        """Check that the devices can share a minibatch, and that there are groups where they are compared."""
+        """Check that prompts have several responses where these are compared."""
         super().setup(stage)
         if self.group_baseline:
             self.check_groups()
-        self.check_minibatch_size(self.minibatch_size)
 
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Returns from each action on, less the group's mean where asked for, normalized over the whole batch."""

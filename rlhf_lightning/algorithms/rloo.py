@@ -82,12 +82,6 @@ class RLOO(OnPolicy[AdvantageBatch]):
         if self.surrogate.kl_coef:
             raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
 
-    def setup(self, stage: str) -> None:
-        """Check that prompts have several responses, and that the devices can share a minibatch."""
-        super().setup(stage)
-        self.check_groups()
-        self.check_minibatch_size(self.minibatch_size)
-
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """The return of each response, the price of the KL subtracted, less the mean of the others' to its prompt."""
         rollout, mask = scored.rollout, scored.rollout.action_mask

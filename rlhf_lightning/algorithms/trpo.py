@@ -105,11 +105,6 @@ class TRPO(OnPolicy[AdvantageBatch]):
         self.minibatch_size = minibatch_size
         self.rejections = 0
 
-    def setup(self, stage: str) -> None:
-        """Check that the devices can share a minibatch."""
-        super().setup(stage)
-        self.check_minibatch_size(self.minibatch_size)
-
     def networks(self) -> dict[str, nn.Module]:
         """The critic: AdamW never touches the policy."""
         return self.critic.networks()

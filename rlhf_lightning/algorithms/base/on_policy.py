@@ -18,7 +18,7 @@ from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT, UNSHOWN
 from rlhf_lightning.algorithms.parts.reference import Reference
 from rlhf_lightning.algorithms.parts.updates import means, summary, total
 from rlhf_lightning.data.collection import CollectionDataModule
-from rlhf_lightning.distributed import of_first_rank, over_own_rows, world_size
+from rlhf_lightning.distributed import from_first_rank, over_own_rows, world_size
 from rlhf_lightning.errors import UserError, located
 from rlhf_lightning.evaluation.heldout import HeldoutEvaluation
 from rlhf_lightning.models.backbone import Backbone
@@ -276,7 +276,7 @@ class OnPolicy(Module, Generic[BatchT]):
     def kl_to_old(self, trajectories: Trajectories) -> float:
         """KL(π_old‖π) where the policy stands now, in nats per action, estimated by k3 from actions of π_old."""
         kl = k3(trajectories.old_logprobs, self.logprobs_of(trajectories))[trajectories.action_mask]
-        return of_first_rank(kl.double().mean().item())
+        return from_first_rank(kl.double().mean().item())
 
     # -- evaluation --------------------------------------------------------------------------------------------
 
@@ -311,10 +311,11 @@ class OnPolicy(Module, Generic[BatchT]):
     # -- the trainer -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check that data and budget fit before anything is collected.
+        """Check that data, budget and sizes fit before anything is collected.
 
         Raises:
-            UserError: the data module is of another kind, or the budget counts steps instead of iterations.
+            UserError: the data module is of another kind, the budget counts steps instead of iterations, prompts have
+                single responses where groups are required, or the devices cannot share ``minibatch_size``.
         """
         super().setup(stage)
         data = self.datamodule
@@ -328,6 +329,9 @@ class OnPolicy(Module, Generic[BatchT]):
                 f"trainer.max_steps counts optimizer steps, of which {type(self).__name__} takes several in an "
                 "iteration; give the number of iterations: trainer.max_epochs"
             )
+        if "groups" in self.requires:
+            self.check_groups()
+        self.check_minibatch_size(getattr(self, "minibatch_size", None))
         self._heldout = None  # of the prompts of the data module before
 
     @property
