@@ -2,12 +2,11 @@
 
 Everything the command line does is plain Python too::
 
-    from lightning.pytorch import Trainer, seed_everything
-    from rlhf_lightning import PPO, Assistant, LanguageBackbone, RolloutDataModule
+    from rlhf_lightning import PPO, Assistant, LanguageBackbone, RolloutDataModule, train
 
-    seed_everything(1)
     task = Assistant()
-    Trainer(max_epochs=100).fit(PPO(task, LanguageBackbone()), RolloutDataModule(task))
+    run = train(PPO(task, LanguageBackbone()), RolloutDataModule(task), name="ppo-1", max_epochs=100)
+    run.series("eval/gold")
 
 Names are imported when they are first used, so that ``import rlhf_lightning`` takes no time.
 """
@@ -85,6 +84,7 @@ _HOME = {
     "WorstCase": "models.reward.combination",
     "ZScore": "rewards.scaling",
     "load_run": "records.runs",
+    "train": "cli.train",
 }
 
 _ALGORITHM = re.compile(r"^class ([A-Z]\w*)\((?:OnPolicy|FeedbackAlgorithm|Offline)\b", re.MULTILINE)

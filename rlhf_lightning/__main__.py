@@ -21,6 +21,8 @@ _TRAINER_COMMANDS = ("fit", "validate", "test")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for a mistake of the user's, 130 when interrupted."""
+    if argv is None and not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())  # for modules of the user's own, as under ``python -m``
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(argv)

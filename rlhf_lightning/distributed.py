@@ -1,6 +1,6 @@
-"""Rows across ranks: who computes which, and how every rank gets them all.
+"""Distribution of rows over ranks, and collective operations.
 
-Rank r of W computes the global rows r, r + W, r + 2W, …. Every function here works unchanged in a single process.
+Rank r of W computes the global rows r, r + W, r + 2W, …. Every function here also works in a single process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ Batch = TypeVar("Batch", bound=Trajectories)
 
 
 class Stream(IntEnum):
-    """The uses of noise: each draws from numbers of its own."""
+    """The uses of noise; each has its own stream of random numbers."""
 
     ROLLOUT = 0
     EVALUATION = 1
@@ -38,71 +38,72 @@ class Stream(IntEnum):
 
 
 FURTHER = 1 << 32
-"""More than the iterations, or passes, of any run: a multiple is added for further noise in the same iteration."""
+"""More than the iterations or passes of any run: multiples are added to their number to key further noise in one."""
 
 
 def world_size() -> int:
-    """Number of ranks."""
+    """Number of processes, W."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process among all ranks."""
+    """Number of this process, 0 to W − 1."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def run_seed() -> int:
-    """The seed given to ``lightning.seed_everything`` (``--seed_everything``), 0 where none was given."""
+    """The seed that was passed to ``lightning.seed_everything`` (``--seed_everything``); 0 if there was none."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def own_rows(count: int) -> Tensor:
-    """Global numbers of the rows that this rank computes, of ``count`` in all."""
+    """Global numbers of the rows that this rank computes, out of ``count`` rows."""
     return torch.arange(rank(), count, world_size())
 
 
 def row_slices(count: int, size: int | None) -> Iterator[Tensor]:
-    """Row numbers 0 … count − 1 in runs of ``size`` (all at once where it is None)."""
+    """Row numbers 0 … count − 1 in consecutive slices of ``size``; None for a single slice."""
     yield from torch.arange(count).split(size or max(count, 1))
 
 
 def all_sum(tensor: Tensor) -> Tensor:
     """Sum over ranks."""
-    if world_size() == 1:
-        return tensor
-    total = tensor.detach().clone()
-    dist.all_reduce(total)
-    return total
+    return _reduced(tensor, "SUM")
 
 
 def all_max(tensor: Tensor) -> Tensor:
-    """The largest over ranks."""
+    """Maximum over ranks."""
+    return _reduced(tensor, "MAX")
+
+
+def _reduced(tensor: Tensor, operation: Literal["SUM", "MAX"]) -> Tensor:
     if world_size() == 1:
         return tensor
-    largest = tensor.detach().clone()
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return largest
+    result = tensor.detach().clone()
+    dist.all_reduce(result, op=getattr(dist.ReduceOp, operation))
+    return result
 
 
 def gather_rows(own: Tensor, count: int) -> Tensor:
-    """Every rank's rows in global order.
+    """The rows of all ranks in global order.
 
     Args:
-        own: this rank's rows ``own_rows(count)``, equal in shape on all ranks but for the number of rows.
+        own: this rank's rows, ``own_rows(count)``; all ranks have the same shape except for the number of rows.
+        count: number of rows on all ranks.
     """
     if world_size() == 1:
         return own
     shard = -(-count // world_size())
     padded = own.new_zeros((shard, *own.shape[1:]))
     padded[: len(own)] = own
-    as_sent = padded.to(torch.uint8) if own.dtype is torch.bool else padded
-    parts = [torch.empty_like(as_sent) for _ in range(world_size())]
-    dist.all_gather(parts, as_sent.contiguous())
+    sent = padded.to(torch.uint8) if own.dtype is torch.bool else padded
+    parts = [torch.empty_like(sent) for _ in range(world_size())]
+    dist.all_gather(parts, sent.contiguous())
     return torch.stack(parts, dim=1).flatten(0, 1)[:count].to(own.dtype)
 
 
 def gather_padded(own: Tensor, count: int) -> Tensor:
-    """`gather_rows` of [b, T] where T may differ between ranks: padded on the right to the largest."""
+    """`gather_rows` of [b, T] where T may differ between ranks; rows are padded on the right to the largest T."""
     width = int(all_max(torch.tensor(own.shape[1], device=own.device)))
     return gather_rows(torch.nn.functional.pad(own, (0, width - own.shape[1])), count)
 
@@ -110,17 +111,22 @@ def gather_padded(own: Tensor, count: int) -> Tensor:
 def over_own_rows(
     evaluate: Callable[[Batch], tuple[Tensor, ...]], batch: Batch, *, microbatch_size: int | None
 ) -> tuple[Float[Tensor, "B T"], ...]:
-    """Evaluate a batch in microbatches, each rank its own rows, and give every rank the whole result."""
+    """Evaluate the rows of a batch, divided over ranks and into microbatches; every rank gets the results of all rows.
+
+    Args:
+        evaluate: maps some rows of the batch to tensors [b, T].
+        microbatch_size: number of rows that are evaluated at one time; None for all rows of a rank.
+    """
     width, outputs = batch.actions.shape[1], []
-    mine = own_rows(len(batch)).to(batch.actions.device)
-    for part in row_slices(len(mine), microbatch_size):
-        results = evaluate(batch.select(mine[part.to(mine.device)]))
+    rows = own_rows(len(batch)).to(batch.actions.device)
+    for part in row_slices(len(rows), microbatch_size):
+        results = evaluate(batch.select(rows[part.to(rows.device)]))
         outputs.append([torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in results])
-    return tuple(gather_padded(torch.cat(column), len(batch)) for column in zip(*outputs, strict=True))
+    return tuple(gather_padded(torch.cat(parts), len(batch)) for parts in zip(*outputs, strict=True))
 
 
 def gather_items(own: Sequence[Item], count: int) -> list[Item]:
-    """`gather_rows` of Python objects."""
+    """`gather_rows` for Python objects."""
     if world_size() == 1:
         return list(own)
     parts: list[list[Item]] = [[] for _ in range(world_size())]
@@ -128,8 +134,8 @@ def gather_items(own: Sequence[Item], count: int) -> list[Item]:
     return [parts[row % world_size()][row // world_size()] for row in range(count)]
 
 
-def of_first_rank(item: Item) -> Item:
-    """What rank 0 has: for decisions that all ranks must take alike, to the last bit of a number."""
+def from_first_rank(item: Item) -> Item:
+    """The object of rank 0, for decisions that must be the same on all ranks."""
     if world_size() == 1:
         return item
     boxed = [item]
@@ -139,35 +145,37 @@ def of_first_rank(item: Item) -> Item:
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """Around work that each rank does by itself: where it fails on one rank, the others do not wait for that one.
+    """A context for work without collective calls: if it fails on one rank, it fails on all, and no rank waits forever.
 
-    Every rank must come by, and the work inside must not be collective.
+    Every rank must enter the context.
 
     Raises:
-        UserError: another rank has raised it; the message is that one's.
-        RuntimeError: another rank has raised something else.
+        UserError: another rank has raised a `UserError`, with the same message.
+        RuntimeError: another rank has raised another exception.
     """
     failure: Exception | None = None
     try:
         yield
     except Exception as error:
         failure = error
-    failures = gather_items([_told(failure)], world_size())
+    failures = gather_items([_description(failure)], world_size())
     if failure is not None:
         raise failure
-    for by_user, message in filter(None, failures):
-        raise UserError(message) if by_user else RuntimeError(message)
+    for error_type, message in filter(None, failures):
+        raise error_type(message)
 
 
-def _told(failure: Exception | None) -> tuple[bool, str] | None:
-    """Whether it is the user's to put right, and what to say of it on other ranks."""
-    if failure is None or isinstance(failure, UserError):
-        return failure and (True, str(failure))
-    return False, f"rank {rank()} failed: {type(failure).__name__}: {failure}"
+def _description(failure: Exception | None) -> tuple[type[Exception], str] | None:
+    """Type and message of the exception to raise on the other ranks."""
+    if failure is None:
+        return None
+    if isinstance(failure, UserError):
+        return UserError, str(failure)
+    return RuntimeError, f"rank {rank()} failed: {type(failure).__name__}: {failure}"
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Add up the ranks' gradients, in one collective call; a missing gradient counts as zeros."""
+    """Sum the gradients over ranks in one collective call; a missing gradient counts as 0."""
     if world_size() == 1:
         return
     parameters = [p for p in parameters if p.requires_grad]

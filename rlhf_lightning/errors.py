@@ -1,6 +1,6 @@
-"""The one exception that ends a command with a single line and exit status 2."""
+"""The exception that ends a command with a single line and exit status 2, and checks that raise it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -17,8 +17,15 @@ def located(place: str) -> Iterator[None]:
         raise UserError(f"{error} (at {place}; the checkpoint before it is kept)") from error
 
 
+def raise_all(mistakes: Iterable[str]) -> None:
+    """Raise one `UserError` that names all mistakes; nothing where there are none."""
+    lines = dict.fromkeys(mistakes)
+    if lines:
+        raise UserError("; ".join(lines))
+
+
 def check_counts(prefix: str, **counts: int | None) -> None:
-    """Raise `UserError` for the first number below 1; None is none.
+    """Raise `UserError` for the numbers below 1; None is no number.
 
     Args:
         prefix: of the keys, such as ``model.init_args``.
@@ -27,11 +34,13 @@ def check_counts(prefix: str, **counts: int | None) -> None:
 
 
 def check_limits(prefix: str, limits: Mapping[str, tuple[bool, str, object]]) -> None:
-    """Raise `UserError` for the first value that does not fit.
+    """Raise `UserError` for the values that do not fit.
 
     Args:
         limits: by name: whether the value fits, what was expected, and the value.
     """
-    for name, (fits, expected, value) in limits.items():
-        if not fits:
-            raise UserError(f"{prefix}.{name} must be {expected}, got {value}")
+    raise_all(
+        f"{prefix}.{name} must be {expected}, got {value}"
+        for name, (fits, expected, value) in limits.items()
+        if not fits
+    )

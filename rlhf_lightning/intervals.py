@@ -8,7 +8,12 @@ from statistics import NormalDist, fmean, stdev
 
 
 def wilson_interval(wins: float, count: int, *, z: float = NormalDist().inv_cdf(0.975)) -> tuple[float, float]:
-    """Of the share that ``wins`` of ``count`` estimate (Wilson 1927); half wins are allowed, ``z`` is for 95 %."""
+    """Confidence interval of a share that is estimated by ``wins`` out of ``count`` (Wilson 1927).
+
+    Args:
+        wins: a tie may count one half.
+        z: quantile of the normal distribution, by default for 95 %.
+    """
     share, spread = wins / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = (share * (1 - share) * spread + spread * spread / 4) ** 0.5 / (1 + spread)
@@ -16,17 +21,10 @@ def wilson_interval(wins: float, count: int, *, z: float = NormalDist().inv_cdf(
 
 
 def student_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
-    """Mean of independent measurements, and half the width of Student's interval for it.
-
-    Args:
-        level: confidence; 0.95 for 95 %.
-
-    Returns:
-        the mean; the half-width, NaN of a single value.
-    """
+    """Mean of independent measurements, and half the width of Student's confidence interval; NaN for a single value."""
     if len(values) < 2:
         return fmean(values), math.nan
-    from scipy.stats import t  # takes a second to import
+    from scipy.stats import t  # type: ignore[import-untyped]  # here, since the import takes a second
 
     quantile = float(t.ppf((1 + level) / 2, len(values) - 1))
     return fmean(values), quantile * stdev(values) / math.sqrt(len(values))

@@ -35,9 +35,9 @@ class PreferencePair:
     """Two responses to one prompt, the first preferred.
 
     Args:
-        annotator: who preferred it, where that is known.
-        margin: by how much, where a rating says so (in reward units).
-        objective: in which respect, where one was asked for; None for all in all.
+        annotator: who compared them, if known.
+        margin: by how much the chosen response is better, in reward units, if known.
+        objective: the quality that was compared; None for an overall judgement.
     """
 
     prompt: Prompt
@@ -49,7 +49,7 @@ class PreferencePair:
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """Best first."""
+        """The chosen and the rejected response."""
         return self.chosen, self.rejected
 
 
@@ -59,8 +59,8 @@ class Ranking:
 
     Args:
         responses: best first.
-        annotator: who ranked them, where that is known.
-        objective: in which respect, where one was asked for; None for all in all.
+        annotator: who ranked them, if known.
+        objective: the quality that was compared; None for an overall judgement.
     """
 
     prompt: Prompt
@@ -71,11 +71,11 @@ class Ranking:
 
 @dataclass
 class Rating:
-    """A response with what it was rated.
+    """A response with its ratings.
 
     Args:
-        ratings: by objective; `OVERALL` is the name of a rating all in all.
-        annotator: who rated it, where that is known.
+        ratings: ratings by objective; an overall rating has the name `OVERALL`.
+        annotator: who rated it, if known.
     """
 
     prompt: Prompt
@@ -95,8 +95,8 @@ class LabelledResponse:
 
     Args:
         label: True if the response is desirable, False if it is undesirable.
-        annotator: who judged it, where that is known.
-        objective: in which respect, where one was asked for; None for an overall judgement.
+        annotator: who judged it, if known.
+        objective: the quality that was judged; None for an overall judgement.
     """
 
     prompt: Prompt
@@ -112,23 +112,23 @@ class LabelledResponse:
 
 
 OVERALL = "rating"
-"""Name of a rating that is not of one objective."""
+"""Name of an overall rating."""
 
 Feedback: TypeAlias = PreferencePair | Ranking | Rating | LabelledResponse
 """What people say about responses."""
 
 
 class Context(Protocol):
-    """What the policy and the critic condition on; opaque to the algorithms."""
+    """The inputs of policy and critic; algorithms do not look into them."""
 
     def __len__(self) -> int: ...
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
+        """A copy on another device."""
         ...
 
     def select(self, rows: Int[Tensor, " N"]) -> Self:
-        """The chosen rows, in the given order."""
+        """The given rows, in this order."""
         ...
 
 
@@ -148,11 +148,11 @@ class TokenContext:
         return self.input_ids.shape[0]
 
     def to(self, device: torch.device | str) -> TokenContext:
-        """The same on another device."""
+        """A copy on another device."""
         return TokenContext(self.input_ids.to(device), self.attention_mask.to(device))
 
     def select(self, rows: Int[Tensor, " N"]) -> TokenContext:
-        """The chosen rows, in the given order, without columns that only pad them."""
+        """The given rows, in this order, without columns that are padding in all of them."""
         mask = self.attention_mask[rows]
         width = max(int(mask.sum(-1).max()), 1) if len(rows) else 1
         return TokenContext(self.input_ids[rows][:, -width:], mask[:, -width:])
@@ -160,11 +160,11 @@ class TokenContext:
 
 @dataclass
 class ObservationContext:
-    """What an environment showed before and after each action.
+    """The observations before and after each action.
 
     Args:
         observations: before the action, as the policy reads them.
-        next_observations: after it: an episode's last ones too, which nobody acts on.
+        next_observations: after the action, including an episode's last observation.
     """
 
     observations: Float[Tensor, "B T *O"]
@@ -174,11 +174,11 @@ class ObservationContext:
         return self.observations.shape[0]
 
     def to(self, device: torch.device | str) -> ObservationContext:
-        """The same on another device."""
+        """A copy on another device."""
         return ObservationContext(self.observations.to(device), self.next_observations.to(device))
 
     def select(self, rows: Int[Tensor, " N"]) -> ObservationContext:
-        """The chosen rows, in the given order."""
+        """The given rows, in this order."""
         return ObservationContext(self.observations[rows], self.next_observations[rows])
 
     def first(self, steps: int) -> ObservationContext:
@@ -186,16 +186,16 @@ class ObservationContext:
         return ObservationContext(self.observations[:, :steps], self.next_observations[:, :steps])
 
     def single(self, mask: Bool[Tensor, "B T"]) -> ObservationContext:
-        """Each step that counts as a row of its own."""
+        """Each step where the mask is True, as a row of its own."""
         return ObservationContext(self.observations[mask][:, None], self.next_observations[mask][:, None])
 
 
 @dataclass
 class Trajectories:
-    """B trajectories of at most T actions: what `Rollout` and `TrainBatch` have in common.
+    """B trajectories of at most T actions: the fields that `Rollout` and `TrainBatch` share.
 
     Args:
-        context: what the actions were conditioned on.
+        context: the inputs on which the actions are conditioned.
         actions: token ids or discrete actions, or vectors [B, T, D]; undefined where ``action_mask`` is False.
         action_mask: True at the actions that were taken, the end-of-sequence token included; without gaps.
         old_logprobs: log-probability of each action at sampling, under the tempered distribution.
@@ -210,11 +210,11 @@ class Trajectories:
         return self.actions.shape[0]
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
+        """A copy on another device."""
         return replace(self, **{name: value.to(device) for name, value in self._given().items()})
 
     def select(self, rows: Int[Tensor, " N"]) -> Self:
-        """The chosen rows, in the given order, without columns that only pad them."""
+        """The given rows, in this order, without columns that are padding in all of them."""
         width = max(int(self.action_mask[rows].sum(-1).max()), 1) if len(rows) else 1
         context = self.context.select(rows)
         chosen: dict[str, Any] = {
@@ -226,20 +226,20 @@ class Trajectories:
         return replace(self, **chosen)
 
     def _given(self) -> dict[str, Any]:
-        """The fields by name, without those that are None."""
+        """The fields that are not None, by name."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass
 class Rollout(Trajectories):
-    """What a policy did.
+    """Trajectories sampled from a policy.
 
     Args:
-        terminated: True at an action that ended its episode: nothing follows.
-        truncated: True at an action after which the episode was cut: at the length limit of responses, at the time
+        terminated: True at an action that ended its episode.
+        truncated: True at an action after which the episode was cut, at the length limit of responses or at the time
             limit of an environment.
-        rows: global row number of each trajectory, the key of its noise.
+        rows: global row number of each trajectory, which is the key of its sampling noise.
     """
 
     terminated: Bool[Tensor, "B T"]
@@ -258,20 +258,20 @@ class Rollout(Trajectories):
 
 @dataclass
 class ScoredRollout:
-    """A rollout with what it was worth.
+    """A rollout with rewards and scores.
 
     Args:
-        rewards: of each action, from the task: a response's score stands at its last action.
-        scores: one number per trajectory: a response's score, the return of an environment's episode.
-        objectives: the score of each objective by name, where there are several.
-        weights: of the objectives, by name.
-        group_size: that many rows, one after the other, answer the same prompt.
-        prompts: what was asked, as text or conversation; none in an environment.
-        responses: what was answered, as text without special tokens; none in an environment.
-        measures: further numbers per trajectory to log, never trained on (``gold`` among them).
-        timings: seconds spent, by stage.
-        prompts_shortened: how many prompts lost their first tokens to fit into the context.
-        drawn: everything that was collected, where these rows are a selection of it; metrics are about all of it.
+        rewards: reward of each action; the score of a response is the reward of its last action.
+        scores: one number per trajectory: the score of a response, or the return of an episode.
+        objectives: the scores of each objective by name, if there are several.
+        weights: weights of the objectives by name.
+        group_size: number of consecutive rows that are responses to the same prompt.
+        prompts: the prompts as text or conversation; empty for environments.
+        responses: the responses as text without special tokens; empty for environments.
+        measures: further numbers per trajectory, which are logged and never trained on (such as ``gold``).
+        timings: seconds by stage.
+        prompts_shortened: number of prompts that lost their first tokens to fit into the context.
+        drawn: the whole collection, if these rows are a selection from it; metrics describe the whole collection.
     """
 
     rollout: Rollout
@@ -293,12 +293,12 @@ class ScoredRollout:
 
 @dataclass
 class TrainBatch(Trajectories):
-    """What a policy update reads, ``[B, T]`` each; what an algorithm does not have is None.
+    """The inputs of a policy update, ``[B, T]`` each; None for what an algorithm does not have.
 
     Args:
-        ref_logprobs: log-probability of each action under the reference; None where the loss has no KL to it.
-        old_values: at collection; with one more axis where each objective has a value of its own.
-        returns: what the values are fitted to, of their shape; None, like ``old_values``, without a critic.
+        ref_logprobs: log-probability of each action under the reference; None if the loss has no KL to it.
+        old_values: values at collection, with one more axis if each objective has its own; None without a critic.
+        returns: targets of the values, of the same shape; None without a critic.
     """
 
     ref_logprobs: Float[Tensor, "B T"] | None = None
@@ -310,13 +310,13 @@ class TrainBatch(Trajectories):
         """A batch of all trajectories of a rollout.
 
         Args:
-            parts: the fields that a batch has beside those of the rollout.
+            parts: the fields of the batch that are not fields of the rollout.
         """
         shared: dict[str, Any] = {f.name: getattr(rollout, f.name) for f in fields(Trajectories)}
         return cls(**shared, **parts)
 
     def units(self) -> Self:
-        """What minibatches are made of: whole responses, or an environment's single transitions, [N, 1] each."""
+        """The rows that minibatches consist of: whole responses, or the single transitions of environments, [N, 1]."""
         if not isinstance(self.context, ObservationContext):
             return self
         mask = self.action_mask
@@ -326,10 +326,10 @@ class TrainBatch(Trajectories):
 
 @dataclass(kw_only=True)
 class AdvantageBatch(TrainBatch):
-    """A batch of which each action has an advantage.
+    """A batch with an advantage of each action.
 
     Args:
-        advantages: how much better an action was than what the policy does on average.
+        advantages: how much better an action is than the average action of the policy.
     """
 
     advantages: Float[Tensor, "B T"]

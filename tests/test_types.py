@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lightning.types import ObservationContext, Rollout, TokenContext, TrainBatch
+from rlhf_lightning.types import AdvantageBatch, ObservationContext, Rollout, TokenContext
 
 NAN = float("nan")
 
@@ -21,7 +21,7 @@ def make_context(lengths: list[int], width: int) -> TokenContext:
     return TokenContext(torch.where(mask, ids, -1), mask)
 
 
-def make_batch(sizes: list[tuple[int, int]], *, prompt_width: int = 5, width: int = 6) -> TrainBatch:
+def make_batch(sizes: list[tuple[int, int]], *, prompt_width: int = 5, width: int = 6) -> AdvantageBatch:
     """Every field different, NaN where no action was taken."""
     lengths = torch.tensor([n for _, n in sizes])
     mask = torch.arange(width) < lengths[:, None]
@@ -30,7 +30,7 @@ def make_batch(sizes: list[tuple[int, int]], *, prompt_width: int = 5, width: in
     def floats(offset: float):
         return torch.where(mask, base + offset, NAN)
 
-    return TrainBatch(
+    return AdvantageBatch(
         context=make_context([p for p, _ in sizes], prompt_width),
         actions=torch.where(mask, base, -1),
         action_mask=mask,
@@ -55,7 +55,7 @@ def make_rollout(sizes: list[tuple[int, int]]) -> Rollout:
     )
 
 
-def matrices(batch: TrainBatch | Rollout) -> dict[str, torch.Tensor]:
+def matrices(batch: AdvantageBatch | Rollout) -> dict[str, torch.Tensor]:
     return {
         f.name: getattr(batch, f.name)
         for f in fields(batch)
@@ -95,7 +95,7 @@ def test_context_select_keeps_every_token_of_the_chosen_rows(lengths, data):
         assert mask.tolist() == sorted(mask.tolist())
 
 
-# TrainBatch.select, Rollout.select
+# AdvantageBatch.select, Rollout.select
 
 
 def test_batch_select_by_hand():

@@ -123,7 +123,7 @@ def reward_model(kind: str = "gpt2", *, words: PreTrainedTokenizerFast | None = 
 
 def reward_model_on(backbone: Any, words: Any, architecture: Architecture = JointEncoder()) -> RewardModel:
     """A reward model at its starting point, as a backbone builds it."""
-    return RewardModel([architecture.build(backbone, words, columns=1, seed=None)])
+    return RewardModel([architecture.build(backbone, words, outputs=1, seed=None)])
 
 
 def context(*rows: list[int], width: int = 0, fill: int = 0) -> TokenContext:

@@ -14,6 +14,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.data.rollouts import RolloutDataModule
@@ -22,7 +23,7 @@ from rlhf_lightning.proofs.same_run import run_seed_is
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import Demonstration, PreferencePair
+from rlhf_lightning.types import Demonstration, PreferencePair, ScoredRollout, TrainBatch
 
 NOUNS = ("ant", "bee", "cat", "dog", "eel")
 LETTERS = ("a", "b", "c", "d")
@@ -201,3 +202,64 @@ class AtHook(Callback):
 
     def __init__(self, hook: str, function: Callable[[Trainer, LightningModule], None]) -> None:
         setattr(self, hook, lambda trainer, module, *args: function(trainer, module))
+
+
+class Iterations(Callback):
+    """Keeps what each iteration collected, and what it prepared for the update."""
+
+    def __init__(self) -> None:
+        self.scored: list[ScoredRollout] = []
+        self.prepared: list[Prepared] = []
+
+    @property
+    def batch(self) -> TrainBatch:
+        """The batch of the latest iteration."""
+        return self.prepared[-1].batch
+
+    def setup(self, trainer: Trainer, module: OnPolicy, stage: str) -> None:
+        prepare = module.prepare
+
+        def kept(scored: ScoredRollout) -> Prepared:
+            self.scored.append(scored)
+            self.prepared.append(prepare(scored))
+            return self.prepared[-1]
+
+        module.prepare = kept
+
+    def teardown(self, trainer: Trainer, module: OnPolicy, stage: str) -> None:
+        vars(module).pop("prepare", None)
+
+
+class BeforeUpdate(Callback):
+    """Calls a function in each iteration, right before the update.
+
+    Args:
+        function: gets trainer, module and the prepared batch, which it may change.
+    """
+
+    def __init__(self, function: Callable[[Trainer, OnPolicy, Prepared], None]) -> None:
+        self.function = function
+
+    def setup(self, trainer: Trainer, module: OnPolicy, stage: str) -> None:
+        update = module.update
+
+        def preceded(prepared: Prepared) -> dict[str, float]:
+            self.function(trainer, module, prepared)
+            return update(prepared)
+
+        module.update = preceded
+
+    def teardown(self, trainer: Trainer, module: OnPolicy, stage: str) -> None:
+        vars(module).pop("update", None)
+
+
+def poison(trainer: Trainer, module: OnPolicy, prepared: Prepared) -> None:
+    """Put NaN, and tokens that were never drawn, wherever the batch is padding; for `BeforeUpdate`."""
+    batch = prepared.batch
+    hidden = ~batch.action_mask
+    assert hidden.any()
+    for name in ("old_logprobs", "ref_logprobs", "old_values", "returns", "advantages", "weights"):
+        values = getattr(batch, name, None)
+        if values is not None:
+            setattr(batch, name, values.masked_fill(hidden, float("nan")))
+    batch.actions = torch.where(hidden, 7, batch.actions)

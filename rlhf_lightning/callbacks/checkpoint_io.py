@@ -14,6 +14,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.checkpoint_files import is_intact
+from rlhf_lightning.records.files import replace_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,25 +30,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
+            replace_file(target, lambda file: torch.save(checkpoint, file))
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise UserError(f"checkpoint {target} cannot be written: {reason}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load_checkpoint(
         self,
         path: str | Path,
-        map_location: Callable | None = lambda storage, loc: storage,
+        map_location: Callable[..., Any] | None = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
         """Read a checkpoint, always with ``weights_only=True``.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -16,9 +16,12 @@ from rlhf_lightning.callbacks.detectors.detector import Detector
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.lightning_seams import callbacks_of, is_dry_run, validation_follows
 from rlhf_lightning.records.checkpoint_files import BEST, LAST, kept, link, settle, sync_lines
 
-BEST_BY: tuple[tuple[str, Literal["max", "min"]], ...] = (
+Mode: TypeAlias = Literal["max", "min"]
+
+BEST_BY: tuple[tuple[str, Mode], ...] = (
     ("eval/score", "max"),
     ("eval/accuracy", "max"),
     ("eval/loss", "min"),
@@ -51,7 +54,7 @@ class Checkpoints(Checkpoint, Listener):
         every: int | None = None,
         keep: int = 2,
         monitor: str | None = None,
-        mode: Literal["max", "min"] = "max",
+        mode: Mode = "max",
     ) -> None:
         if every is not None and every < 1:
             raise UserError(f"checkpoint_every is {every}; expected at least 1")
@@ -96,14 +99,15 @@ class Checkpoints(Checkpoint, Listener):
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
-        detectors = [callback for callback in trainer.callbacks if isinstance(callback, Detector)]
+        detectors = [callback for callback in callbacks_of(trainer) if isinstance(callback, Detector)]
         if self.monitor is None:
-            named = [(one.best_by, "max") for one in detectors if one.best_by is not None]
-            self.monitor, self.mode = next(((m, by) for m, by in (*named, *BEST_BY) if m in row), (None, self.mode))
+            choices: list[tuple[str, Mode]] = [(one.best_by, "max") for one in detectors if one.best_by is not None]
+            choices += BEST_BY
+            self.monitor, self.mode = next((choice for choice in choices if choice[0] in row), (None, self.mode))
         if self.monitor is None or self.monitor not in row or not row[axis_of(row)]:
             return
         # Lightning calls checkpoint callbacks last: the detectors have seen this row
-        if any(one.in_trouble and one.taints(self.monitor) for one in detectors):
+        if any(detector.in_trouble and detector.taints(self.monitor) for detector in detectors):
             return
         value = float(row[self.monitor])
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
@@ -119,7 +123,7 @@ class Checkpoints(Checkpoint, Listener):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.max_steps >= 0 and not _validation_follows(trainer):
+        if trainer.max_steps >= 0 and not validation_follows(trainer):
             self._save(trainer, due=self._step_is_due(trainer))
 
     @override
@@ -149,7 +153,7 @@ class Checkpoints(Checkpoint, Listener):
 
     def _save(self, trainer: Trainer, *, due: bool) -> None:
         now = (trainer.current_epoch, trainer.global_step)
-        if trainer.fast_dev_run or now == self._saved_at or not (due or self._improved):
+        if is_dry_run(trainer) or now == self._saved_at or not (due or self._improved):
             return
         assert self.dirpath is not None
         last = self.dirpath / LAST
@@ -161,9 +165,3 @@ class Checkpoints(Checkpoint, Listener):
         if self._improved and trainer.is_global_zero:
             link(last, self.dirpath / BEST)
         self._improved, self._saved_at = False, now
-
-
-def _validation_follows(trainer: Trainer) -> bool:
-    """Whether an evaluation of this very step is next: then the checkpoint waits, or a resumed run would skip it."""
-    loop = trainer.fit_loop
-    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from rlhf_lightning.records.run_directory import writing
+from rlhf_lightning.records.files import writing
 
 
 class Export(Callback):

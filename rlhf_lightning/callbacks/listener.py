@@ -7,10 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.records.metrics import Description
 
 
-class Listener(Callback):
+class Listener(Constructed, Callback):
     """A callback that also hears of each finished row of metrics and of each set of samples.
 
     The first key of a row is its x-axis: ``iteration`` for policy optimizers, ``step`` for supervised training,

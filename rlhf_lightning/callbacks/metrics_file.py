@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import position, resumed
-from rlhf_lightning.records.run_directory import write_atomically, writing
+from rlhf_lightning.records.files import write_atomically, writing
 
 
 class MetricsFile(Listener):

@@ -1,4 +1,4 @@
-"""SIGTERM ends a command after the step, or batch of an evaluation, in which it came: on all ranks at once."""
+"""SIGTERM ends a command after the step, or the batch of an evaluation, in which it came: on all ranks at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from rlhf_lightning.distributed import all_max
+from rlhf_lightning.lightning_seams import listen_for_sigterm, set_received_sigterm
 
 
 class Sigterm(Callback):
@@ -24,21 +25,19 @@ class Sigterm(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Be what Lightning calls, once it listens."""
-
-        def heard(*_: Any) -> None:
+        def notice() -> None:
             self.came = True
             if trainer.world_size == 1:
-                trainer._signal_connector.received_sigterm = True
+                set_received_sigterm(trainer, True)
 
-        trainer._signal_connector._sigterm_notifier_fn = heard  # type: ignore[method-assign]
+        listen_for_sigterm(trainer, notice)
 
     @override
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Tell Lightning, which then ends training, or the evaluation, on all ranks."""
         if trainer.world_size > 1:
             came = all_max(torch.tensor(int(self.came), device=trainer.strategy.root_device))
-            trainer._signal_connector.received_sigterm = bool(came)
+            set_received_sigterm(trainer, bool(came))
 
     on_validation_batch_end = on_train_batch_end
     on_test_batch_end = on_train_batch_end

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import inspect
-import itertools
 import logging
 import os
-import pkgutil
 import re
-import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.cli.values import check_values
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.cli.introspection import import_class
+from rlhf_lightning.errors import UserError, raise_all
 from rlhf_lightning.records.run_directory import read_environment
 from rlhf_lightning.training.module import Module
-
-_COMPONENTS = ("algorithms", "data", "rewards", "tasks", "models", "callbacks")
-"""Packages whose classes a configuration may name by their short names."""
 
 _TRAINER_INSTEAD = {
     "gradient_clip_val": "model.init_args.optimization.max_grad_norm",
@@ -46,18 +37,6 @@ _NOISE = (
 """Warnings about loaders that only count, frozen networks, and libraries among themselves."""
 
 
-def import_components() -> None:
-    """Import every module whose classes can be named in a configuration: a new optimizer is one new file."""
-    importlib.import_module("rlhf_lightning.reward_modeling.module")
-    for name in _COMPONENTS:
-        package = importlib.import_module(f"rlhf_lightning.{name}")
-        for module in pkgutil.walk_packages(package.__path__, prefix=f"{package.__name__}."):
-            importlib.import_module(module.name)
-    # jsonargparse takes a dataclass as it is; ours may be given as one of its subclasses, by class_path
-    families = [cls for cls in _classes() if dataclasses.is_dataclass(cls) and cls.__subclasses__()]
-    set_parsing_settings(subclasses_enabled=families)
-
-
 def quiet_libraries() -> None:
     """Leave out what Lightning says on every run and nobody acts on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -66,12 +45,6 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=f"(?s).*{message}.*")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-
-
-def given_configs(argv: Sequence[str]) -> list[str]:
-    """The files named by ``--config`` and ``-c``."""
-    files = [value for option, value in itertools.pairwise(argv) if option in ("--config", "-c")]
-    return files + [arg.partition("=")[2] for arg in argv if arg.startswith(("--config=", "-c="))]
 
 
 def default_name(config: Namespace) -> str:
@@ -84,52 +57,59 @@ def default_name(config: Namespace) -> str:
 
 
 def check_config(config: Namespace, command: str) -> None:
-    """Refuse what parsing lets through and what cannot work together, before anything is built."""
+    """Refuse what cannot work together, before anything is built.
+
+    Raises:
+        UserError: the task does not provide what the model needs, or an argument of the trainer would do nothing.
+    """
     if not isinstance(config.trainer, Namespace):
         raise UserError(f"trainer: expected a mapping of its arguments, got {config.trainer!r}")
-    for key in ("task", "backbone", "model", "data"):
-        check_values(key, config[key], filled_in=("task", "backbone") if key in ("model", "data") else ())
-    check_requirements(config)
-    check_trainer(config, command)
+    model, task = import_class(config.model.class_path), import_class(config.task.class_path)
+    mistakes = [*_unmet_requirements(model, task), *_trainer_mistakes(config.trainer, model)]
+    if command == "fit" and not config.trainer.fast_dev_run:
+        mistakes += _budget_mistakes(config.trainer, model)
+    raise_all(mistakes)
 
 
-def check_requirements(config: Namespace) -> None:
-    """See that the task provides what the model needs, before the backbone is built."""
-    model, task = _class(config.model.class_path), _class(config.task.class_path)
+def _unmet_requirements(model: Any, task: Any) -> Iterator[str]:
     if isinstance(task.provides, frozenset):  # otherwise it depends on the arguments, and the model asks when built
-        task.require(task.__new__(task), getattr(model, "requires", frozenset()), by=model.__name__)
+        try:
+            task.require(task.__new__(task), getattr(model, "requires", frozenset()), by=model.__name__)
+        except UserError as error:
+            yield str(error)
 
 
-def check_trainer(config: Namespace, command: str) -> None:
-    """Refuse trainer arguments that would silently do nothing, and a run without an end."""
-    trainer, model = config.trainer, _class(config.model.class_path)
+def _trainer_mistakes(trainer: Namespace, model: Any) -> Iterator[str]:
+    """Arguments that would silently do nothing, or cannot work together."""
     if trainer.num_nodes > 1 and not {"RANK", "SLURM_PROCID"} & os.environ.keys():
-        raise UserError(f"trainer.num_nodes is {trainer.num_nodes}: start one process per device by torchrun or srun")
-    ours = issubclass(model, Module)
+        yield f"trainer.num_nodes is {trainer.num_nodes}: start one process per device by torchrun or srun"
     for key, instead in _TRAINER_INSTEAD.items():
         default = 1 if key == "accumulate_grad_batches" else None
-        if trainer.get(key) != default and (ours or key == "default_root_dir"):
-            raise UserError(f"trainer.{key} has no effect here; give {instead}")
+        if trainer.get(key) != default and (issubclass(model, Module) or key == "default_root_dir"):
+            yield f"trainer.{key} has no effect here; give {instead}"
     if str(trainer.strategy).startswith("single_") and str(trainer.devices) not in ("1", "auto"):
-        raise UserError(
-            f"trainer.strategy {trainer.strategy} is for one device, and trainer.devices is {trainer.devices}; give ddp"
+        devices = f"trainer.devices is {trainer.devices}"
+        yield f"trainer.strategy {trainer.strategy} is for one device, and {devices}; give ddp"
+
+
+def _budget_mistakes(trainer: Namespace, model: Any) -> Iterator[str]:
+    """A run without an end, or with one that is counted in the wrong unit."""
+    by_iteration = issubclass(model, Module) and model.by_iteration
+    if by_iteration and trainer.max_steps >= 0:
+        yield (
+            f"trainer.max_steps would stop {model.__name__} in the middle of an iteration; "
+            "give the number of iterations: trainer.max_epochs"
         )
-    if command != "fit" or trainer.fast_dev_run:
         return
-    if ours and model.by_iteration:
-        if trainer.max_steps >= 0:
-            raise UserError(
-                f"trainer.max_steps would stop {model.__name__} in the middle of an iteration; "
-                "give the number of iterations: trainer.max_epochs"
-            )
-        missing = trainer.max_epochs is None and "trainer.max_epochs (iterations)"
-    elif ours:
-        missing = trainer.max_steps < 0 and "trainer.max_steps (optimizer steps)"
+    if by_iteration:
+        ends, budget = trainer.max_epochs is not None, "trainer.max_epochs (iterations)"
+    elif issubclass(model, Module):
+        ends, budget = trainer.max_steps >= 0, "trainer.max_steps (optimizer steps)"
     else:
         ends = trainer.max_epochs is not None or trainer.max_steps >= 0 or trainer.max_time is not None
-        missing = not ends and "trainer.max_epochs or trainer.max_steps"
-    if missing:
-        raise UserError(f"how long {model.__name__} trains is not set; give {missing}")
+        budget = "trainer.max_epochs or trainer.max_steps"
+    if not ends:
+        yield f"how long {model.__name__} trains is not set; give {budget}"
 
 
 def complete_loggers(loggers: Any, directory: Path, name: str, *, resumed: bool) -> None:
@@ -175,14 +155,3 @@ def trainer_error(error: BaseException, trainer: Mapping[str, Any]) -> UserError
     keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
     given = ", ".join(f"trainer.{key} {trainer[key]}" for key in keys if trainer[key] not in (None, "auto"))
     return UserError(f"trainer: {line} ({given})")
-
-
-def _classes() -> list[type]:
-    """Every class of the package that is imported."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("rlhf_lightning.")]
-    return [cls for m in modules for _, cls in inspect.getmembers(m, inspect.isclass) if cls.__module__ == m.__name__]
-
-
-def _class(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)

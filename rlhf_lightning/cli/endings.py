@@ -6,20 +6,20 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rlhf_lightning.callbacks.sigterm import Sigterm
 from rlhf_lightning.cli.checks import as_user_error
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.lightning_seams import callbacks_of, launched_processes, process_rank, translate_restore_errors
 
 LAUNCHED_RANK_PATIENCE = 10.0
 """Seconds for a launched rank to end, when the connection to it broke."""
@@ -32,7 +32,7 @@ class Endings:
     """Ends one command. Lightning alone would exit with status 0 after SIGTERM and leave other ranks waiting."""
 
     def __init__(self) -> None:
-        self._trainer: Trainer | None = None
+        self._running: Trainer | None = None
         self._checkpoint: Path | None = None
 
     @contextmanager
@@ -54,7 +54,8 @@ class Endings:
         Args:
             checkpoint: where the run's last checkpoint would be, from which the same command continues.
         """
-        self._trainer, self._checkpoint = trainer, checkpoint
+        self._running, self._checkpoint = trainer, checkpoint
+        translate_restore_errors(trainer, _restore_error)
         try:
             yield
         except SIGTERMException:
@@ -63,31 +64,28 @@ class Endings:
             if isinstance(stop.__context__, KeyboardInterrupt):
                 self._stop("interrupted", INTERRUPTED)
             raise
-        except (UserError, MisconfigurationException, torch.OutOfMemoryError) as error:
+        except _ONE_LINE as error:
             self._fail(as_user_error(error), error)
         except Exception as error:
             if type(error).__module__.startswith("wandb."):
                 self._fail(UserError(f"W&B: {error}; WANDB_MODE=offline needs no account"), error)
-            if _restoring(error):
-                reason = " ".join(str(error).split())[:300]
-                self._fail(UserError(f"the checkpoint is not one of this model with these settings: {reason}"), error)
             if isinstance(error, RuntimeError):
                 self._blame_launched_rank(error)
             raise
 
     def _terminated(self, *_: Any) -> None:
         """Before training, end at once; during it Lightning ends it after the step, and calls this as well."""
-        callbacks = [] if self._trainer is None else self._trainer.callbacks
+        callbacks = [] if self._running is None else callbacks_of(self._running)
         if not any(isinstance(callback, Sigterm) and callback.came for callback in callbacks):
             for process in self._launched_ranks():
                 process.kill()
             self._stop("stopped by SIGTERM", TERMINATED)
 
-    def _stop(self, how: str, status: int) -> NoReturn:
-        if rank_zero_only.rank != 0:
+    def _stop(self, reason: str, status: int) -> NoReturn:
+        if process_rank() != 0:
             sys.exit(0)  # rank 0 speaks; another status would make Lightning kill it first
-        kept = self._checkpoint is not None and self._checkpoint.is_file()
-        print(f"{how}{'; the same command continues the run' if kept else ''}", file=sys.stderr, flush=True)
+        continues = self._checkpoint is not None and self._checkpoint.is_file()
+        print(f"{reason}{'; the same command continues the run' if continues else ''}", file=sys.stderr, flush=True)
         sys.exit(status)
 
     def _fail(self, error: UserError, cause: BaseException) -> NoReturn:
@@ -96,9 +94,8 @@ class Endings:
             process.kill()
         raise error from cause
 
-    def _launched_ranks(self) -> list[subprocess.Popen]:
-        launcher = None if self._trainer is None else self._trainer.strategy.launcher
-        return getattr(launcher, "procs", [])
+    def _launched_ranks(self) -> list[subprocess.Popen[bytes]]:
+        return [] if self._running is None else launched_processes(self._running)
 
     def _blame_launched_rank(self, error: RuntimeError) -> None:
         """End as another rank did, where here only the connection to it broke."""
@@ -112,7 +109,13 @@ class Endings:
                     self._fail(UserError(f"rank {number} was ended by {name} (out of memory?)"), error)
 
 
-def _restoring(error: Exception) -> bool:
-    """Whether Lightning was putting a checkpoint's content into its places."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return any(Path(frame.filename).name == "checkpoint_connector.py" for frame in frames)
+_ONE_LINE = (UserError, MisconfigurationException, torch.OutOfMemoryError)
+"""What ends in one line wherever it is raised."""
+
+
+def _restore_error(error: Exception) -> Exception:
+    """What to raise for an error while a checkpoint's content was put back."""
+    if isinstance(error, _ONE_LINE):
+        return error
+    reason = " ".join(str(error).split())[:300]
+    return UserError(f"the checkpoint is not one of this model with these settings: {reason}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rlhf_lightning.errors import UserError
 
@@ -17,12 +17,19 @@ class LineParser(argparse.ArgumentParser):
     """argparse without abbreviations, whose errors are `UserError`."""
 
     def __init__(self, command: str, help_text: str, example: str) -> None:
+        self.option_strings: list[str] = []
+        """All options, as they are given."""
         super().__init__(
             prog=f"python -m rlhf_lightning {command}",
             description=help_text[0].upper() + help_text[1:] + ".",
             epilog=f"example: python -m rlhf_lightning {example}",
             allow_abbrev=False,
         )
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add an argument, as argparse does."""
+        self.option_strings += names
+        return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> NoReturn:
         """One line, exit status 2."""
@@ -61,17 +68,18 @@ def _without_task(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def load_task(configs: Sequence[str], overrides: Sequence[str]) -> Task:
     """The task of configuration files; what they say of models and trainers is not read."""
     from rlhf_lightning.cli.checks import as_user_error
-    from rlhf_lightning.cli.command_line import FoundConfig, Parser, import_components
+    from rlhf_lightning.cli.config_parser import ConfigFile, ConfigParser, parse
+    from rlhf_lightning.cli.introspection import import_components
     from rlhf_lightning.tasks.task import Task
 
     import_components()
-    parser = Parser(allow_abbrev=False)
-    parser.add_argument("--config", action=FoundConfig)
+    parser = ConfigParser(allow_abbrev=False)
+    parser.add_argument("--config", action=ConfigFile)
     parser.add_subclass_arguments(Task, "task", required=True)
     for other in ("backbone", "model", "data", "trainer", "pipeline"):
         parser.add_argument(f"--{other}", type=dict | None)
     words = [word for config in configs for word in ("--config", config)]
-    config = parser.parse_args([*words, *overrides])
+    config = parse(parser, [*words, *overrides])
     try:
         return parser.instantiate_classes(config).task
     except (ValueError, OSError, ModuleNotFoundError) as error:

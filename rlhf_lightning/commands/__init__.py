@@ -4,12 +4,13 @@ COMMANDS = {
     "fit": "train a supervised model, a reward model or a policy",
     "validate": "evaluate a trained model on held-out data",
     "test": "evaluate a trained model on the test data",
-    "pipeline": "supervised model, reward model and policy, one after another",
-    "pairs": "draw preference pairs from a supervised model",
-    "crossval": "fit once for each of k folds of the feedback, and the mean over them",
-    "report": "figures and a summary of finished or running runs",
-    "generate": "responses of a trained policy to prompts",
-    "score": "scores of a trained reward model for prompts and responses",
-    "prove": "what each policy optimizer estimates, compared with the exact gradient of a tiny task",
+    "pipeline": "train a supervised model, a reward model and a policy, one after another",
+    "pairs": "sample responses from a policy and have annotators or the gold reward compare them",
+    "crossval": "train once for each of k folds of the feedback, and report the mean over the folds",
+    "report": "write figures and a summary of finished or running runs",
+    "generate": "answer prompts with a trained policy",
+    "score": "score responses with a trained reward model or with a task's gold reward",
+    "prove": "compare each optimizer's expected gradient with the exact one of a tiny task",
+    "new": "write an optimizer, loss, reward, task or callback of your own: one file to start from",
 }
-"""Every command, with the line that the program help shows."""
+"""Every command with its one line of help, in the order of the program's help."""

@@ -6,54 +6,40 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.cli.arguments import positive, writable
+from rlhf_lightning.cli.arguments import load_policy, positive, writable
+from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.progress import track
+from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.records.run_directory import CONFIG
 
 if TYPE_CHECKING:
     from rlhf_lightning.types import Prompt
 
-HELP = "answer prompts from arguments, a file or standard input"
 EXAMPLE = 'generate runs/quickstart "tell me the price of the lamp"'
 
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    from rlhf_lightning.cli.parser import LineParser
-
-    parser = LineParser("generate", HELP, EXAMPLE)
-    parser.add_argument("model", help="run directory, folder or hub name of the policy")
-    parser.add_argument(
-        "prompts", nargs="*", default=[], help="prompts; without any, they are read from --file or standard input"
-    )
-    parser.add_argument("--file", help="JSONL of prompt or messages, or text with one prompt per line; - for stdin")
-    parser.add_argument("--raw", action="store_true", help="continue a text as it stands, without chat template")
-    parser.add_argument("--samples", type=positive, default=1, help="answers per prompt (default %(default)s)")
-    parser.add_argument("--greedy", action="store_true", help="take the most probable token each time")
-    parser.add_argument("--temperature", type=float, default=1.0, help="(default %(default)s)")
-    parser.add_argument("--max_new_tokens", type=positive, default=48, help="longest answer (default %(default)s)")
-    parser.add_argument("--batch_size", type=positive, default=64, help="prompts at a time (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling noise (default %(default)s)")
-    parser.add_argument("--out", type=writable, help="write a JSONL file of prompt and response instead of printing")
-    arguments = parser.parse(argv)
+    arguments = _parser().parse(argv)
     _refuse_control(arguments.model)
     prompts = _prompts(arguments.prompts, arguments.file)
+    if not arguments.raw:
+        prompts = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
 
-    from rlhf_lightning.cli.arguments import load_policy
-    from rlhf_lightning.cli.progress import track
-    from rlhf_lightning.commands.pairs import sample_responses
     from rlhf_lightning.distributed import Stream
     from rlhf_lightning.models.language.text import plain_text
+    from rlhf_lightning.rollout.sampling import sample_responses
     from rlhf_lightning.tasks.text.prompts_io import write_jsonl
 
     policy = load_policy(arguments.model, temperature=arguments.temperature)
-    asked = [p if arguments.raw or not isinstance(p, str) else [{"role": "user", "content": p}] for p in prompts]
     answers: list[tuple[Prompt, str]] = []
-    for start in track(range(0, len(asked), arguments.batch_size), "generate"):
-        part = asked[start : start + arguments.batch_size]
+    for start in track(range(0, len(prompts), arguments.batch_size), "generate"):
+        part = prompts[start : start + arguments.batch_size]
         texts = sample_responses(
             policy,
             part,
-            numbers=list(range(start, start + len(part))),
+            numbers=range(start, start + len(part)),
             samples=arguments.samples,
             seed=arguments.seed,
             stream=Stream.GENERATE,
@@ -70,15 +56,31 @@ def main(argv: list[str]) -> None:
         print(f"> {plain_text(prompt)}\n{text}\n")
 
 
-def _refuse_control(model: str) -> None:
-    """Say of a control run what it is, rather than what it lacks."""
-    from rlhf_lightning.records.runs import read_config, setting
+def _parser() -> LineParser:
+    parser = LineParser("generate", COMMANDS["generate"], EXAMPLE)
+    parser.add_argument("model", help="run directory, folder or hub name of the policy")
+    parser.add_argument(
+        "prompts", nargs="*", default=[], help="prompts; without any, they are read from --file or standard input"
+    )
+    parser.add_argument("--file", help="JSONL of prompt or messages, or text with one prompt per line; - for stdin")
+    parser.add_argument("--raw", action="store_true", help="continue a text as it stands, without chat template")
+    parser.add_argument("--samples", type=positive, default=1, help="answers per prompt (default %(default)s)")
+    parser.add_argument("--greedy", action="store_true", help="take the most probable token each time")
+    parser.add_argument("--temperature", type=float, default=1.0, help="(default %(default)s)")
+    parser.add_argument("--max_new_tokens", type=positive, default=48, help="longest answer (default %(default)s)")
+    parser.add_argument("--batch_size", type=positive, default=64, help="prompts at a time (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling noise (default %(default)s)")
+    parser.add_argument("--out", type=writable, help="write a JSONL file of prompt and response instead of printing")
+    return parser
 
-    folder = Path(model)
-    config = read_config((folder.parent if folder.name == "export" else folder) / "config.yaml")
-    if str(setting(config, "data.class_path")).endswith("EnvironmentDataModule"):
-        environment = setting(config, "task.init_args.environment")
-        raise UserError(f"{model} is a policy for {environment}, which writes no text; expected a language policy")
+
+def _refuse_control(model: str) -> None:
+    """Say that a run's policy acts in an environment: the error of a missing language model would not."""
+    from rlhf_lightning.records.runs import load_run
+
+    folder = Path(model).parent if Path(model).name == "export" else Path(model)
+    if (folder / CONFIG).is_file() and (run := load_run(folder)).kind == "control":
+        raise UserError(f"{model} is a policy for {run.task}, which writes no text; expected a language policy")
 
 
 def _prompts(given: list[str], file: str | None) -> list[Prompt]:

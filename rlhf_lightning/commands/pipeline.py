@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.pipeline.processes import command_line, overwriting, run_stage
-from rlhf_lightning.pipeline.stages import STAGES, Settings, Stage, build_stages, read_pipeline
+from rlhf_lightning.pipeline.processes import command_line, print_commands, run_stage
+from rlhf_lightning.pipeline.stages import Settings, Stage, build_stages, read_pipeline
 from rlhf_lightning.records.run_directory import check_name
+from rlhf_lightning.records.runs import STAGES
 
-HELP = "train a supervised model, a reward model and a policy, one after another"
 EXAMPLE = "pipeline --config configs/quickstart.yaml --name quickstart"
 _DETAILS = """
 Every stage is a plain command; --print-commands shows them, for a scheduler or to run them by hand. A stage whose
@@ -27,30 +28,29 @@ sft, pairs, reward and policy. Options of all stages: --task.KEY, --backbone.KEY
 def main(argv: list[str]) -> int:
     """Run the command."""
     parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, options = parser.parse_known_args(argv)
     settings = Settings(
         configs=arguments.config,
         directory=Path(arguments.runs_dir) / check_name(arguments.name or Path(arguments.config[-1]).stem),
         seed=arguments.seed,
         pipeline=read_pipeline(arguments.config),
     )
-    _read_options(rest, settings)
+    _read_options(options, settings, known=[name.removeprefix("--") for name in parser.option_strings])
     stages = _selected(build_stages(settings), arguments.stages)
     if arguments.print_commands:
-        for stage in stages:
-            print(command_line([*stage.command, *overwriting(stage, arguments.overwrite)]))
+        print_commands(stages, overwrite=arguments.overwrite)
         return 0
     for stage in stages:
         otherwise = f"leave {stage.name} out with --stages"
         status = run_stage(stage, overwrite=arguments.overwrite, otherwise=otherwise)
         if status:
             return status
-    _say_what_is_next(settings.directory, stages)
+    _print_next_commands(settings.directory, stages)
     return 0
 
 
 def _parser() -> LineParser:
-    parser = LineParser("pipeline", HELP, EXAMPLE)
+    parser = LineParser("pipeline", COMMANDS["pipeline"], EXAMPLE)
     parser.description = f"{parser.description} {_DETAILS.strip()}"
     parser.add_argument("--config", action="append", required=True, help="YAML with task, backbone and pipeline")
     parser.add_argument("--name", help="folder of the pipeline below --runs_dir (default: the configuration's name)")
@@ -62,30 +62,33 @@ def _parser() -> LineParser:
     return parser
 
 
-def _read_options(words: Sequence[str], settings: Settings) -> None:
-    """Sort ``--KEY VALUE`` and ``--KEY=VALUE`` into options of one stage and of all."""
-    rest = list(words)
-    while rest:
-        option, equals, value = rest.pop(0).partition("=")
+def _read_options(words: Sequence[str], settings: Settings, known: Sequence[str]) -> None:
+    """Sort ``--KEY VALUE`` and ``--KEY=VALUE`` into options of one stage and options of all stages.
+
+    Args:
+        known: the command's own options, for suggestions.
+    """
+    remaining = list(words)
+    while remaining:
+        option, equals, value = remaining.pop(0).partition("=")
         if not option.startswith("--"):
             raise UserError(f"unexpected argument {option!r}; see python -m rlhf_lightning pipeline --help")
         if not equals:
-            if not rest or rest[0].startswith("--"):
+            if not remaining or remaining[0].startswith("--"):
                 raise UserError(f"{option} needs a value")
-            value = rest.pop(0)
-        where, _, key = option[2:].partition(".")
-        if where in STAGES and key:
-            if where not in settings.pipeline:
-                raise UserError(f"{option}: the pipeline has no stage {where} (it has {', '.join(settings.pipeline)})")
-            settings.own.setdefault(where, {})[key] = value
-        elif where in ("task", "backbone") or (where == "trainer" and key):
+            value = remaining.pop(0)
+        group, _, key = option[2:].partition(".")
+        if group in STAGES and key:
+            if group not in settings.pipeline:
+                raise UserError(f"{option}: the pipeline has no stage {group} (it has {', '.join(settings.pipeline)})")
+            settings.own.setdefault(group, {})[key] = value
+        elif group in ("task", "backbone") or (group == "trainer" and key):
             settings.common[option[2:]] = value
         else:
-            known = [f"{name}.{key}" if key else name for name in (*STAGES, "task", "backbone", "trainer")]
-            known += ["config", "name", "runs_dir", "seed", "stages", "overwrite", "print-commands"]
-            close = difflib.get_close_matches(option[2:], known, n=1, cutoff=0.7)
+            groups = [f"{name}.{key}" if key else name for name in (*STAGES, "task", "backbone", "trainer")]
+            close = difflib.get_close_matches(option[2:], [*groups, *known], n=1, cutoff=0.7)
             hint = f"did you mean --{close[0]}?" if close else "see python -m rlhf_lightning pipeline --help"
-            if where in ("model", "data"):
+            if group in ("model", "data"):
                 hint = f"give it to one stage, for instance --{list(settings.pipeline)[-1]}.{option[2:]}"
             raise UserError(f"unknown option {option}; {hint}")
 
@@ -100,7 +103,7 @@ def _selected(stages: list[Stage], names: str | None) -> list[Stage]:
     return [stage for stage in stages if stage.name in wanted]
 
 
-def _say_what_is_next(directory: Path, stages: list[Stage]) -> None:
+def _print_next_commands(directory: Path, stages: list[Stage]) -> None:
     for stage in stages:
         print(f"made {stage.makes}")
     print(f"next: {command_line(['report', str(directory)])}")

@@ -5,22 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_lightning.cli.arguments import exported, positive, writable
+from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from rlhf_lightning.rewards.source import RewardSource
     from rlhf_lightning.tasks.task import Task
-    from rlhf_lightning.tasks.text.prompts_io import Answer
 
-HELP = "score the responses of a JSONL file with a reward model or with a task's gold reward"
 EXAMPLE = "score responses.jsonl --reward runs/quickstart --out scored.jsonl"
 
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    from rlhf_lightning.cli.parser import LineParser
-
-    parser = LineParser("score", HELP, EXAMPLE)
+    parser = LineParser("score", COMMANDS["score"], EXAMPLE)
     parser.add_argument("file", help="JSONL of prompt and response, or messages that end with an answer")
     parser.add_argument("--reward", help="run directory or folder of a reward model")
     parser.add_argument("--gold", action="store_true", help="use the gold reward of the task given by --config")
@@ -29,11 +27,26 @@ def main(argv: list[str]) -> None:
     arguments, task = parser.parse_with_task(argv, required=False)
     if bool(arguments.reward) == arguments.gold:
         raise UserError("score needs exactly one of --reward PATH and --gold (with --config TASK.yaml)")
-    from rlhf_lightning.tasks.text.prompts_io import read_responses
+
+    from rlhf_lightning.rewards.learned import LearnedReward
+    from rlhf_lightning.rewards.source import checked_scores
+    from rlhf_lightning.tasks.text.prompts_io import read_responses, write_jsonl
 
     answers = read_responses(arguments.file)
-    source = _gold(task) if arguments.gold else _learned(arguments.reward, arguments.batch_size)
-    _score(source, answers, arguments.out)
+    if arguments.gold:
+        source = _gold(task)
+    else:
+        source = LearnedReward(exported(arguments.reward, "reward"), batch_size=arguments.batch_size)
+    scores = checked_scores(source, [a.prompt for a in answers], [a.response for a in answers]).double()
+    if arguments.out:
+        scored = ({**a.record, "score": s} for a, s in zip(answers, scores.tolist(), strict=True))
+        write_jsonl(arguments.out, scored)
+        print(f"wrote {len(answers)} scores to {arguments.out}")
+    else:
+        for answer, score in zip(answers, scores.tolist(), strict=True):
+            print(f"{score:+.3f}  {answer.response}")
+    deviation = scores.std().item() if len(scores) > 1 else 0.0
+    print(f"mean {scores.mean().item():.4f}, standard deviation {deviation:.4f}, {len(scores)} responses")
 
 
 def _gold(task: Task | None) -> RewardSource:
@@ -43,24 +56,3 @@ def _gold(task: Task | None) -> RewardSource:
     if gold is None:
         raise UserError(f"task {type(task).__name__} has no gold reward; expected one that knows the true reward")
     return gold
-
-
-def _learned(path: str, batch_size: int) -> RewardSource:
-    from rlhf_lightning.rewards.learned import LearnedReward
-
-    return LearnedReward(exported(path, "reward"), batch_size=batch_size)
-
-
-def _score(source: RewardSource, answers: list[Answer], out: str | None) -> None:
-    from rlhf_lightning.rewards.source import checked_scores
-    from rlhf_lightning.tasks.text.prompts_io import write_jsonl
-
-    scores = checked_scores(source, [a.prompt for a in answers], [a.response for a in answers]).double()
-    if out:
-        write_jsonl(out, ({**a.record, "score": s} for a, s in zip(answers, scores.tolist(), strict=True)))
-        print(f"wrote {len(answers)} scores to {out}")
-    else:
-        for answer, score in zip(answers, scores.tolist(), strict=True):
-            print(f"{score:+.3f}  {answer.response}")
-    spread = scores.std().item() if len(scores) > 1 else 0.0
-    print(f"mean {scores.mean().item():.4f}, standard deviation {spread:.4f}, {len(scores)} responses")

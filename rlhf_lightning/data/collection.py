@@ -1,78 +1,81 @@
-"""What policy optimizers ask of their data: fresh trajectories every iteration."""
+"""`CollectionDataModule`: the interface of data that is collected anew in every iteration."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
-
+from rlhf_lightning.data.numbered import NumberedDataModule
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.records.metrics import Experience, Metric
-from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import ScoredRollout
 
+PolicyT = TypeVar("PolicyT", bound=Policy)
 
-class CollectionDataModule(LightningDataModule):
-    """Trajectories of the policy that is trained, in text or in an environment.
 
-    Args:
-        task: what is to be done.
-    """
+class CollectionDataModule(NumberedDataModule):
+    """Trajectories of the policy that is trained, in text or in environments; one batch is an iteration."""
 
     kind: ClassVar[str]
-    """The kind of run that collects here, see `Description`."""
+    """Kind of a run that collects these data, see `Description`."""
     experience: ClassVar[Experience]
-    """What is collected, and which metric counts it."""
+    """What is collected, and the metric that counts it."""
     progress: ClassVar[dict[str, str]]
-    """Metrics that are shown while the run goes on, with short labels."""
+    """Metrics that are shown during a run, with short labels."""
 
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self.task = task
+    rollout_batch_size: int
+    """Responses, or steps in environments, per iteration, across all devices."""
+    samples_per_prompt: int = 1
+    """Responses to the same prompt."""
 
     @property
     def objectives(self) -> Sequence[str]:
-        """Names of the objectives that the reward scores each by itself; empty where it gives one score only."""
+        """Names of the objectives that the reward scores separately; empty for a single score."""
         return ()
 
     def metrics(self) -> tuple[Metric, ...]:
-        """What `statistics` reports and what held-out evaluations add, as figures show it."""
+        """Descriptions of the metrics that `statistics` and held-out evaluations report, for figures."""
         raise NotImplementedError
 
     def collect(self, policy: Policy, iteration: int, attempt: int = 0) -> ScoredRollout:
-        """The rollout of an iteration; every rank gets the whole batch.
+        """The rollout of an iteration; every rank gets the global batch.
 
         Args:
             iteration: counted from 0.
-            attempt: for a further rollout in the same iteration.
+            attempt: number of the rollout within the iteration, from 0.
         """
         raise NotImplementedError
 
     def collect_heldout(self, policy: Policy) -> ScoredRollout:
-        """What the policy does where it is judged, always with the same noise."""
+        """A rollout for evaluation, always on the same prompts or episodes and with the same noise."""
         raise NotImplementedError
 
     def statistics(self, scored: ScoredRollout) -> dict[str, float]:
-        """Means to report, as ``objective/NAME`` and ``rollout/NAME``."""
+        """Means over the rollout, as ``objective/NAME`` and ``rollout/NAME``."""
         raise NotImplementedError
 
     def counters(self, scored: ScoredRollout, iteration: int) -> dict[str, int]:
-        """How much has been collected up to and with this iteration, counted from 0."""
+        """The amount of data collected up to and including this iteration, which is counted from 0."""
         raise NotImplementedError
 
     def finish(self, scored: ScoredRollout) -> None:
-        """Called once the policy has been updated on the rollout: the time to move what was frozen during it."""
+        """Update running moments and learned weights, which are constant during an iteration.
 
-    def train_dataloader(self) -> DataLoader:
-        """One entry per iteration: the module collects its rollout itself."""
-        return DataLoader(range(1), batch_size=None)
+        Called after the policy has been updated on the rollout.
+        """
 
-    def val_dataloader(self) -> DataLoader:
-        """One entry: the module evaluates everything at once."""
-        return DataLoader(range(1), batch_size=None)
 
-    def test_dataloader(self) -> DataLoader:
-        """The same again."""
-        return self.val_dataloader()
+def checked_policy(policy: Policy, kind: type[PolicyT], needed: str, expected: str) -> PolicyT:
+    """The policy, if it is of the right kind.
+
+    Args:
+        needed: which policy is needed and by whom, for the message.
+        expected: what to choose instead.
+
+    Raises:
+        UserError: the policy is of another kind.
+    """
+    if not isinstance(policy, kind):
+        raise UserError(f"{needed}, got {type(policy).__name__}; expected {expected}")
+    return policy

@@ -14,7 +14,7 @@ class DemonstrationDataModule(PassDataModule[Demonstration]):
 
     Args:
         batch_size: demonstrations per step, across all devices; 32 to 128.
-        eval_limit: most held-out demonstrations that are looked at.
+        eval_limit: largest number of held-out demonstrations to evaluate on; None for all.
     """
 
     unit = "demonstrations"
@@ -23,5 +23,5 @@ class DemonstrationDataModule(PassDataModule[Demonstration]):
         super().__init__(task, batch_size, eval_limit)
 
     def load(self) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
-        """The task's two splits."""
+        """The demonstrations of the task."""
         return self.task.demonstrations("train"), self.task.demonstrations("heldout")

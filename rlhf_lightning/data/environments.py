@@ -1,4 +1,4 @@
-"""Fresh steps in environments, for policy optimizers."""
+"""`EnvironmentDataModule`: new steps in environments for every iteration of a policy optimizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlhf_lightning.data.collection import CollectionDataModule
+from rlhf_lightning.data.collection import CollectionDataModule, checked_policy
 from rlhf_lightning.distributed import Stream, failing_together, over_own_rows, own_rows, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.control.policy import ControlPolicy
@@ -26,13 +26,13 @@ from rlhf_lightning.types import ObservationContext, Rollout, ScoredRollout
 
 @dataclass
 class ScoredSteps(ScoredRollout):
-    """Steps in environments, and the episodes that ended in them.
+    """Steps in environments, with the episodes that ended in them.
 
     Args:
-        episode_returns: undiscounted, as the environment gave the rewards, from the start of each episode.
-        episode_lengths: actions in each.
-        observations: as the environment showed them.
-        discounted: returns so far, which the rewards are scaled by; None where they are not scaled.
+        episode_returns: undiscounted return of each of these E episodes, in the environment's own rewards.
+        episode_lengths: number of actions of each of these episodes.
+        observations: as the environment gave them.
+        discounted: discounted returns so far, by which rewards are scaled; None if rewards are not scaled.
     """
 
     episode_returns: Float[Tensor, " E"] = field(kw_only=True)
@@ -42,18 +42,18 @@ class ScoredSteps(ScoredRollout):
 
 
 class EnvironmentDataModule(CollectionDataModule):
-    """Fresh steps in environments every iteration.
+    """New steps in environments in every iteration.
 
-    Episodes go on from one iteration to the next. The policy is judged by whole episodes in other environments, with
-    its most probable actions (for a Gaussian its mean), as Stable-Baselines3 and RL Zoo do.
+    Episodes continue from one iteration to the next. The policy is evaluated on whole episodes in other environments,
+    with its most probable actions (the mean of a Gaussian), as in Stable-Baselines3 and RL Zoo.
 
     Args:
         task: the environment.
-        environments: how many are stepped side by side, across all devices; 4 to 64.
+        environments: number of environments that are stepped in parallel, across all devices; 4 to 64.
         rollout_batch_size: steps per iteration, across all environments; 256 to 8192.
         normalize_rewards: divide rewards by the running standard deviation of the discounted return.
-        reward_gamma: discount of that return; the algorithm's own γ, 0.99.
-        eval_episodes: that the policy is judged on, always the same.
+        reward_gamma: discount of that return, the same as the algorithm's γ; 0.99.
+        eval_episodes: number of evaluation episodes, which always start in the same way.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class EnvironmentDataModule(CollectionDataModule):
         self.eval_episodes = eval_episodes
         self._training: Environments | None = None
         self._heldout: Environments | None = None
-        self._start_over()
+        self._reset()
 
     kind = "control"
     experience = Experience("environment steps", counter="env_steps")
@@ -102,13 +102,14 @@ class EnvironmentDataModule(CollectionDataModule):
         return (
             Metric("Return", "mean over episodes", "objective/score", "eval/score", role="score"),
             Metric("Episode length", "steps", "rollout/length_mean", "eval/length_mean", floor=0),
+            Metric("Episodes", "that the means are of", "rollout/episodes", "eval/episodes", shown=False),
         )
 
     def setup(self, stage: str | None = None) -> None:
-        """See that the devices can share the environments; training starts over, unless a checkpoint follows.
+        """Validate the numbers of environments and episodes, and reset all episodes for a new training run.
 
         Raises:
-            UserError: they cannot.
+            UserError: the number of devices does not divide them.
         """
         if self.count % world_size():
             raise UserError(f"data.init_args.environments is {self.count}, which {world_size()} devices do not divide")
@@ -117,16 +118,16 @@ class EnvironmentDataModule(CollectionDataModule):
                 f"data.init_args.eval_episodes is {self.eval_episodes}; expected one for each of {world_size()} devices"
             )
         if stage in (None, "fit"):
-            self._start_over()
+            self._reset()
 
     def teardown(self, stage: str | None = None) -> None:
-        """Close the environments; they can be opened again where they were."""
+        """Close the environments; they can be reopened in the same states."""
         for environments in (self._training, self._heldout):
             if environments is not None:
                 environments.close()
         self._training = self._heldout = None
 
-    def _start_over(self) -> None:
+    def _reset(self) -> None:
         self.teardown()
         self.episodes = EpisodeLog(self.count)
         self.reward_scale = RewardScale(self.count, gamma=self.reward_gamma) if self.normalize_rewards else None
@@ -136,14 +137,14 @@ class EnvironmentDataModule(CollectionDataModule):
 
     @torch.no_grad()
     def collect(self, policy: Policy, iteration: int, attempt: int = 0) -> ScoredSteps:
-        """The next steps in all environments; every rank takes those in its own and gets the whole batch.
+        """The next steps in all environments; a rank steps its own environments and gets the global batch.
 
         Args:
             iteration: counted from 0.
-            attempt: for a further rollout in the same iteration, from where the last one stopped.
+            attempt: number of the rollout within the iteration; it continues where the last one stopped.
         """
         started = time.perf_counter()
-        self._policy = _checked(policy)
+        self._policy = _control_policy(policy)
         with failing_together():
             if self._training is None:
                 self._training = self._opened(self.count, Stream.EPISODE)
@@ -162,13 +163,13 @@ class EnvironmentDataModule(CollectionDataModule):
 
     @torch.no_grad()
     def collect_heldout(self, policy: Policy) -> ScoredSteps:
-        """Whole episodes with the policy's most probable actions, always the same ones."""
-        started = time.perf_counter()
+        """Whole episodes with the policy's most probable actions, always from the same initial states."""
+        started, policy = time.perf_counter(), _control_policy(policy)
         with failing_together():
             if self._heldout is None:
                 self._heldout = self._opened(self.eval_episodes, Stream.EVALUATION)
             self._heldout.begin()
-            own = play(_checked(policy), self._heldout, steps=self.task.max_episode_steps, once=True)
+            own = play(policy, self._heldout, steps=self.task.max_episode_steps, once=True)
         steps = own.gathered(self.eval_episodes, policy.device)
         scored = self._scored(policy, steps, steps.rewards.sum(-1), steps.action_mask.sum(-1))
         return replace(scored, timings={"rollout_seconds": time.perf_counter() - started})
@@ -190,7 +191,7 @@ class EnvironmentDataModule(CollectionDataModule):
             truncated=steps.truncated,
             rows=torch.arange(len(steps.actions), device=steps.actions.device),
         )
-        # by the forward pass that training takes, so that the first ratio is 1
+        # with the same forward pass as in training, so that the first probability ratio is 1
         (logprobs,) = over_own_rows(
             lambda part: (policy.evaluate(part.context, part.actions, part.action_mask).logprobs,),
             rollout,
@@ -206,7 +207,7 @@ class EnvironmentDataModule(CollectionDataModule):
         )
 
     def _check(self, steps: Steps) -> None:
-        """Stop where the environment gave numbers that are not finite."""
+        """Raise `UserError` if the environment gave a number that is not finite."""
         for name in ("observations", "next_observations", "rewards"):
             bad = (~torch.isfinite(getattr(steps, name))).flatten(1).any(-1).nonzero()
             if len(bad):
@@ -215,8 +216,9 @@ class EnvironmentDataModule(CollectionDataModule):
 
     # -- reporting ---------------------------------------------------------------------------------------------
 
-    def statistics(self, scored: ScoredSteps) -> dict[str, float]:
-        """Mean return and length of the episodes that ended, and how many did; without any there are no means."""
+    def statistics(self, scored: ScoredRollout) -> dict[str, float]:
+        """Number of the episodes that ended, and their mean return and length if there are any."""
+        assert isinstance(scored, ScoredSteps)
         count = len(scored.episode_returns)
         row: dict[str, float] = {"rollout/episodes": count}
         if count:
@@ -224,29 +226,30 @@ class EnvironmentDataModule(CollectionDataModule):
             row["rollout/length_mean"] = scored.episode_lengths.double().mean().item()
         return row
 
-    def counters(self, scored: ScoredSteps, iteration: int) -> dict[str, int]:
-        """Steps taken so far."""
+    def counters(self, scored: ScoredRollout, iteration: int) -> dict[str, int]:
+        """Number of steps so far."""
         return {"env_steps": (iteration + 1) * self.rollout_batch_size}
 
-    # -- what moves between iterations -------------------------------------------------------------------------
+    # -- state between iterations -------------------------------------------------------------------------------
 
-    def finish(self, scored: ScoredSteps) -> None:
-        """Move the moments of observations and rewards by what the rollout showed."""
+    def finish(self, scored: ScoredRollout) -> None:
+        """Update the moments of observations and rewards by the rollout."""
+        assert isinstance(scored, ScoredSteps)
         if self._policy is not None and self._policy.normalizer is not None:
             self._policy.normalizer.update(scored.observations)
         if self.reward_scale is not None and scored.discounted is not None:
             self.reward_scale.update(scored.discounted)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each environment is in its episode, and the scale of the rewards."""
+        """The state of each episode, and the scale of the rewards."""
         scale = {} if self.reward_scale is None else {"reward_scale": self.reward_scale.state_dict()}
         return {"episodes": self.episodes.state_dict(), **scale}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from there.
+        """Restore episodes and the scale of the rewards.
 
         Raises:
-            UserError: the checkpoint has other environments.
+            UserError: the checkpoint was written with another number of environments or other settings.
         """
         if ("reward_scale" in state_dict) != self.normalize_rewards:
             raise UserError(f"data.init_args.normalize_rewards is {self.normalize_rewards}, unlike in the checkpoint")
@@ -255,10 +258,6 @@ class EnvironmentDataModule(CollectionDataModule):
             self.reward_scale.load_state_dict(state_dict["reward_scale"])
 
 
-def _checked(policy: Policy) -> ControlPolicy:
-    if not isinstance(policy, ControlPolicy):
-        raise UserError(
-            f"EnvironmentDataModule needs a policy that acts in environments, got {type(policy).__name__}; "
-            "expected --backbone ControlBackbone"
-        )
-    return policy
+def _control_policy(policy: Policy) -> ControlPolicy:
+    needed = "EnvironmentDataModule needs a policy that acts in environments"
+    return checked_policy(policy, ControlPolicy, needed, expected="--backbone ControlBackbone")

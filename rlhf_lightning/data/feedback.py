@@ -1,10 +1,10 @@
-"""Feedback to learn from: whose, in which respects, and which part of it is held out."""
+"""`FeedbackDataModule`: feedback of one kind, chosen by annotator and objective, with a held-out part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from rlhf_lightning.data.passes import PassDataModule
 from rlhf_lightning.errors import UserError, check_limits
@@ -20,29 +20,28 @@ Example = TypeVar("Example", bound=Feedback)
 class FeedbackDataModule(PassDataModule[Example]):
     """Feedback of one kind, from a file or from the task.
 
-    Folds are for k-fold cross-validation: as many runs, ``fold`` 0 to ``folds`` − 1, each of which holds out another
-    part of all prompts. Who is in which fold depends on the prompts alone, so that models of single annotators or
-    objectives, and runs of any seed, are measured on the same ones.
+    Folds are for k-fold cross-validation: each of the runs with ``fold`` 0 to ``folds`` − 1 holds out another part of
+    all prompts. The folds depend on the prompts alone, so that models of single annotators or objectives, and runs
+    with any seed, are evaluated on the same prompts.
 
     Args:
-        path: the file; None takes what the task comes with.
+        path: the file; None for the feedback of the task.
         heldout_fraction: share of the file's prompts that is held out.
         batch_size: examples per step, across all devices; 32 to 128.
-        eval_limit: most held-out examples that are looked at.
-        on_bad_pair: whether a record of the file that nothing can be learned from stops the run, or is dropped and
-            counted; see `TextTask`.
-        annotators: only what these people said, for a model of their opinions; None for everybody.
-        objectives: only what was said in these respects; None for all.
-        folds: hold out one of this many parts instead of a fraction, or of what the task holds out.
-        fold: which one, from 0.
+        eval_limit: largest number of held-out examples to evaluate on; None for all.
+        on_bad_pair: whether an unusable record of the file stops the run or is dropped and counted; see `TextTask`.
+        annotators: use only the feedback of these annotators, for a model of their opinions; None for all.
+        objectives: use only feedback about these objectives; None for all.
+        folds: hold out one of this many parts, instead of a fraction or of the task's own held-out split.
+        fold: number of the part that is held out, from 0.
     """
 
     kind: ClassVar[str]
-    """What a task calls it: the name in ``provides``, and of the method."""
+    """Name of this kind of feedback in ``Task.provides``, and of the method that returns it."""
     option: ClassVar[str]
-    """The argument that names the file."""
+    """Name of the argument for the file."""
     advice: ClassVar[str]
-    """Where such a file comes from."""
+    """How to get such a file, for messages."""
 
     def __init__(
         self,
@@ -76,16 +75,6 @@ class FeedbackDataModule(PassDataModule[Example]):
         self.folds = folds
         self.fold = fold
 
-    @property
-    def annotators_found(self) -> list[str]:
-        """Names of those whose training data this is, sorted."""
-        return _names(self.train, _annotators_of)
-
-    @property
-    def objectives_found(self) -> list[str]:
-        """Names of the objectives in the training data, sorted; none where all is said of responses as a whole."""
-        return names_of_objectives(self.train)
-
     def load(self) -> tuple[Sequence[Example], Sequence[Example]]:
         """The two splits, which share no prompt."""
         read = getattr(self.source, self.kind)
@@ -94,34 +83,37 @@ class FeedbackDataModule(PassDataModule[Example]):
             train, heldout = self._folded([*train, *heldout], self.folds)
         everything = [*train, *heldout]
         if self.annotators is not None:
-            self._check_known("annotators", self.annotators, _names(everything, _annotators_of))
-            train, heldout = (_by_annotators(one, self.annotators) for one in (train, heldout))
+            self._check_known("annotators", self.annotators, names_of_annotators(everything))
+            train, heldout = (_by_annotators(split, self.annotators) for split in (train, heldout))
         if self.objectives is not None:
             self._check_known("objectives", self.objectives, names_of_objectives(everything))
-            train, heldout = (_in_objectives(one, self.objectives) for one in (train, heldout))
+            train, heldout = (_about(split, self.objectives) for split in (train, heldout))
         return train, heldout
 
     def _folded(self, examples: list[Example], folds: int) -> tuple[list[Example], list[Example]]:
         fold_of = folds_of((example.prompt for example in examples), folds)
-        held = [fold_of[prompt_key(example.prompt)] == self.fold for example in examples]
-        train = [example for example, out in zip(examples, held, strict=True) if not out]
-        return train, [example for example, out in zip(examples, held, strict=True) if out]
+        train: list[Example] = []
+        heldout: list[Example] = []
+        for example in examples:
+            (heldout if fold_of[prompt_key(example.prompt)] == self.fold else train).append(example)
+        return train, heldout
 
-    def _check_known(self, argument: str, wanted: list[str], found: list[str]) -> None:
-        unknown = [name for name in wanted if name not in found]
+    def _check_known(self, argument: str, wanted: list[str], known: list[str]) -> None:
+        unknown = [name for name in wanted if name not in known]
         if unknown or not wanted:
             given = ", ".join(map(repr, unknown)) or "nobody" * (argument == "annotators") or "nothing"
-            there = f"some of {', '.join(found)}" if found else f"null: the {self.kind} name no {argument}"
-            raise UserError(f"data.init_args.{argument} names {given}; expected {there}")
+            expected = f"some of {', '.join(known)}" if known else f"null: the {self.kind} name no {argument}"
+            raise UserError(f"data.init_args.{argument} names {given}; expected {expected}")
 
 
 def names_of_objectives(examples: Iterable[Feedback]) -> list[str]:
-    """In which respects there is any judgement, sorted."""
-    return _names(examples, _objectives_of)
+    """Names of all objectives in the feedback, sorted."""
+    return sorted({name for example in examples for name in _objectives_of(example)})
 
 
-def _annotators_of(example: Feedback) -> list[str]:
-    return [] if example.annotator is None else [example.annotator]
+def names_of_annotators(examples: Iterable[Feedback]) -> list[str]:
+    """Names of all annotators of the feedback, sorted."""
+    return sorted({example.annotator for example in examples if example.annotator is not None})
 
 
 def _objectives_of(example: Feedback) -> list[str]:
@@ -130,17 +122,13 @@ def _objectives_of(example: Feedback) -> list[str]:
     return [] if example.objective is None else [example.objective]
 
 
-def _names(examples: Iterable[Any], of: Callable[[Any], list[str]]) -> list[str]:
-    return sorted({name for example in examples for name in of(example)})
-
-
 def _by_annotators(examples: Sequence[Example], names: list[str]) -> list[Example]:
     return [example for example in examples if example.annotator in names]
 
 
-def _in_objectives(examples: Sequence[Example], names: list[str]) -> list[Example]:
-    """What is said in these respects; a rating loses the others."""
-    chosen = []
+def _about(examples: Sequence[Example], names: list[str]) -> list[Example]:
+    """The feedback about these objectives; a rating loses its other objectives."""
+    chosen: list[Example] = []
     for example in examples:
         if set(_objectives_of(example)) & set(names):
             if isinstance(example, Rating):

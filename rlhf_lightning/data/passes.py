@@ -1,13 +1,11 @@
-"""Data that is passed over: demonstrations and preference pairs, in global batches that are a function of the step."""
+"""`PassDataModule`: given data in shuffled passes, in global batches that are a function of the step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
-
+from rlhf_lightning.data.numbered import NumberedDataModule
 from rlhf_lightning.distributed import FURTHER, Stream, run_seed
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.ops.noise import permutation
@@ -16,26 +14,21 @@ from rlhf_lightning.tasks.task import Task
 Example = TypeVar("Example")
 
 
-class PassDataModule(LightningDataModule, Generic[Example]):
-    """Passes over examples; an epoch is one pass.
-
-    The batch of step n is a function of (seed, n), so a resumed run continues where it stopped and every rank knows
-    the whole global batch. The loaders only count: they yield batch numbers, `train_batch` and `heldout_batch` give
-    the examples.
+class PassDataModule(NumberedDataModule, Generic[Example]):
+    """Passes over examples; an epoch is one pass, and the batch of step n is a function of (seed, n).
 
     Args:
         task: where the examples come from.
         batch_size: examples per step, across all devices.
-        eval_limit: most held-out examples that are looked at.
+        eval_limit: largest number of held-out examples to evaluate on; None for all.
     """
 
     unit: ClassVar[str]
-    """What the examples are called, in the plural."""
+    """Name of the examples in the plural."""
 
     def __init__(self, task: Task, batch_size: int, eval_limit: int | None) -> None:
-        super().__init__()
+        super().__init__(task)
         check_counts("data.init_args", batch_size=batch_size, eval_limit=eval_limit)
-        self.task = task
         self.batch_size = batch_size
         self.eval_limit = eval_limit
         self.train: Sequence[Example] = []
@@ -43,7 +36,7 @@ class PassDataModule(LightningDataModule, Generic[Example]):
         self._orders: dict[int, tuple[int, Any]] = {}
 
     def load(self) -> tuple[Sequence[Example], Sequence[Example]]:
-        """Training and held-out examples."""
+        """The training and the held-out examples."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
@@ -63,33 +56,24 @@ class PassDataModule(LightningDataModule, Generic[Example]):
         return -(-len(self.train) // self.batch_size)
 
     def train_batch(self, step: int, order: int = 0) -> list[Example]:
-        """The global batch of optimizer step ``step``.
+        """The global batch of an optimizer step, counted from 0.
 
         Args:
-            order: number of the order in which each pass goes, for networks that are to see the same examples in
-                orders of their own.
+            order: number of the shuffled order, for networks that each see the same examples in another order.
         """
-        number, place = divmod(step, self.steps_per_pass())
-        if self._orders.get(order, (-1, None))[0] != number:
+        pass_number, batch = divmod(step, self.steps_per_pass())
+        if self._orders.get(order, (-1, None))[0] != pass_number:
             shuffled = permutation(
-                seed=run_seed(), stream=Stream.PASS, iteration=number + order * FURTHER, size=len(self.train)
+                seed=run_seed(), stream=Stream.PASS, iteration=pass_number + order * FURTHER, size=len(self.train)
             )
-            self._orders[order] = (number, shuffled)
-        chosen = self._orders[order][1][place * self.batch_size : (place + 1) * self.batch_size]
+            self._orders[order] = (pass_number, shuffled)
+        chosen = self._orders[order][1][batch * self.batch_size : (batch + 1) * self.batch_size]
         return [self.train[i] for i in chosen.tolist()]
+
+    def heldout_batches(self) -> int:
+        """Batches of held-out examples; the last one may be smaller."""
+        return -(-len(self.heldout) // self.batch_size)
 
     def heldout_batch(self, number: int) -> list[Example]:
         """The held-out examples of batch ``number``."""
         return list(self.heldout[number * self.batch_size : (number + 1) * self.batch_size])
-
-    def train_dataloader(self) -> DataLoader:
-        """Batch numbers of one pass."""
-        return DataLoader(range(self.steps_per_pass()), batch_size=None)
-
-    def val_dataloader(self) -> DataLoader:
-        """Batch numbers of the held-out examples."""
-        return DataLoader(range(-(-len(self.heldout) // self.batch_size)), batch_size=None)
-
-    def test_dataloader(self) -> DataLoader:
-        """The held-out examples again."""
-        return self.val_dataloader()

@@ -1,4 +1,4 @@
-"""Preference pairs, rankings and ratings, for reward models and for policies that learn from pairs."""
+"""Preference pairs, rankings, ratings and labels, for reward models and for policies that learn from feedback."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 from rlhf_lightning.data.feedback import FeedbackDataModule
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.types import PreferencePair, Ranking, Rating
+from rlhf_lightning.types import LabelledResponse, PreferencePair, Ranking, Rating
 
 _PAIRS = "python -m rlhf_lightning pairs --config TASK.yaml --policy runs/NAME/export"
 
 
 class PreferenceDataModule(FeedbackDataModule[PreferencePair]):
-    """Pairs of responses with the preferred one named.
+    """Pairs of responses, one of which is preferred.
 
     Args:
         pairs: file of prompt, chosen and rejected, as the ``pairs`` command writes it, or of rankings, each of which
-            gives all its pairs; None takes the pairs that the task comes with.
+            gives all its pairs; None for the pairs of the task.
         options: see `FeedbackDataModule`.
     """
 
@@ -34,7 +34,7 @@ class RankingDataModule(FeedbackDataModule[Ranking]):
 
     Args:
         rankings: file of prompt, responses and ranking (or ranks), as the ``pairs`` command writes it with
-            ``--samples`` above 2, or of pairs, which are rankings of two; None takes those of the task.
+            ``--samples`` above 2, or of pairs, which are rankings of two; None for the rankings of the task.
         options: see `FeedbackDataModule`.
     """
 
@@ -48,11 +48,11 @@ class RankingDataModule(FeedbackDataModule[Ranking]):
 
 
 class RatingDataModule(FeedbackDataModule[Rating]):
-    """Responses with what they were rated.
+    """Single responses with their ratings.
 
     Args:
         ratings: file of prompt, response and rating (or ratings by objective), or of prompt, responses and ratings;
-            None takes those of the task.
+            None for the ratings of the task.
         options: see `FeedbackDataModule`.
     """
 
@@ -63,3 +63,21 @@ class RatingDataModule(FeedbackDataModule[Rating]):
 
     def __init__(self, task: Task, ratings: str | None = None, **options: Any) -> None:
         super().__init__(task, ratings, **options)
+
+
+class LabelDataModule(FeedbackDataModule[LabelledResponse]):
+    """Single responses, each labelled desirable or undesirable.
+
+    Args:
+        labels: file of prompt, completion and label (true or false), or of pairs, whose chosen responses are
+            desirable and whose rejected ones are undesirable; None for the labels of the task.
+        options: see `FeedbackDataModule`.
+    """
+
+    kind = "labels"
+    unit = "labelled responses"
+    option = "labels"
+    advice = f"give a file of prompt, completion and label, or make a file of pairs: {_PAIRS} --out pairs.jsonl"
+
+    def __init__(self, task: Task, labels: str | None = None, **options: Any) -> None:
+        super().__init__(task, labels, **options)

@@ -1,4 +1,4 @@
-"""Fresh responses to prompts, for policy optimizers."""
+"""`RolloutDataModule`: new responses to prompts for every iteration of a policy optimizer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from rlhf_lightning.data.collection import CollectionDataModule
+from rlhf_lightning.data.collection import CollectionDataModule, checked_policy
 from rlhf_lightning.distributed import FURTHER, Stream, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
-from rlhf_lightning.models.policy import TextPolicy
+from rlhf_lightning.models.policy import Policy, TextPolicy
 from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.records.metrics import Experience, Metric
-from rlhf_lightning.rewards.handling import Penalties, RewardHandling
+from rlhf_lightning.rewards.handling import ResponsePenalties, RewardHandling
 from rlhf_lightning.rewards.objectives import DeclaredWeights, ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
 from rlhf_lightning.rewards.source import RewardSource
@@ -23,29 +23,29 @@ from rlhf_lightning.types import Prompt, ScoredRollout
 
 TAKEN = ("score", "gold", "reward", "entropy", "perplexity", "length_mean", "eos_rate", "distinct_2", "disagreement")
 TAKEN_BEGINNINGS = ("score_", "gold_", "weight_", "kl_", "win_rate")
-"""Metrics beside which those of monitors stand, as ``objective/NAME`` and ``eval/NAME``."""
+"""Names that monitors cannot have, since ``objective/NAME`` and ``eval/NAME`` are metrics already."""
 
 
 class RolloutDataModule(CollectionDataModule):
-    """Fresh responses every iteration.
+    """New responses in every iteration.
 
     Args:
-        task: where prompts come from.
-        reward: judges the responses; None takes the task's own gold reward.
+        task: provides the prompts.
+        reward: scores the responses; None for the task's own gold reward.
         rollout_batch_size: responses per iteration, across all devices; 32 to 512.
         samples_per_prompt: responses to the same prompt; 4 to 16 for algorithms that compare them.
         max_new_tokens: a response that has not ended by then is cut.
-        missing_eos_penalty: subtracted from the reward of a cut response, about a standard deviation of the rewards.
-        eval_prompts: held-out prompts that the policy is judged on.
-        decode_batch_size: responses that one device decodes at a time; None for all at once.
-        scaling: what scores go through before they are trained on, one map or several in order, such as
-            ``RunningZScore`` and ``Clip``; held-out scores, and those that are reported, are left as they are.
-        weights: of the objectives of the reward, in place of its own or learned. Scores are reported with the reward's
-            own weights, so that they mean the same in every iteration and run.
-        monitors: further sources by name that are measured and not trained on.
+        missing_eos_penalty: subtracted from the reward of a cut response; about one standard deviation of the rewards.
+        eval_prompts: number of held-out prompts for evaluation.
+        decode_batch_size: number of responses that a device decodes at once; None for all.
+        scaling: one or several scalings of the scores before training, applied in order, such as ``RunningZScore`` and
+            ``ClipScores``; held-out and reported scores are not scaled.
+        weights: weights of the objectives, instead of those of the reward source, or learned. Scores are reported with
+            the source's own weights, so that they mean the same in every iteration and run.
+        monitors: further sources by name, which are measured and not trained on.
         length_penalty: subtracted for each token beyond ``length_free``; 0.001 to 0.01 standard deviations of the
             rewards.
-        length_free: tokens that cost nothing.
+        length_free: number of tokens without penalty.
     """
 
     def __init__(
@@ -66,7 +66,9 @@ class RolloutDataModule(CollectionDataModule):
     ) -> None:
         super().__init__(task)
         task.require(frozenset({"prompts"}), by=type(self).__name__)
-        if reward is None and task.gold() is None:
+        self.gold = task.gold()
+        source = reward if reward is not None else self.gold
+        if source is None:
             raise UserError(
                 f"data.init_args.reward is missing: task {type(task).__name__} has no reward of its own; give a reward "
                 "model: --data.init_args.reward LearnedReward --data.init_args.reward.init_args.path runs/NAME/export"
@@ -85,8 +87,7 @@ class RolloutDataModule(CollectionDataModule):
                 f"{samples_per_prompt} does not divide"
             )
         _check_monitors(monitors or {})
-        self.gold = task.gold()
-        self.reward = reward if reward is not None else self.gold
+        self.reward = source
         self.rollout_batch_size = rollout_batch_size
         self.samples_per_prompt = samples_per_prompt
         self.eval_prompts = eval_prompts
@@ -98,13 +99,15 @@ class RolloutDataModule(CollectionDataModule):
             decode_batch_size=decode_batch_size,
         )
         self.handling = RewardHandling(
-            _listed(scaling), weights or DeclaredWeights(), Penalties(missing_eos_penalty, length_penalty, length_free)
+            _as_list(scaling),
+            weights or DeclaredWeights(),
+            ResponsePenalties(missing_eos_penalty, length_penalty, length_free),
         )
-        self.handling.weights.of(self.reward.objectives)  # now: a name that is wrong should not wait for a rollout
+        self.handling.weights.of(self.reward.objectives)  # report unknown names before the first rollout
 
     @property
     def objectives(self) -> Sequence[str]:
-        """Names of the objectives that the reward scores each by itself; empty where it gives one score only."""
+        """Names of the objectives that the reward scores separately; empty for a single score."""
         return tuple(self.reward.objectives)
 
     kind = "policy"
@@ -143,7 +146,7 @@ class RolloutDataModule(CollectionDataModule):
         return (*scores, *objectives, *monitors, disagreement, WIN_RATE, *TEXT_METRICS)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the prompts and move the reward source to the device."""
+        """Load the prompts and move the reward source to the device."""
         self.train_prompts = self.task.prompts("train")
         self.heldout_prompts = self.task.prompts("heldout")[: self.eval_prompts]
         if not self.train_prompts or len(self.heldout_prompts) < world_size():
@@ -160,43 +163,46 @@ class RolloutDataModule(CollectionDataModule):
             )
 
     def iteration_prompts(self, iteration: int, attempt: int = 0) -> list[Prompt]:
-        """The prompts of an iteration: shuffled passes over the training prompts, cut into batches.
+        """The prompts of a rollout: batches from shuffled passes over the training prompts.
 
-        A further attempt goes through the prompts in another order.
+        Args:
+            iteration: counted from 0.
+            attempt: number of the rollout within the iteration; each has an order of its own.
         """
         size, count = self.rollout_batch_size // self.samples_per_prompt, len(self.train_prompts)
         chosen: list[Prompt] = []
-        place = iteration * size
         while len(chosen) < size:
-            number, start = divmod(place + len(chosen), count)
-            key = _further(number, attempt)
+            pass_number, start = divmod(iteration * size + len(chosen), count)
+            key = _noise_key(pass_number, attempt)
             order = permutation(seed=run_seed(), stream=Stream.PROMPT, iteration=key, size=count)
             chosen += [self.train_prompts[i] for i in order[start : start + size - len(chosen)].tolist()]
         return [prompt for prompt in chosen for _ in range(self.samples_per_prompt)]
 
-    def collect(self, policy: TextPolicy, iteration: int, attempt: int = 0) -> ScoredRollout:
-        """Answer the iteration's prompts and score the answers; every rank gets the whole batch.
+    def collect(self, policy: Policy, iteration: int, attempt: int = 0) -> ScoredRollout:
+        """Sample responses to the prompts of the iteration and score them; every rank gets the global batch.
 
-        Running moments take in the iteration's first rollout, and learned weights move by it when the iteration is
-        over. A further attempt is scaled and weighed like the first, and nothing is learned from it: what it adds is
-        chosen by its rewards, and would bias them.
+        The first rollout of an iteration updates running moments now and learned weights at the end of the iteration.
+        A further attempt is scaled and weighted in the same way and updates nothing: its responses are selected by
+        their rewards, which would bias the moments.
         """
         scored = self.responses.collect(
-            policy,
+            _text_policy(policy),
             self.iteration_prompts(iteration, attempt),
             stream=Stream.ROLLOUT,
-            iteration=_further(iteration, attempt),
+            iteration=_noise_key(iteration, attempt),
             group_size=self.samples_per_prompt,
         )
         return self.handling.for_training(scored, learn=attempt == 0)
 
-    def collect_heldout(self, policy: TextPolicy) -> ScoredRollout:
-        """Answer the held-out prompts, always with the same noise; nothing is scaled."""
-        scored = self.responses.collect(policy, self.heldout_prompts, stream=Stream.EVALUATION, iteration=0)
+    def collect_heldout(self, policy: Policy) -> ScoredRollout:
+        """Sample responses to the held-out prompts, always with the same noise; nothing is scaled."""
+        scored = self.responses.collect(
+            _text_policy(policy), self.heldout_prompts, stream=Stream.EVALUATION, iteration=0
+        )
         return self.handling.for_evaluation(scored)
 
     def finish(self, scored: ScoredRollout) -> None:
-        """Move learned weights."""
+        """Update learned weights."""
         self.handling.finish()
 
     def statistics(self, scored: ScoredRollout) -> dict[str, float]:
@@ -206,7 +212,7 @@ class RolloutDataModule(CollectionDataModule):
         return row | {f"rollout/{name}": value for name, value in text_statistics(scored).items()}
 
     def counters(self, scored: ScoredRollout, iteration: int) -> dict[str, int]:
-        """Responses sampled so far."""
+        """Number of responses sampled so far."""
         return {"samples": (iteration + 1) * self.rollout_batch_size}
 
     def state_dict(self) -> dict[str, Any]:
@@ -214,7 +220,7 @@ class RolloutDataModule(CollectionDataModule):
         return self.handling.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with them."""
+        """Restore moments and weights."""
         self.handling.load_state_dict(state_dict)
 
 
@@ -222,7 +228,8 @@ def reward_metrics(reward: RewardSource, gold: RewardSource | None) -> tuple[Met
     """Of the score that is trained on, and of the true reward where that is another."""
     if reward is gold:
         unit = "the reward that is trained on"
-        return (Metric("Gold reward", unit, "objective/gold", "eval/gold", role="gold"),)
+        same = Metric("Score", "gold itself", "objective/score", "eval/score", role="score", shown=False)
+        return (Metric("Gold reward", unit, "objective/gold", "eval/gold", role="gold"), same)
     title = "Reward" if gold is None else "Proxy reward"
     score = Metric(title, "the score that is trained on", "objective/score", "eval/score", role="score")
     true = Metric("Gold reward", "the true reward, for measuring only", "objective/gold", "eval/gold", role="gold")
@@ -238,19 +245,24 @@ def _objective_metrics(name: str) -> tuple[Metric, ...]:
     )
 
 
-def _listed(scaling: Scaling | Sequence[Scaling] | None) -> Sequence[Scaling]:
+def _as_list(scaling: Scaling | Sequence[Scaling] | None) -> Sequence[Scaling]:
     if scaling is None:
         return ()
     return [scaling] if isinstance(scaling, Scaling) else scaling
 
 
+def _text_policy(policy: Policy) -> TextPolicy:
+    needed = "RolloutDataModule needs a policy that writes text"
+    return checked_policy(policy, TextPolicy, needed, expected="--backbone LanguageBackbone")
+
+
 def _check_monitors(monitors: Mapping[str, RewardSource]) -> None:
-    """Refuse names that metrics of the same group have already."""
+    """Refuse names that other metrics have, or that cannot be the name of a metric."""
     for name in monitors:
         if not re.fullmatch(r"[\w-]+", name) or name in TAKEN or name.startswith(TAKEN_BEGINNINGS):
             raise UserError(f"data.init_args.monitors: {name!r} is taken or no name for a metric; expected another")
 
 
-def _further(iteration: int, attempt: int) -> int:
-    """A key for the noise of one more rollout in an iteration."""
+def _noise_key(iteration: int, attempt: int) -> int:
+    """The noise key of a rollout within an iteration."""
     return iteration + attempt * FURTHER

@@ -1,1 +1,1 @@
-"""Judging a policy on held-out prompts."""
+"""Evaluating a policy on held-out prompts and demonstrations."""

@@ -1,8 +1,9 @@
-"""Judging a text policy on held-out prompts beside the reference that it started from."""
+"""Evaluating a text policy on held-out prompts, in comparison with the reference that it started from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -28,11 +29,10 @@ class HeldoutEvaluation:
     """Scores, KL, win rate and perplexity of a policy on held-out prompts and demonstrations.
 
     Args:
-        module: whose trainer reports, and whose task has the demonstrations.
-        policy: is judged.
-        reference: what it is compared with; its responses are sampled once.
-        collect: has a policy answer the held-out prompts, always with the same noise.
-        axis: the x-axis of the samples: ``iteration`` or ``step``.
+        module: the algorithm, with its task and its trainer.
+        policy: the policy to evaluate.
+        reference: compared with the policy; its responses are sampled once.
+        collect: samples the responses of a policy to the held-out prompts, always with the same noise.
     """
 
     def __init__(
@@ -44,29 +44,29 @@ class HeldoutEvaluation:
     ) -> None:
         self.module, self.policy, self.reference, self.collect = module, policy, reference, collect
         self.microbatch_size = module.optimization.microbatch_size
-        self._of_reference: ScoredRollout | None = None
+        self._reference_responses: ScoredRollout | None = None
 
     @torch.no_grad()
     def row(self, position: int) -> dict[str, float]:
-        """The metrics, without a prefix; shows some samples to whoever listens.
+        """The metrics, without a prefix; samples of the responses are passed to each `Listener` callback.
 
         Args:
-            position: iteration or step, for the samples.
+            position: iteration or step of the samples.
         """
         scored = self.collect(self.policy)
-        if self._of_reference is None:
-            self._of_reference = self.collect(self.reference)
+        if self._reference_responses is None:
+            self._reference_responses = self.collect(self.reference)
         kl = self._kl(scored)
         row = {
             **score_statistics(scored),
             **text_statistics(scored),
             "kl_ref_sequence": kl.double().mean().item(),
             **({"kl_ref_sequence_se": standard_error(kl)} if len(scored) > 1 else {}),
-            **win_rate(scored, self._of_reference),
+            **win_rate(scored, self._reference_responses),
             **self._forgetting(),
         }
         samples = sample_records(scored, kl, iteration=position, count=32)
-        for callback in self.module.trainer.callbacks:
+        for callback in cast(Any, self.module.trainer).callbacks:
             if isinstance(callback, Listener):
                 callback.on_samples(self.module.trainer, self.module, samples)
         return row
@@ -75,13 +75,15 @@ class HeldoutEvaluation:
         """Exact KL to the reference, summed over each response."""
 
         def exact(part: Trajectories) -> tuple[Tensor]:
-            return (self.policy.evaluate(part.context, part.actions, part.action_mask, against=self.reference).kl,)
+            kl = self.policy.evaluate(part.context, part.actions, part.action_mask, against=self.reference).kl
+            assert kl is not None  # because of against
+            return (kl,)
 
         (kl,) = over_own_rows(exact, scored.rollout, microbatch_size=self.microbatch_size)
         return sequence_sum(kl, scored.rollout.action_mask)
 
     def _forgetting(self, limit: int = 256) -> dict[str, float]:
-        """Perplexity on held-out demonstrations, where the task has some."""
+        """Perplexity on at most ``limit`` held-out demonstrations, if the task has any."""
         task = self.module.task
         if "demonstrations" not in task.provides:
             return {}

@@ -1,4 +1,4 @@
-"""How well a policy still predicts demonstrations."""
+"""The perplexity of a policy on demonstrations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlhf_lightning.types import Demonstration
 def demonstration_nats(
     policy: TextPolicy, demonstrations: Sequence[Demonstration], *, microbatch_size: int | None
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-    """Negative log-probability of the responses, summed, and the number of their tokens."""
+    """Negative log-probability of all responses together, in nats, and the number of their tokens."""
     device = policy.device
     nats, tokens = torch.zeros((), device=device), torch.zeros((), dtype=torch.long, device=device)
     for rows in row_slices(len(demonstrations), microbatch_size):
@@ -38,5 +38,5 @@ def demonstration_nats(
 
 
 def perplexity(nats: float, tokens: float) -> float:
-    """Exp of the mean nats per token."""
+    """The exponential of the mean nats per token."""
     return torch.tensor(nats / max(tokens, 1)).exp().item()

@@ -2,106 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from rlhf_lightning.rewards.source import RewardSource
+    from torch import Tensor
+
     from rlhf_lightning.tasks.task import Task
     from rlhf_lightning.types import PreferencePair, Prompt, Ranking
 
 LABELS = ("annotators", "gold")
+ATTEMPTS = 20
+"""Times that responses to a prompt are drawn, at most, until they can be judged."""
 DECIMALS = 5
-"""Of gold scores that are compared: a sum's last bits depend on where in a batch it stands."""
+"""To which gold scores are rounded before they are compared: the last bits of a sum depend on the batch around it."""
 
-Judged: TypeAlias = "PreferencePair | Ranking"
-Judge: TypeAlias = "Callable[[list[int], list[Prompt], list[tuple[str, ...]]], list[list[Judged]]]"
-"""From numbers, prompts and the responses to each of them to judgements; none where there is nothing to prefer."""
+Judgement: TypeAlias = "PreferencePair | Ranking"
 
 
-def judge_of(task: Task, labels: str, objectives: Sequence[str], annotations: int) -> Judge:
-    """Who prefers.
+class Judge:
+    """Judges groups of responses to the same prompt.
 
     Args:
+        task: whose prompts these are.
         labels: one of `LABELS`.
-        objectives: in which respects, by the names that the gold reward has for them; none for all in all.
-        annotations: how many annotators judge the same responses.
+        objectives: names of the gold reward's objectives, each of which is judged by itself; none for an overall
+            judgement.
+        annotations: number of annotators that judge the same responses.
 
     Raises:
-        UserError: the task has no such people or rule, or cannot tell these objectives apart.
+        UserError: the task has no such annotators, gold reward or objectives.
     """
-    task.require(frozenset({"prompts"}), by="pairs")
-    gold = task.gold()
-    if objectives:
-        known = gold.objectives if gold else {}
-        unknown = [name for name in objectives if name not in known]
+
+    def __init__(self, task: Task, labels: str, objectives: Sequence[str] = (), annotations: int = 1) -> None:
+        task.require(frozenset({"prompts"}), by="pairs")
+        self.task = task
+        self.gold = task.gold()
+        self.by_gold = labels == "gold"
+        self.objectives = list(dict.fromkeys(objectives))
+        self.annotations = annotations
+        known = self.gold.objectives if self.gold else {}
+        unknown = [name for name in self.objectives if name not in known]
         if unknown:
-            there = f"some of {', '.join(known)}" if known else "a task whose gold reward has objectives"
-            raise UserError(f"--objectives names {', '.join(map(repr, unknown))}; expected {there}")
-    if labels == "annotators":
-        task.require(frozenset({"annotators"}), by="pairs")
-        if annotations > 1:
-            task.panel(0, annotations)  # there are that many
-        return _annotators(task, gold, objectives, annotations)
-    if gold is None:
-        raise UserError(f"--labels gold needs a task with a gold reward, which {type(task).__name__} has not got")
-    if annotations > 1:
-        raise UserError(f"--annotations is {annotations}, but gold judges once; expected --labels annotators")
-    return _gold(gold, objectives)
+            expected = f"some of {', '.join(known)}" if known else "a task whose gold reward has objectives"
+            raise UserError(f"--objectives names {', '.join(map(repr, unknown))}; expected {expected}")
+        if not self.by_gold:
+            task.require(frozenset({"annotators"}), by="pairs")
+            self._panel(0)  # raises where there are fewer annotators
+        elif self.gold is None:
+            raise UserError(f"--labels gold needs a task with a gold reward, which {type(task).__name__} has not got")
+        elif annotations > 1:
+            raise UserError(f"--annotations is {annotations}, but gold judges once; expected --labels annotators")
 
+    @property
+    def ties(self) -> str:
+        """The responses that cannot be compared, in words."""
+        ties = "responses of equal gold reward" if self.by_gold else "an empty response or twice the same"
+        return f"{ties}, or responses that are equally {' and '.join(self.objectives)}," if self.objectives else ties
 
-def _annotators(task: Task, gold: RewardSource | None, objectives: Sequence[str], annotations: int) -> Judge:
-    def asked(number: int, prompt: Prompt, texts: tuple[str, ...], respects: Sequence[str | None]) -> list[Judged]:
-        people = task.panel(number, annotations) if annotations > 1 else [None]
-        return [_ask(task, number, prompt, texts, respect, person) for respect in respects for person in people]
+    def judge(
+        self, numbers: Sequence[int], prompts: Sequence[Prompt], groups: Sequence[tuple[str, ...]]
+    ) -> list[list[Judgement]]:
+        """The judgements of each group; none where it cannot be said which response is better.
 
-    def judge(numbers: list[int], prompts: list[Prompt], groups: list[tuple[str, ...]]) -> list[list[Judged]]:
-        respects: list[list[str | None]] = [[None] for _ in groups]
-        if gold is not None and objectives and groups:
-            scores = _scores(gold, objectives, prompts, groups)
-            respects = [[name for name, given in one.items() if len(set(given)) > 1] for one in scores]
-        return [asked(*one) for one in zip(numbers, prompts, groups, respects, strict=True)]
+        Annotators are asked about the objectives in which gold finds any difference, gold about those in which it finds
+        no two responses equal.
 
-    return judge
-
-
-def _ask(
-    task: Task, number: int, prompt: Prompt, texts: tuple[str, ...], objective: str | None, annotator: str | None
-) -> Judged:
-    how: dict[str, Any] = {"objective": objective, "annotator": annotator}
-    how = {key: value for key, value in how.items() if value is not None}
-    return task.annotate(prompt, *texts, number, **how) if len(texts) == 2 else task.rank(prompt, texts, number, **how)
-
-
-def _gold(gold: RewardSource, objectives: Sequence[str]) -> Judge:
-    from rlhf_lightning.types import PreferencePair, Ranking
-
-    def ordered(prompt: Prompt, texts: tuple[str, ...], given: list[float], objective: str | None) -> Judged:
-        best_first = tuple(texts[i] for i in sorted(range(len(texts)), key=given.__getitem__, reverse=True))
-        if len(texts) == 2:
-            return PreferencePair(prompt, *best_first, annotator="gold", objective=objective)
-        return Ranking(prompt, best_first, "gold", objective)
-
-    def judge(numbers: list[int], prompts: list[Prompt], groups: list[tuple[str, ...]]) -> list[list[Judged]]:
-        scores = _scores(gold, objectives or [None], prompts, groups) if groups else []
+        Args:
+            numbers: of the prompts; they decide which annotators judge, and how these err.
+            prompts: one for each group.
+            groups: two or more responses to each prompt.
+        """
+        if self.by_gold:
+            return [
+                [_ordered(prompt, texts, values, name) for name, values in row.items() if _all_differ(values)]
+                for prompt, texts, row in zip(prompts, groups, self._scores(prompts, groups), strict=True)
+            ]
+        differing: Sequence[Sequence[str | None]] = [[None]] * len(groups)
+        if self.objectives:
+            scores = self._scores(prompts, groups)
+            differing = [[name for name, values in row.items() if len(set(values)) > 1] for row in scores]
         return [
-            [ordered(prompt, texts, given, name) for name, given in one.items() if len(set(given)) == len(given)]
-            for prompt, texts, one in zip(prompts, groups, scores, strict=True)
+            [self._ask(number, prompt, texts, name, who) for name in names for who in self._panel(number)]
+            for number, prompt, texts, names in zip(numbers, prompts, groups, differing, strict=True)
         ]
 
-    return judge
+    def _panel(self, number: int) -> Sequence[str | None]:
+        return self.task.panel(number, self.annotations) if self.annotations > 1 else [None]
+
+    def _ask(
+        self, number: int, prompt: Prompt, texts: tuple[str, ...], objective: str | None, annotator: str | None
+    ) -> Judgement:
+        options = {"objective": objective, "annotator": annotator}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        if len(texts) == 2:
+            return self.task.annotate(prompt, texts[0], texts[1], number, **given)
+        return self.task.rank(prompt, texts, number, **given)
+
+    def _scores(
+        self, prompts: Sequence[Prompt], groups: Sequence[tuple[str, ...]]
+    ) -> list[dict[str | None, list[float]]]:
+        """Gold scores of each group, by objective (None: overall)."""
+        from rlhf_lightning.rewards.source import judged
+
+        if self.gold is None or not groups:
+            return []
+        size = len(groups[0])
+        texts = [text for group in groups for text in group]
+        judgement = judged(self.gold, [prompt for prompt in prompts for _ in range(size)], texts)
+        by_name: dict[str | None, Tensor] = {name: judgement.objectives[name] for name in self.objectives}
+        by_name = by_name or {None: judgement.scores}
+        rounded = {name: scores.double().round(decimals=DECIMALS) for name, scores in by_name.items()}
+        rows = {name: scores.view(-1, size).tolist() for name, scores in rounded.items()}
+        return [{name: values[group] for name, values in rows.items()} for group in range(len(groups))]
 
 
-def _scores(
-    gold: RewardSource, objectives: Sequence[str | None], prompts: list[Prompt], groups: list[tuple[str, ...]]
-) -> list[dict[str | None, list[float]]]:
-    """What gold says of the responses to each prompt, by objective (None: all in all)."""
-    from rlhf_lightning.rewards.source import judged
+def _all_differ(values: Sequence[float]) -> bool:
+    return len(set(values)) == len(values)
 
-    size = len(groups[0])
-    said = judged(gold, [p for p in prompts for _ in range(size)], [text for texts in groups for text in texts])
-    by_name = {name: said.scores if name is None else said.objectives[name] for name in objectives}
-    rows = {name: scores.double().round(decimals=DECIMALS).view(-1, size).tolist() for name, scores in by_name.items()}
-    return [{name: of[place] for name, of in rows.items()} for place in range(len(groups))]
+
+def _ordered(prompt: Prompt, texts: tuple[str, ...], scores: Sequence[float], objective: str | None) -> Judgement:
+    """The responses with the higher score first."""
+    from rlhf_lightning.types import PreferencePair, Ranking
+
+    best_first = tuple(texts[i] for i in sorted(range(len(texts)), key=scores.__getitem__, reverse=True))
+    if len(texts) == 2:
+        return PreferencePair(prompt, best_first[0], best_first[1], annotator="gold", objective=objective)
+    return Ranking(prompt, best_first, annotator="gold", objective=objective)

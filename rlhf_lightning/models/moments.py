@@ -1,4 +1,4 @@
-"""Running mean and variance, and what is scaled by them: observations and rewards."""
+"""Running mean and variance, and the normalization of observations and rewards by them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+EPS = 1e-8
+"""Added to variances before the square root."""
+
 
 class RunningMoments(nn.Module):
-    """Mean and variance of all values so far, joined batch by batch, in float64.
+    """Mean and variance of all values so far, updated batch by batch, in float64; 0 and 1 before the first batch.
 
-    Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance": exact however the values
-    are cut into batches. Before the first they are 0 and 1.
+    Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance": the result does not depend on how the
+    values are divided into batches.
 
     Args:
-        size: length of the vectors whose entries are each counted alone; None for plain numbers.
+        size: length of the vectors, whose entries each have their own moments; None for scalars.
     """
 
     mean: Tensor
@@ -30,7 +33,7 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Float[Tensor, "N ..."]) -> None:
-        """Take more values into account."""
+        """Include more values."""
         values = values.double()
         old, new = int(self.count), len(values)
         mean = values.mean(0)
@@ -42,53 +45,49 @@ class RunningMoments(nn.Module):
 
 
 class ObservationNormalizer(nn.Module):
-    """Observations less their running mean, over their running standard deviation, within ±10.
+    """Observations minus their running mean, divided by their running standard deviation, clipped to ±10.
 
-    As in OpenAI Baselines' VecNormalize (bound and ε too); Engstrom et al. 2020, "Implementation Matters in Deep Policy
-    Gradients", § 3. Unlike there the moments rest while a rollout is collected: every observation of an iteration is
-    read in the same way, before and after the update. The first rollout is read as it is.
+    As in OpenAI Baselines' VecNormalize (with its bound and ε); Engstrom et al. 2020, "Implementation Matters in Deep
+    Policy Gradients", § 3. Unlike there, the moments are fixed while a rollout is collected: every observation of an
+    iteration is normalized in the same way, before and after the update. The first rollout is not normalized.
 
     Args:
         size: length of an observation.
-        bound: of the result.
-        eps: added to the variance.
     """
 
-    def __init__(self, size: int, *, bound: float = 10.0, eps: float = 1e-8) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.moments = RunningMoments(size)
-        self.bound, self.eps = bound, eps
 
     def forward(self, observations: Float[Tensor, "*N O"]) -> Float[Tensor, "*N O"]:
-        """As the networks read them."""
-        scaled = (observations - self.moments.mean) / (self.moments.variance + self.eps).sqrt()
-        return scaled.clamp(-self.bound, self.bound).to(observations.dtype)
+        """Normalized observations, which the networks read."""
+        normalized = (observations - self.moments.mean) / (self.moments.variance + EPS).sqrt()
+        return normalized.clamp(-10, 10).to(observations.dtype)
 
     def update(self, observations: Float[Tensor, "*N O"]) -> None:
-        """Move the moments by observations as the environment showed them."""
+        """Update the moments with raw observations of the environment."""
         self.moments.update(observations.flatten(0, -2))
 
 
 class RewardScale:
-    """Rewards over the running standard deviation of the discounted return so far, Rₜ = γ cₜ₋₁ Rₜ₋₁ + rₜ.
+    """Rewards divided by the running standard deviation of the discounted return so far, Rₜ = γ cₜ₋₁ Rₜ₋₁ + rₜ.
 
     As in OpenAI Baselines' VecNormalize; Engstrom et al. 2020, "Implementation Matters in Deep Policy Gradients", § 3.
-    Unlike there the scale rests while a rollout is collected, and scaled rewards are not clipped: one scale for all
-    changes no optimal policy, clipping can. The first rollout, before which nothing is known, is scaled by its own.
+    Unlike there, the scale is fixed while a rollout is collected, and scaled rewards are not clipped: a common scale
+    does not change the optimal policy, clipping can. The first rollout is scaled by its own standard deviation.
 
     Args:
-        environments: number of them.
+        environments: number of environments.
         gamma: γ.
-        eps: added to the variance.
     """
 
-    def __init__(self, environments: int, *, gamma: float, eps: float = 1e-8) -> None:
+    def __init__(self, environments: int, *, gamma: float) -> None:
         self.moments = RunningMoments()
-        self.gamma, self.eps = gamma, eps
+        self.gamma = gamma
         self.carried = torch.zeros(environments, dtype=torch.float64)
 
     def extend(self, rewards: Float[Tensor, "B T"], ended: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """The discounted returns so far at each step of a rollout that begins where the last one stopped."""
+        """Discounted returns so far, R, at each step of a rollout that continues the previous one."""
         returns = torch.empty_like(rewards, dtype=torch.float64)
         running = self.carried.to(rewards.device)
         for t in range(rewards.shape[1]):
@@ -98,23 +97,23 @@ class RewardScale:
         return returns
 
     def scaled(self, rewards: Float[Tensor, "B T"], returns: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """The rewards of a rollout, as far as the scale is known before it.
+        """The rewards of a rollout, scaled by the moments from before it.
 
         Args:
-            returns: its discounted returns so far.
+            returns: the rollout's own discounted returns, from `extend`.
         """
         variance = self.moments.variance if self.moments.count else returns.var(correction=0)
-        return rewards / (variance.to(rewards.device) + self.eps).sqrt()
+        return rewards / (variance.to(rewards.device) + EPS).sqrt()
 
     def update(self, returns: Float[Tensor, "B T"]) -> None:
-        """Move the scale by the discounted returns of a rollout."""
+        """Update the scale with the discounted returns of a rollout."""
         self.moments.update(returns.cpu().flatten())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {**self.moments.state_dict(), "carried": self.carried}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.carried = state["carried"].clone()
         self.moments.load_state_dict({name: value for name, value in state.items() if name != "carried"})

@@ -1,19 +1,37 @@
-"""Telling whether two networks are the same, and keeping one as it is."""
+"""The state of networks: seeded initialization, fingerprints, frozen copies and weight files."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
+
+from rlhf_lightning.distributed import run_seed
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
+@contextmanager
+def seeded(seed: int | None = None) -> Iterator[None]:
+    """Seed the CPU generator inside the block, and restore its state afterwards.
+
+    Args:
+        seed: None for the seed of the run.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run_seed() if seed is None else seed)
+        yield
+
+
 def fingerprint(module: nn.Module) -> str:
-    """A hash of all parameters and buffers."""
+    """A SHA-256 hash of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -22,6 +40,12 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def frozen_copy(module: Network) -> Network:
-    """A copy that does not train; with adapters it takes no memory for the weights that both leave as they are."""
+    """A copy that does not train; it shares the parameters that do not train in the original, as with adapters."""
     shared = {id(parameter): parameter for parameter in module.parameters() if not parameter.requires_grad}
     return copy.deepcopy(module, shared).requires_grad_(False)
+
+
+def save_weights(module: nn.Module, file: Path) -> None:
+    """Write parameters and buffers as safetensors; missing folders are created."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)

@@ -1,9 +1,9 @@
-"""A policy and a critic that are tables: one row of logits, or one value, for each beginning of a response.
+"""A policy and a critic that are tables: one row of logits, or one value, for each prefix of a response.
 
-A response is a row of the letters a and b, three at most; the end-of-sequence token closes it. So there are 15
-prefixes. They are numbered level by level: 0 is the empty one, and token k leads from prefix n to 2 n + k, k being 1
-for a and 2 for b. The first 7 can be continued, the last 8 are full. Each prefix is also one whole response, which has
-the same number.
+A response consists of at most three letters a and b, closed by the end-of-sequence token, so there are 15 prefixes.
+They are numbered level by level: 0 is the empty prefix, and token k leads from prefix n to 2 n + k, where k is 1 for a
+and 2 for b. The first 7 can be continued, the last 8 are full. Each prefix is also a complete response, which has the
+same number.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,23 +23,27 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.critic import TextCritic
 from rlhf_lightning.models.policy import Policy, PolicyOutputs, TextPolicy
+from rlhf_lightning.models.state import save_weights
 from rlhf_lightning.ops.kl import Direction
 from rlhf_lightning.ops.logprobs import entropy_of, exact_kl, tempered_log_softmax
-from rlhf_lightning.types import TokenContext
+from rlhf_lightning.ops.masking import masked
+from rlhf_lightning.types import Context, TokenContext
 
 TOKENS = ("</s>", "a", "b")
 """The vocabulary, in the order of the ids."""
 DEPTH = 3
-"""Most letters of a response."""
+"""Maximum number of letters of a response."""
 OPEN, PREFIXES = 7, 15
-"""Prefixes that can be continued, and all of them."""
+"""Number of prefixes that can be continued, and of all prefixes."""
+
+FILE = "table.safetensors"
 
 CONTEXT_LENGTH = 128
-"""Nothing is read, so this only has to leave room for whatever limit of new tokens a configuration sets."""
+"""The prompt is not read, so this only needs to exceed the limit of new tokens of any configuration."""
 
 
-def following(prefix: Int[Tensor, "*N"], token: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-    """The prefix that a token leads to: the same after the end-of-sequence token, or after a letter too many."""
+def next_prefix(prefix: Int[Tensor, "*N"], token: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    """The prefix that a token leads to; unchanged by the end-of-sequence token, and once it is full."""
     return torch.where((token > 0) & (prefix < OPEN), 2 * prefix + token, prefix)
 
 
@@ -46,22 +51,22 @@ def prefixes_before(actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"
     """Number of the prefix that each action continues; 0 where the mask is False."""
     prefix = actions.new_zeros(len(actions))
     before = []
-    for token in torch.where(action_mask, actions, 0).unbind(1):
+    for token in masked(actions, action_mask).unbind(1):
         before.append(prefix)
-        prefix = following(prefix, token)
-    return torch.where(action_mask, torch.stack(before, dim=1), 0)
+        prefix = next_prefix(prefix, token)
+    return masked(torch.stack(before, dim=1), action_mask)
 
 
 class TabularPolicy(TextPolicy):
     """A softmax over the three tokens after each prefix; a full response can only be closed.
 
-    The prompt is not read. Responses of at most three new tokens are cut where they are full, longer limits let them be
-    closed: that takes one more token, of probability 1.
+    The prompt is not read. A limit of three new tokens cuts full responses; with a larger limit they are closed by one
+    more token, which has probability 1.
 
     Args:
-        tokenizer: the three tokens.
+        tokenizer: of the three tokens.
         logits: of each token after each prefix that can be continued.
-        temperature: sampling, log-probabilities, entropy and KL all describe softmax(logits / temperature).
+        temperature: divides the logits.
     """
 
     def __init__(
@@ -72,49 +77,47 @@ class TabularPolicy(TextPolicy):
 
     def distributions(self) -> Float[Tensor, "15 3"]:
         """Log-probabilities of the tokens after each prefix."""
-        chosen = tempered_log_softmax(self.logits, temperature=self.temperature)
-        closed = chosen.new_tensor([0.0, -math.inf, -math.inf])
-        return torch.cat([chosen, closed.expand(PREFIXES - OPEN, -1)])
+        after_open = tempered_log_softmax(self.logits, temperature=self.temperature)
+        after_full = after_open.new_tensor([0.0, -math.inf, -math.inf])
+        return torch.cat([after_open, after_full.expand(PREFIXES - OPEN, -1)])
 
     def decoding(self, context: TokenContext, *, samples: int = 1) -> TabularDecoding:
-        """Begin to write, each time with the empty prefix."""
+        """Start writing; each response starts with the empty prefix."""
         return TabularDecoding(self, len(context) * samples)
 
     def evaluate(
         self,
-        context: TokenContext,
+        context: Context,
         actions: Int[Tensor, "B T"],
         action_mask: Bool[Tensor, "B T"],
-        against: TabularPolicy | None = None,
+        against: Self | None = None,
         direction: Direction = "reverse",
     ) -> PolicyOutputs:
-        """Log-probabilities and entropies of given actions, and the exact KL."""
+        """Log-probabilities and entropies of given actions, and the exact KL to another table."""
         prefixes = prefixes_before(actions, action_mask)
         logprobs = self.distributions()[prefixes]
-        zeros = logprobs.new_zeros(action_mask.shape)
-        taken = torch.where(action_mask, actions, 0)[..., None]
         kl = None
         if against is not None:
             others = against.distributions()[prefixes]
             kl = exact_kl(logprobs, others) if direction == "reverse" else exact_kl(others, logprobs)
-            kl = torch.where(action_mask, kl, zeros)
+        tokens = masked(actions, action_mask)[..., None]
         return PolicyOutputs(
-            logprobs=torch.where(action_mask, logprobs.gather(-1, taken).squeeze(-1), zeros),
-            entropy=torch.where(action_mask, entropy_of(logprobs), zeros),
-            kl=kl,
+            logprobs=masked(logprobs.gather(-1, tokens).squeeze(-1), action_mask),
+            entropy=masked(entropy_of(logprobs), action_mask),
+            kl=None if kl is None else masked(kl, action_mask),
         )
 
     def save(self, path: Path) -> None:
         """Write the logits and the tokenizer."""
-        _save(self, path)
+        save_weights(self, path / FILE)
         self.tokenizer.save_pretrained(path)
 
 
 class TabularDecoding:
-    """Responses in the middle of being written: each is its prefix.
+    """The state of responses that are being written: the prefix of each.
 
     Args:
-        policy: whose table is read once.
+        policy: its table is computed once.
         count: number of responses.
     """
 
@@ -127,16 +130,16 @@ class TabularDecoding:
         return self.table[self.prefixes]
 
     def append(self, tokens: Int[Tensor, " n"]) -> None:
-        """Go on behind these tokens."""
-        self.prefixes = following(self.prefixes, tokens)
+        """Append a token to each response."""
+        self.prefixes = next_prefix(self.prefixes, tokens)
 
     def keep(self, rows: Int[Tensor, " m"]) -> None:
-        """Go on with these responses only."""
+        """Continue with these responses only."""
         self.prefixes = self.prefixes[rows]
 
 
 class TabularCritic(TextCritic):
-    """One value for each prefix, or one for each of several objectives O.
+    """One value for each prefix, or one for each prefix and each of several objectives O.
 
     Args:
         table: the values of the 15 prefixes.
@@ -148,24 +151,24 @@ class TabularCritic(TextCritic):
 
     def values(
         self,
-        context: TokenContext,
+        context: Context,
         actions: Int[Tensor, "B T"],
         action_mask: Bool[Tensor, "B T"],
         trunk: Float[Tensor, "B T H"] | None = None,
     ) -> Float[Tensor, "B T *O"]:
-        """Value of the prefix before each action; there is no trunk."""
+        """Value of the prefix before each action; ``trunk`` is not used."""
         return self.table[prefixes_before(actions, action_mask)]
 
     def save(self, path: Path) -> None:
         """Write the values."""
-        _save(self, path)
+        save_weights(self, path / FILE)
 
 
 class TabularBackbone(Backbone):
     """Tables in place of networks, for the task that is small enough to enumerate.
 
     Args:
-        scale: standard deviation of the policy's logits at the start, which are drawn from the run's seed; 0 starts
+        scale: standard deviation of the policy's initial logits, which are drawn with the seed of the run; 0 starts
             from the uniform policy.
     """
 
@@ -174,15 +177,15 @@ class TabularBackbone(Backbone):
             raise UserError(f"backbone.init_args.scale must not be negative, got {scale}")
         self.scale = scale
 
-    def policy(self, interface: Callable[[], PreTrainedTokenizerBase], *, temperature: float = 1.0) -> TabularPolicy:
+    def policy(self, interface: Callable[[], object], *, temperature: float = 1.0) -> TabularPolicy:
         """A policy at its starting point.
 
         Raises:
             UserError: the task has other tokens.
         """
         tokenizer = interface()
-        expected = {token: number for number, token in enumerate(TOKENS)}
-        if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer.get_vocab() != expected:
+        vocabulary = {token: number for number, token in enumerate(TOKENS)}
+        if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer.get_vocab() != vocabulary:
             raise UserError(
                 f"backbone TabularBackbone knows the tokens {', '.join(TOKENS)} alone; expected task Bandit"
             )
@@ -193,10 +196,10 @@ class TabularBackbone(Backbone):
     def critic(
         self, policy: Policy, *, init: str | None = None, shared: bool = False, outputs: int | None = None
     ) -> TabularCritic:
-        """A critic that starts at 0.
+        """A critic whose values start at 0.
 
         Raises:
-            UserError: a trunk or a reward model is asked for.
+            UserError: it should share a trunk, or start from a reward model.
         """
         if shared:
             raise UserError("model.init_args.critic.shared is true, and backbone TabularBackbone has no trunk to share")
@@ -204,10 +207,3 @@ class TabularBackbone(Backbone):
             raise UserError(f"model.init_args.critic.init is {init}, and backbone TabularBackbone cannot start from it")
         shape = (PREFIXES,) if outputs is None else (PREFIXES, outputs)
         return TabularCritic(torch.zeros(shape, dtype=policy.precision))
-
-
-def _save(module: nn.Module, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    path.mkdir(parents=True, exist_ok=True)
-    save_file(module.state_dict(), path / "table.safetensors")

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlhf_lightning.ops.masking import masked
+
 
 def discounted_returns(
     rewards: Float[Tensor, "B T"], continues: Bool[Tensor, "B T"], *, gamma: float
@@ -16,7 +18,7 @@ def discounted_returns(
     returns = torch.zeros_like(rewards)
     running = rewards.new_zeros(rewards.shape[0])
     for t in range(rewards.shape[1] - 1, -1, -1):
-        running = rewards[:, t] + gamma * torch.where(continues[:, t], running, torch.zeros_like(running))
+        running = rewards[:, t] + gamma * masked(running, continues[:, t])
         returns[:, t] = running
     return returns
 
@@ -36,8 +38,8 @@ def gae(
     Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 16.
 
     Args:
-        next_values: V′, value after the action; 0 where the episode terminated,
-            V of the final observation where it was truncated.
+        next_values: V′, value after the action; 0 where the episode terminated, V of the final observation where it
+            was truncated.
         continues: c, False at an episode's last action.
         gamma: γ, 1 for language, 0.99 for control.
         lam: λ; 0 gives one-step TD, 1 gives Monte Carlo.
@@ -48,13 +50,13 @@ def gae(
 
 
 def following_values(values: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Value after each token of a response: that before the next one, and 0 after the last.
+    """Value after each token of a response: the value before the next token, and 0 after the last one.
 
-    A response that was cut at the length limit ends there too: nothing is bootstrapped.
+    A response that was cut at the length limit is treated as ended: nothing is bootstrapped.
     """
     continues = torch.nn.functional.pad(action_mask[:, 1:], (0, 1), value=False)
     following = torch.nn.functional.pad(values[:, 1:], (0, 1), value=0.0)
-    return torch.where(continues, following, torch.zeros_like(values))
+    return masked(following, continues)
 
 
 def episode_totals(returns: Float[Tensor, "B T"], continues: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:

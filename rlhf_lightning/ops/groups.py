@@ -1,4 +1,4 @@
-"""Scores [B] in groups of G consecutive rows, which answer the same prompt."""
+"""Advantages and selection within groups of G consecutive rows that answer the same prompt."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,7 +8,8 @@ from torch import Tensor
 def _deviations(scores: Float[Tensor, " B"], group_size: int) -> Float[Tensor, "N G"]:
     """Score minus the mean of its group; exactly 0 where all scores of a group are equal."""
     groups = scores.reshape(-1, group_size)
-    # The mean of equal numbers can miss them by a rounding error, which dividing by their spread would blow up.
+    # The mean of equal numbers can differ from them by a rounding error, which dividing by the standard deviation would
+    # amplify. Subtracting the first score makes them exactly 0.
     groups = groups - groups[:, :1]
     return groups - groups.mean(-1, keepdim=True)
 
@@ -28,14 +29,15 @@ def leave_one_out_advantages(scores: Float[Tensor, " B"], *, group_size: int) ->
 def group_advantages(
     scores: Float[Tensor, " B"], *, group_size: int, normalize_std: bool, eps: float
 ) -> Float[Tensor, " B"]:
-    """Score minus the mean of its group, over the group's standard deviation plus ε where that is asked for.
+    """Score minus the mean of its group, divided by the group's standard deviation plus ε if ``normalize_std``.
 
-    With it: Shao et al. 2024, "DeepSeekMath", § 4.1.2, which does not say which deviation is meant; here it is that
-    of a sample (G − 1 in the denominator), as in TRL. Without: Liu et al. 2025, "Understanding R1-Zero-Like Training".
+    With division: Shao et al. 2024, "DeepSeekMath", § 4.1.2, which does not say which standard deviation is meant; here
+    it is that of a sample (G − 1 in the denominator), as in TRL. Without: Liu et al. 2025, "Understanding
+    R1-Zero-Like Training".
 
     Args:
         group_size: G ≥ 2.
-        eps: ε, such as 1e-4; equal scores become 0.
+        eps: ε, such as 1e-4; advantages of equal scores are 0 with any ε.
     """
     deviations = _deviations(scores, group_size)
     if normalize_std:
@@ -45,7 +47,7 @@ def group_advantages(
 
 
 def best_of_group(scores: Float[Tensor, " B"], *, group_size: int) -> Int[Tensor, " N"]:
-    """Row number of the best score of each group, the first of several.
+    """Row number of the highest score of each group; the first one on a tie.
 
     Dong et al. 2023, "RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment", algorithm 1.
     """
@@ -54,9 +56,9 @@ def best_of_group(scores: Float[Tensor, " B"], *, group_size: int) -> Int[Tensor
 
 
 def groups_that_differ(scores: Float[Tensor, " B"], *, group_size: int) -> Bool[Tensor, " B"]:
-    """True at every row of a group whose scores are not all equal: the others have no group advantage.
+    """True at every row of a group whose scores differ; groups of equal scores have advantage 0 and teach nothing.
 
-    What dynamic sampling keeps: Yu et al. 2025, "DAPO", eq. 11.
+    Dynamic sampling keeps the rows that are True: Yu et al. 2025, "DAPO", eq. 11.
     """
     groups = scores.reshape(-1, group_size)
     return (groups != groups[:, :1]).any(-1).repeat_interleave(group_size)

@@ -1,9 +1,9 @@
 """Estimators of KL(π‖q) from actions drawn from π, and the rules that adapt a KL coefficient.
 
 With Δ = log π(a) − log q(a): k1 is unbiased with large variance, k2 is biased with small variance, k3 is unbiased,
-never negative and has small variance (Schulman 2020, "Approximating KL Divergence"). These estimate the *value*. As
-terms of a loss they are differentiated at the actions that were drawn, which gives in expectation 0 for k1,
-∇KL(π‖q) for k2 and ∇KL(q‖π) for k3.
+never negative and has small variance (Schulman 2020, "Approximating KL Divergence"). That is about the *value*. As a
+term of a loss, an estimator is differentiated at the sampled actions; its expected gradient is 0 for k1, ∇KL(π‖q)
+for k2 and ∇KL(q‖π) for k3.
 """
 
 from typing import Literal, TypeAlias
@@ -13,24 +13,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 Direction: TypeAlias = Literal["reverse", "forward"]
-"""Of a KL between a policy π and another, q: reverse is KL(π‖q), forward KL(q‖π)."""
+"""Direction of the KL between a policy π and another policy q: reverse is KL(π‖q), forward is KL(q‖π)."""
 
 SMALLEST_COEFFICIENT, LARGEST_COEFFICIENT = 1e-8, 1e8
-"""What the rules keep a KL coefficient within: a factor cannot bring 0 or infinity back."""
+"""Bounds of an adapted KL coefficient: the rules multiply, so a coefficient of 0 or infinity would stay there."""
 
 
 def k1(logprobs: Float[Tensor, "*B"], other_logprobs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """Δ."""
+    """k1 = Δ."""
     return logprobs - other_logprobs
 
 
 def k2(logprobs: Float[Tensor, "*B"], other_logprobs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """Δ² / 2."""
+    """k2 = Δ² / 2."""
     return 0.5 * (logprobs - other_logprobs) ** 2
 
 
 def k3(logprobs: Float[Tensor, "*B"], other_logprobs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """e^{−Δ} − 1 + Δ."""
+    """k3 = e^{−Δ} − 1 + Δ."""
     delta = logprobs - other_logprobs
     return torch.expm1(-delta) + delta
 

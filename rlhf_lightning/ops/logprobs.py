@@ -1,7 +1,7 @@
 """Log-probability, entropy and KL of categorical distributions, from hidden states, in chunks.
 
-The logits of a language model, [B, T, V] in float32, are the largest tensor of a training step by far. Here they
-exist for one chunk of tokens at a time, in the forward and in the backward pass.
+The logits of a language model, [B, T, V] in float32, are by far the largest tensor of a training step. Here they
+are computed for one chunk of tokens at a time, in the forward and again in the backward pass.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def tempered_log_softmax(logits: Float[Tensor, "*N V"], *, temperature: float) -
 
 def entropy_of(logprobs: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:
     """H = −Σ p log p in nats; a token of probability 0 contributes 0."""
-    # The replacement comes before the product, whose gradient would be 0 × ∞; NaN is not hidden.
+    # Replace −∞ before the product, whose gradient would be 0 × ∞. NaN is not hidden.
     return -(logprobs.exp() * torch.where(logprobs == -torch.inf, 0.0, logprobs)).sum(-1)
 
 
@@ -35,49 +35,24 @@ def exact_kl(logprobs: Float[Tensor, "*N V"], other_logprobs: Float[Tensor, "*N 
     return (logprobs.exp() * delta).sum(-1)
 
 
-def _statistics(
-    hidden: Float[Tensor, "N H"], targets: Int[Tensor, " N"], head: Head, temperature: float
-) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    logprobs = tempered_log_softmax(head(hidden), temperature=temperature)
-    return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy_of(logprobs)
-
-
-def _divergence(
-    hidden: Float[Tensor, "N H"],
-    other: Float[Tensor, "N J"],
-    head: Head,
-    other_head: Head,
-    temperature: float,
-) -> Float[Tensor, " N"]:
-    return exact_kl(
-        tempered_log_softmax(head(hidden), temperature=temperature),
-        tempered_log_softmax(other_head(other), temperature=temperature),
-    )
-
-
 def token_statistics(
-    hidden: Float[Tensor, "N H"],
-    targets: Int[Tensor, " N"],
-    *,
-    head: Head,
-    temperature: float,
-    chunk_tokens: int,
+    hidden: Float[Tensor, "N H"], targets: Int[Tensor, " N"], *, head: Head, temperature: float, chunk_tokens: int
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """Log-probability of each target and entropy at each position, without ever holding all logits.
+    """Log-probability of each target and entropy at each position, without keeping all logits in memory.
 
     Args:
         hidden: last hidden states at the positions that predict the targets.
         head: hidden states to logits.
-        temperature: of the distribution that is described.
-        chunk_tokens: positions whose logits exist at one time; their logits are computed again in backward.
+        temperature: divides the logits.
+        chunk_tokens: number of positions whose logits are in memory at one time; recomputed in the backward pass.
     """
-    if len(hidden) <= chunk_tokens:
-        return _statistics(hidden, targets, head, temperature)
-    parts = [
-        checkpoint(_statistics, h, t, head, temperature, use_reentrant=False)
-        for h, t in zip(hidden.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
-    ]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def statistics(hidden: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        logprobs = tempered_log_softmax(head(hidden), temperature=temperature)
+        return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy_of(logprobs)
+
+    logprobs, entropy = _in_chunks(statistics, hidden, targets, chunk_tokens)
+    return logprobs, entropy
 
 
 def token_kl(
@@ -89,16 +64,27 @@ def token_kl(
     temperature: float,
     chunk_tokens: int,
 ) -> Float[Tensor, " N"]:
-    """Exact KL(first‖other) at each position, both tempered, without ever holding all logits.
+    """Exact KL(first‖other) at each position, both tempered, without keeping all logits in memory.
 
-    Where both sides ask for gradients they are held: that is for a derivative in one side which is differentiated in
-    the other, and its graph keeps the logits of every chunk anyway; to compute them twice would only cost memory.
+    If both sides require gradients, chunking is off. This happens for a second derivative (one side is differentiated,
+    then the other), whose graph keeps the logits of every chunk anyway: recomputing them would only add memory.
     """
+
+    def divergence(hidden: Tensor, other_hidden: Tensor) -> tuple[Tensor, ...]:
+        logprobs = tempered_log_softmax(head(hidden), temperature=temperature)
+        return (exact_kl(logprobs, tempered_log_softmax(other_head(other_hidden), temperature=temperature)),)
+
     differentiated_twice = torch.is_grad_enabled() and hidden.requires_grad and other_hidden.requires_grad
-    if len(hidden) <= chunk_tokens or differentiated_twice:
-        return _divergence(hidden, other_hidden, head, other_head, temperature)
-    parts = [
-        checkpoint(_divergence, h, o, head, other_head, temperature, use_reentrant=False)
-        for h, o in zip(hidden.split(chunk_tokens), other_hidden.split(chunk_tokens), strict=True)
-    ]
-    return torch.cat(parts)
+    (kl,) = _in_chunks(divergence, hidden, other_hidden, len(hidden) if differentiated_twice else chunk_tokens)
+    return kl
+
+
+def _in_chunks(
+    function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], first: Tensor, second: Tensor, size: int
+) -> tuple[Tensor, ...]:
+    """Apply a function of N rows to chunks of them; each chunk is computed again in the backward pass."""
+    if len(first) <= size:
+        return function(first, second)
+    chunks = zip(first.split(size), second.split(size), strict=True)
+    results = [checkpoint(function, *chunk, use_reentrant=False) for chunk in chunks]
+    return tuple(torch.cat(parts) for parts in zip(*results, strict=True))

@@ -1,7 +1,7 @@
-"""Counter-based noise: random numbers that are a function of their key and of nothing else.
+"""Counter-based noise: random numbers that are a function of their key alone.
 
-A draw is keyed by (seed, iteration, row, step, token), so it does not depend on the shape of the batch, on which
-rows are still being decoded or on how many devices share the work, and no generator has a state to save.
+A draw is keyed by (seed, iteration, row, step, token). It does not depend on the shape of the batch, on which rows are
+still being decoded or on the number of devices, and there is no generator state to save.
 The mixing function is the finalizer of SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number
 Generators"), applied once per component of the key. Integers are 64 bits and wrap.
 """
@@ -28,7 +28,7 @@ def _shift_right(bits: Int[Tensor, "*N"], by: int) -> Int[Tensor, "*N"]:
 
 
 def mix(bits: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-    """Scramble 64 bits so that flipping any one of them flips each other with probability one half."""
+    """Scramble 64 bits: flipping one input bit flips each output bit with probability one half."""
     bits = bits + _GOLDEN
     bits = (bits ^ _shift_right(bits, 30)) * _MIX_1
     bits = (bits ^ _shift_right(bits, 27)) * _MIX_2
@@ -36,7 +36,7 @@ def mix(bits: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
 
 
 def fold(key: Int[Tensor, "*#N"], number: Int[Tensor, "*#N"] | int) -> Int[Tensor, "*N"]:
-    """A new key from a key and one more component; the two are broadcast against each other."""
+    """A new key from a key and one more component, broadcast against each other."""
     if isinstance(number, int):
         number = torch.tensor(_signed(number), dtype=torch.int64, device=key.device)
     return mix(key ^ mix(number))
@@ -46,7 +46,7 @@ def row_keys(*, seed: int, stream: int, iteration: int, rows: Int[Tensor, " B"])
     """One key per global row.
 
     Args:
-        stream: keeps apart the uses of noise (training rollouts, evaluation, …).
+        stream: number of the use (training rollouts, evaluation, …), so that each has its own noise.
     """
     key = torch.zeros((), dtype=torch.int64, device=rows.device)
     for component in (seed, stream, iteration):
@@ -56,7 +56,7 @@ def row_keys(*, seed: int, stream: int, iteration: int, rows: Int[Tensor, " B"])
 
 def uniform(keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """One number in (0, 1) per key, in float64."""
-    # 52 bits and a half are exact in float64; with 53 the largest would round up to 1.
+    # 52 bits plus one half are exact in float64; with 53 bits the largest value would round up to 1.
     return (_shift_right(mix(keys), 12).double() + 0.5) * 2.0**-52
 
 

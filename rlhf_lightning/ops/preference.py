@@ -1,8 +1,10 @@
-"""Losses on what people say of responses, per pair, ranking or rating. Scores of K responses stand best first."""
+"""Losses on human feedback, one value per pair, ranking or rating. The scores of K responses are ordered best first."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from rlhf_lightning.ops.masking import masked
 
 
 def bradley_terry_loss(
@@ -19,7 +21,7 @@ def bradley_terry_loss(
     Args:
         chosen: r_w, scores of the preferred responses.
         rejected: r_l, scores of the others.
-        margin: m ≥ 0, by how much the first should win; 0 for the plain loss.
+        margin: m ≥ 0, by how much the preferred score should be larger; 0 for the plain loss.
         label_smoothing: ε, probability that a preference is recorded the wrong way round, below 0.5; 0 for the plain
             loss.
     """
@@ -36,47 +38,47 @@ def plackett_luce_loss(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"]) 
         scores: r, in the order of the ranking.
         mask: False where a ranking has fewer than K responses.
     """
-    scores = torch.where(mask, scores, torch.zeros_like(scores))
-    here = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
-    # Each counts among its own rivals, so that no row is empty: an empty one would have a gradient of NaN.
-    rivals = here | (here.long().cumsum(-1).bool() & mask[:, None, :])
+    scores = masked(scores, mask)
+    itself = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+    # Each response is among its own rivals, so that no row is empty: an empty row would have a gradient of NaN.
+    rivals = itself | (itself.long().cumsum(-1).bool() & mask[:, None, :])
     choices = torch.where(rivals, scores[:, None, :], -torch.inf).log_softmax(-1).diagonal(dim1=1, dim2=2)
-    return -torch.where(mask, choices, torch.zeros_like(choices)).sum(-1)
+    return -masked(choices, mask).sum(-1)
 
 
 def all_pairs_loss(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"]) -> Float[Tensor, " B"]:
     """The mean of −log σ(rᵢ − rⱼ) over the pairs i < j of a ranking, in nats per pair; 0 for fewer than two responses.
 
     Ouyang et al. 2022, "Training language models to follow instructions with human feedback", eq. 1. The pairs of one
-    ranking are not independent, so this is no likelihood where K > 2.
+    ranking are not independent, so for K > 2 this is not a likelihood.
 
     Args:
         scores: r, in the order of the ranking.
         mask: False where a ranking has fewer than K responses.
     """
-    scores = torch.where(mask, scores, torch.zeros_like(scores))
+    scores = masked(scores, mask)
     pairs = (mask[:, :, None] & mask[:, None, :]).triu(1)
     losses = -torch.nn.functional.logsigmoid(scores[:, :, None] - scores[:, None, :])
-    total = torch.where(pairs, losses, torch.zeros_like(losses)).sum((1, 2))
+    total = masked(losses, pairs).sum((1, 2))
     return total / pairs.sum((1, 2)).clamp(min=1)
 
 
 def regression_loss(
     scores: Float[Tensor, "B K"], ratings: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"]
 ) -> Float[Tensor, " B"]:
-    """(r − y)², the mean over what a response was rated for; 0 where it was not rated.
+    """(r − y)², the mean over the objectives that a response was rated for; 0 if it was not rated.
 
     Args:
-        scores: r, under each of K objectives.
+        scores: r, for each of K objectives.
         ratings: y, in the same units.
         mask: True where there is a rating.
     """
-    errors = torch.where(mask, scores, torch.zeros_like(scores)) - torch.where(mask, ratings, torch.zeros_like(ratings))
+    errors = masked(scores, mask) - masked(ratings, mask)
     return (errors**2).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def centering_penalty(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"]) -> Float[Tensor, " B"]:
-    """(Σₖ rₖ)²: what a comparison says nothing of, the level of the scores, is drawn to 0.
+    """(Σₖ rₖ)²: pulls the mean score, which comparisons do not determine, towards 0.
 
     Eisenstein et al. 2023, "Helping or Herding? Reward Model Ensembles Mitigate but do not Eliminate Reward Hacking",
     eq. 2, with coefficients of about 0.01.
@@ -85,7 +87,7 @@ def centering_penalty(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"]) -
         scores: r, of the responses that were compared.
         mask: False where there are fewer than K of them.
     """
-    return torch.where(mask, scores, torch.zeros_like(scores)).sum(-1) ** 2
+    return masked(scores, mask).sum(-1) ** 2
 
 
 def sigmoid_preference_loss(
@@ -112,7 +114,7 @@ def sigmoid_preference_loss(
 def ipo_loss(
     chosen_log_ratio: Float[Tensor, " B"], rejected_log_ratio: Float[Tensor, " B"], *, beta: float
 ) -> Float[Tensor, " B"]:
-    """(h − 1 / (2β))², with h the chosen log ratio minus the rejected one: a margin to reach, not to outgrow.
+    """(h − 1 / (2β))², with h the chosen log ratio minus the rejected one: the margin has a finite target.
 
     Azar et al. 2024, "A General Theoretical Paradigm to Understand Learning from Human Preferences", eq. 17.
 
@@ -125,6 +127,6 @@ def ipo_loss(
 
 
 def _smoothed_loss(logits: Float[Tensor, " B"], label_smoothing: float) -> Float[Tensor, " B"]:
-    """−log σ of the logits, where a label is wrong with probability ``label_smoothing``."""
+    """−log σ of the logits, if each label is wrong with probability ``label_smoothing``."""
     right, wrong = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
     return -(1 - label_smoothing) * right - label_smoothing * wrong

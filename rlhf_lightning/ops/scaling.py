@@ -1,4 +1,4 @@
-"""Scores on another scale; none of these turns the order of two scores around."""
+"""Monotone rescaling of scores: the order of two scores never changes."""
 
 import torch
 from jaxtyping import Float
@@ -16,8 +16,8 @@ def standardized(
 ) -> Float[Tensor, " B"]:
     """(R − mean) / std, or R / std.
 
-    A deviation that is no more than rounding, below 1e-7 of the mean, counts as none, and none divides by 1: equal
-    scores become 0 where they are centered and stay as they are otherwise.
+    A standard deviation below 1e-7 of the mean is rounding error and is replaced by 1: equal scores become 0 if they
+    are centered, and are unchanged otherwise.
 
     Args:
         center: subtract the mean.
@@ -35,5 +35,5 @@ def min_max(scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 
 
 def signed_log(scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """sign(R) log(1 + |R|): close to R near 0, and slow far from it."""
+    """sign(R) log(1 + |R|): close to R near 0, logarithmic for large scores."""
     return scores.sign() * scores.abs().log1p()

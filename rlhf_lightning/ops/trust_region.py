@@ -1,8 +1,8 @@
-"""Steps inside a trust region, on flat vectors: conjugate gradient, scale of the step, line search.
+"""Trust-region steps on flat parameter vectors: conjugate gradient, step size, line search.
 
 Schulman et al. 2015, "Trust Region Policy Optimization", appendix C. The matrix H (the Fisher matrix, which is the
-Hessian of the KL at the policy it is measured from) is known only by its products. All arithmetic happens in the
-vectors' own dtype, which should be float32 or better.
+Hessian of the KL at the current policy) is available only through products H v. All arithmetic happens in the dtype of
+the vectors, which should be float32 or better.
 """
 
 import math
@@ -13,6 +13,8 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from rlhf_lightning.ops.masking import masked
 
 Product: TypeAlias = Callable[[Tensor], Tensor]
 """Maps a vector v [P] to H v [P], with H symmetric and positive semi-definite."""
@@ -30,7 +32,7 @@ def unflatten(vector: Float[Tensor, " P"], *, like: Sequence[Tensor]) -> list[Te
 
 
 def damped(product: Product, *, damping: float) -> Product:
-    """The product v ↦ H v + λ v, whose matrix is positive definite where H is only semi-definite.
+    """The product v ↦ H v + λ v, whose matrix is positive definite even if H is only semi-definite.
 
     Args:
         damping: λ > 0, 0.01 to 0.1.
@@ -45,21 +47,21 @@ def damped(product: Product, *, damping: float) -> Product:
 def conjugate_gradient(
     product: Product, target: Float[Tensor, " P"], *, iterations: int, tolerance: float
 ) -> tuple[Float[Tensor, " P"], Float[Tensor, ""]]:
-    """Solve H x = b: x, and ‖b − H x‖ / ‖b‖ as the recursion tracks it; one product per iteration.
+    """Solve H x = b; returns x and ‖b − H x‖ / ‖b‖ as the recursion tracks it. One product per iteration.
 
     Hestenes and Stiefel 1952, "Methods of Conjugate Gradients for Solving Linear Systems", § 3. It starts at x = 0,
-    so b = 0 gives 0, and ends early at a direction p with pᵀHp ≤ 0, along which the quadratic has no minimum.
+    so b = 0 gives 0, and stops at a direction p with pᵀHp ≤ 0, along which the quadratic has no minimum.
 
     Args:
         target: b, such as the gradient of the surrogate.
-        iterations: at most this many products, 10 to 20.
+        iterations: maximum number of products, 10 to 20.
         tolerance: relative residual at which to stop, such as 1e-5; 0 uses every iteration.
     """
     solution, residual, direction = torch.zeros_like(target), target, target
     squared = start = target @ target
     for _ in range(iterations):
-        # Products may be collective, so all ranks must stop together: they do, because every number that is compared
-        # here comes from a target and from products that are the same on all of them, bit for bit.
+        # Products may be collective calls, so all ranks must stop together. They do: the target and the products, from
+        # which every number compared here is computed, are bit-identical on all ranks.
         if squared <= tolerance**2 * start:
             break
         image = product(direction)
@@ -71,7 +73,7 @@ def conjugate_gradient(
         residual = residual - step * image
         previous, squared = squared, residual @ residual
         direction = residual + squared / previous * direction
-    return solution, torch.where(start == 0, torch.zeros_like(start), (squared / start).sqrt())
+    return solution, masked((squared / start).sqrt(), start != 0)
 
 
 def trust_region_scale(
@@ -85,20 +87,20 @@ def trust_region_scale(
         max_kl: δ > 0, in nats per action, 0.01 to 0.05.
     """
     curvature = direction @ image
-    return torch.where(curvature <= 0, torch.zeros_like(curvature), (2 * max_kl / curvature).sqrt())
+    return torch.where(curvature <= 0, 0, (2 * max_kl / curvature).sqrt())
 
 
 @dataclass(frozen=True)
 class LineSearch:
-    """What a line search settled on; a rejected step leaves the start and three zeros.
+    """Result of a line search; if no step is accepted, the start with step size, improvement and KL 0.
 
     Args:
-        accepted: whether any step passed.
-        parameters: what to set: the first candidate that passed, or else the very start that was given.
+        accepted: whether any step was accepted.
+        parameters: the first accepted candidate, or the start itself.
         step_size: fraction of the full step.
         backtracks: how many times the step was shrunk.
-        improvement: of the surrogate, as measured at these parameters.
-        kl: as measured at these parameters.
+        improvement: of the surrogate, measured at ``parameters``.
+        kl: from the start, measured at ``parameters``, in nats per action.
     """
 
     accepted: bool
@@ -120,23 +122,23 @@ def backtracking_line_search(
     max_backtracks: int,
     accept_ratio: float,
 ) -> LineSearch:
-    """The longest of the steps θ + sᵏ Δ, k = 0, 1, …, that improves the surrogate and keeps the measured KL ≤ δ.
+    """The first of the steps θ + sᵏ Δ, k = 0, 1, …, that improves the surrogate and keeps the measured KL ≤ δ.
 
-    An accepted improvement is finite, positive and at least the given share of what the linear model expects of that
-    step. A step that is not finite is rejected without being tried.
+    The improvement must be finite, positive and at least the given share of what the linear model predicts for that
+    step. A step that is not finite is rejected without evaluation.
 
     Args:
-        evaluate: parameters [P] to (surrogate there − surrogate at the start, KL from the start); must return the
-            same numbers on every rank, which then decide alike.
+        evaluate: maps parameters [P] to (surrogate there − surrogate at the start, KL from the start); must return
+            the same numbers on every rank, so that all ranks take the same decision.
         start: θ.
         full_step: Δ, scaled to the trust region.
         expected_improvement: gᵀΔ, g the gradient of the surrogate at the start.
         max_kl: δ, in nats per action.
         shrink: s, between 0 and 1, such as 0.5.
         max_backtracks: how many times the step may shrink, such as 10.
-        accept_ratio: share of the expected improvement that is asked for, such as 0.1; 0 asks for any improvement.
+        accept_ratio: required share of the expected improvement, such as 0.1; with 0 any improvement is accepted.
     """
-    # A broken entry that the evaluation happens not to read would pass every other check.
+    # A non-finite entry that the evaluation happens not to read would pass every other check.
     tries = max_backtracks + 1 if full_step.isfinite().all() else 0
     for backtracks in range(tries):
         step_size = shrink**backtracks

@@ -1,4 +1,4 @@
-"""Run a stage as a process of its own: skip what is done, continue what was interrupted, hand on signals."""
+"""Run a stage as its own process: skip what is done, continue what was interrupted, forward signals."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.pipeline.stages import Stage, changes, key_of
-from rlhf_lightning.records.run_directory import CONFIG, DONE, STAGE, write_atomically
+from rlhf_lightning.records.files import write_atomically
+from rlhf_lightning.records.run_directory import CONFIG, DONE, STAGE
 
 
 def run_stage(stage: Stage, *, overwrite: bool, otherwise: str) -> int:
     """Run one stage, unless it is done already; returns its exit status.
 
     Args:
-        otherwise: what can be done, beside overwriting, about a run that this command did not make.
+        otherwise: the alternative to overwriting that the error message offers for a run of another origin.
 
     Raises:
-        UserError: what it needs is not there, or its directory holds another's run.
+        UserError: an input is missing, or the directory holds a run that this command did not make.
     """
     for name, path in stage.inputs.items():
         if not path.exists():
@@ -39,10 +40,9 @@ def run_stage(stage: Stage, *, overwrite: bool, otherwise: str) -> int:
         )
     if state not in ("unchanged", "foreign", "new"):
         print(f"{stage.name}: {state}", flush=True)
-    replace = overwrite or state not in ("new", "continues")
+    command = _command(stage, overwrite=overwrite or state not in ("new", "continues"))
     stage.directory.mkdir(parents=True, exist_ok=True)
     write_atomically(stage.directory / STAGE, json.dumps({**key, "done": False}, indent=1) + "\n")
-    command = [*stage.command, *overwriting(stage, replace)]
     if stage.command[0] != "fit":
         (stage.directory / DONE).unlink(missing_ok=True)
     print(f"{stage.name}: {command_line(command)}", flush=True)
@@ -55,7 +55,7 @@ def run_stage(stage: Stage, *, overwrite: bool, otherwise: str) -> int:
 
 
 def _state(stage: Stage, key: dict[str, Any]) -> str:
-    """``new``, ``continues``, ``unchanged``, ``foreign``, or what has changed since it was made."""
+    """``new``, ``continues``, ``unchanged``, ``foreign`` (made by another command), or what has changed in words."""
     note, done = stage.directory / STAGE, stage.directory / DONE
     if not note.is_file():
         return "foreign" if done.is_file() else "new"
@@ -64,8 +64,8 @@ def _state(stage: Stage, key: dict[str, Any]) -> str:
     except json.JSONDecodeError:
         old = {}
     if {name: old.get(name) for name in key} != key:
-        made = (stage.directory / CONFIG).exists() or done.exists()
-        return f"{', '.join(changes(old, key))}: made again" if made else "new"
+        exists = (stage.directory / CONFIG).exists() or done.exists()
+        return f"{', '.join(changes(old, key))}: made again" if exists else "new"
     if not done.is_file():
         return "continues" if (stage.directory / CONFIG).exists() else "new"
     finished_since = done.stat().st_mtime_ns >= note.stat().st_mtime_ns
@@ -73,7 +73,7 @@ def _state(stage: Stage, key: dict[str, Any]) -> str:
 
 
 def _call(command: list[str]) -> int:
-    """Run a command to its end, handing on SIGTERM and waiting out Ctrl-C; returns a shell's exit status."""
+    """Run a command until it ends; returns the exit status as a shell reports it. SIGTERM is forwarded."""
     process = subprocess.Popen(command)
     before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     try:
@@ -82,14 +82,14 @@ def _call(command: list[str]) -> int:
                 status = process.wait()
                 return status if status >= 0 else 128 - status
             except KeyboardInterrupt:
-                _let_end(process)
+                _interrupt(process)
                 return 130
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _let_end(process: subprocess.Popen) -> None:
-    """A terminal sends Ctrl-C to the stage as well; a signal to this process alone has to be handed on."""
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Wait for an interrupted stage. A terminal sends it Ctrl-C as well; any other sender reached this process only."""
     try:
         process.wait(timeout=2)
     except subprocess.TimeoutExpired:
@@ -97,11 +97,17 @@ def _let_end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def overwriting(stage: Stage, wanted: bool) -> list[str]:
-    """The words that replace a run; other commands than ``fit`` do so anyway."""
-    return ["--overwrite"] if wanted and stage.command[0] == "fit" else []
+def print_commands(stages: Sequence[Stage], *, overwrite: bool) -> None:
+    """Print the stages as command lines, to be run by hand or by a scheduler."""
+    for stage in stages:
+        print(command_line(_command(stage, overwrite=overwrite)))
+
+
+def _command(stage: Stage, *, overwrite: bool) -> list[str]:
+    """The stage's command; only ``fit`` has to be told to replace what is there."""
+    return [*stage.command, "--overwrite"] if overwrite and stage.command[0] == "fit" else stage.command
 
 
 def command_line(command: Sequence[str]) -> str:
-    """A command as it stands in a shell."""
+    """A command as one types it into a shell."""
     return shlex.join(["python", "-m", "rlhf_lightning", *command])

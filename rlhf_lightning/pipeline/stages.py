@@ -12,23 +12,22 @@ from typing import Any
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.config_files import find_config, read_config
 from rlhf_lightning.records.environment import package_version
-
-STAGES = ("sft", "pairs", "reward", "policy")
-"""In the order in which they run."""
+from rlhf_lightning.records.runs import STAGES
 
 CHECKPOINT = "backbone.init_args.checkpoint"
 _COMMON = ("task", "backbone", "trainer", "pipeline")
+_FEEDBACK_FILE = {"PreferenceDataModule": "pairs", "RankingDataModule": "rankings", "LabelDataModule": "labels"}
+"""The argument that takes the file of the pairs stage, by the class of the data."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """A command that writes into a directory of its own.
 
     Args:
-        command: its command line, after ``python -m rlhf_lightning``.
-        directory: where it writes.
-        inputs: what earlier stages must have made.
-        makes: what later stages read.
+        command: the words after ``python -m rlhf_lightning``.
+        inputs: files and folders that must exist, by the name of the stage that makes them.
+        makes: the file or folder that later stages read.
     """
 
     name: str
@@ -40,13 +39,13 @@ class Stage:
 
 @dataclass
 class Settings:
-    """What the pipeline was asked for.
+    """Configuration and options of a pipeline.
 
     Args:
-        configs: as given.
-        pipeline: the stages' own settings, from all configurations.
-        common: further options of every stage, by key.
-        own: further options of one stage, by stage and key.
+        configs: configuration files of all stages.
+        pipeline: settings by stage, from the ``pipeline`` sections of all configurations.
+        common: options of all stages from the command line, by key.
+        own: options of single stages from the command line, by stage and key.
     """
 
     configs: list[str]
@@ -102,51 +101,50 @@ def _pairs(settings: Settings) -> Stage:
     own = dict(_flat(section)) | lists | settings.own.get("pairs", {})
     words = ["--policy", str(policy), "--out", str(out), "--seed", str(settings.seed), *_words(own)]
     task = {key: value for key, value in settings.common.items() if key.partition(".")[0] == "task"}
-    command = ["pairs", *_config_words(settings.configs), *_words(task), *words]
+    command = ["pairs", *config_words(settings.configs), *_words(task), *words]
     return Stage("pairs", command, settings.directory / "pairs", {"sft": policy}, out)
 
 
 def _reward(settings: Settings) -> Stage:
-    options, inputs = _start(settings)
-    ranked = _data_of(settings, "reward") == "RankingDataModule"
-    _add_pairs(settings, options, inputs, "rankings" if ranked else "pairs")
+    options, inputs = _starting_point(settings)
+    _add_pairs(settings, options, inputs, argument=_FEEDBACK_FILE.get(_data_class(settings, "reward"), "pairs"))
     return _fit(settings, "reward", options, inputs)
 
 
 def _policy(settings: Settings) -> Stage:
-    options, inputs = _start(settings)
+    options, inputs = _starting_point(settings)
     source = settings.own.get("policy", {}).pop("reward", settings.pipeline["policy"].get("reward"))
     if source not in (None, "learned", "gold"):
         raise UserError(f"pipeline.policy.reward is {source!r}; expected learned or gold")
     if source == "learned" and "reward" not in settings.pipeline:
         raise UserError("pipeline.policy.reward is learned, but there is no pipeline.reward that makes a reward model")
-    judged_by = "data.init_args.reward"
-    if _data_of(settings, "policy") == "PreferenceDataModule":  # instead of from its own responses
-        judged_by = "model.init_args.reward"
-        _add_pairs(settings, options, inputs)
+    reward_key = "data.init_args.reward"
+    feedback = _FEEDBACK_FILE.get(_data_class(settings, "policy"))
+    if feedback is not None:  # the reward model does not train the policy, it only judges its responses
+        reward_key = "model.init_args.reward"
+        _add_pairs(settings, options, inputs, argument=feedback)
     if source != "gold" and "reward" in settings.pipeline:
-        options[judged_by] = "LearnedReward"
-        options[f"{judged_by}.init_args.path"] = str(_export(settings, "reward"))
         inputs["reward"] = _export(settings, "reward")
+        options |= {reward_key: "LearnedReward", f"{reward_key}.init_args.path": str(inputs["reward"])}
     return _fit(settings, "policy", options, inputs)
 
 
-def _data_of(settings: Settings, stage: str) -> str | None:
-    """Name of the stage's data module, where its configurations name one."""
-    data = [read_config(find_config(path)).get("data") or {} for path in _configs(settings, stage)]
-    classes = [one["class_path"] for one in data if isinstance(one, dict) and "class_path" in one]
-    return classes[-1].rpartition(".")[2] if classes else None
+def _data_class(settings: Settings, stage: str) -> str:
+    """Name of the class of the stage's data; empty where its configurations name none."""
+    sections = [read_config(find_config(path)).get("data") for path in _configs(settings, stage)]
+    classes = [data["class_path"] for data in sections if isinstance(data, dict) and "class_path" in data]
+    return str(classes[-1]).rpartition(".")[2] if classes else ""
 
 
-def _add_pairs(settings: Settings, options: dict[str, str], inputs: dict[str, Path], name: str = "pairs") -> None:
-    """The pairs or rankings that the pipeline makes; otherwise the task has its own."""
+def _add_pairs(settings: Settings, options: dict[str, str], inputs: dict[str, Path], *, argument: str) -> None:
+    """Read the file of the pairs stage; without that stage the task's own feedback is read."""
     if "pairs" in settings.pipeline:
-        options[f"data.init_args.{name}"] = str(_pairs_file(settings))
         inputs["pairs"] = _pairs_file(settings)
+        options[f"data.init_args.{argument}"] = str(inputs["pairs"])
 
 
-def _start(settings: Settings) -> tuple[dict[str, str], dict[str, Path]]:
-    """Start from the supervised model, where the pipeline makes one."""
+def _starting_point(settings: Settings) -> tuple[dict[str, str], dict[str, Path]]:
+    """Options and inputs of a stage that starts from the supervised model, where the pipeline trains one."""
     if "sft" not in settings.pipeline:
         return {}, {}
     export = _export(settings, "sft")
@@ -159,9 +157,9 @@ def _fit(settings: Settings, name: str, options: dict[str, str], inputs: dict[st
     if CHECKPOINT in section | own:  # this stage starts from another model
         inputs = {made_by: path for made_by, path in inputs.items() if made_by != "sft"}
     given = settings.common | options | {k: v for k, v in section.items() if k not in settings.common} | own
-    words = _config_words([*settings.configs, *_configs(settings, name)])
-    where = ["--runs_dir", str(settings.directory), "--name", name]
-    command = ["fit", *words, "--seed_everything", str(settings.seed), *where, *_words(given)]
+    words = config_words([*settings.configs, *_configs(settings, name)])
+    location = ["--runs_dir", str(settings.directory), "--name", name]
+    command = ["fit", *words, "--seed_everything", str(settings.seed), *location, *_words(given)]
     return Stage(name, command, settings.directory / name, inputs, _export(settings, name))
 
 
@@ -179,7 +177,12 @@ def _pairs_file(settings: Settings) -> Path:
     return settings.directory / "pairs" / "pairs.jsonl"
 
 
-def _config_words(configs: Sequence[str]) -> list[str]:
+def config_words(configs: Sequence[str]) -> list[str]:
+    """``--config FILE`` for each file.
+
+    Raises:
+        UserError: a file does not exist.
+    """
     for path in configs:
         find_config(path)
     return [word for path in configs for word in ("--config", str(path))]
@@ -191,7 +194,7 @@ def _words(options: Mapping[str, str | list[str]]) -> list[str]:
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Options as they stand on a command line; a class is given before its arguments."""
+    """Dotted keys and values for a command line; a class stands before its arguments."""
     for key, value in section.items():
         if not isinstance(value, Mapping):
             yield f"{prefix}{key}", _word(value)
@@ -212,29 +215,29 @@ def key_of(stage: Stage) -> dict[str, Any]:
     """Everything that a stage's result depends on: arguments, contents of files, and the package's version."""
     command = stage.command
     files = [command[i + 1] for i, word in enumerate(command) if word == "--config"]
-    # the stages' own settings are on their command lines
+    # Without the pipeline sections, which say what to do in other stages; the stage's own settings are in its command.
     configs = {file: {k: v for k, v in read_config(find_config(file)).items() if k != "pipeline"} for file in files}
     values = [value for value in _strings(list(configs.values())) if _is_path(value)]
     values += [value for value in command[1:] if _is_path(value) and value not in files]
     paths = {Path(value) for value in values} | set(stage.inputs.values())
     contents = {file: _hash(json.dumps(content, sort_keys=True, default=str)) for file, content in configs.items()}
-    contents |= {str(path): digest(path) for path in sorted(paths) if path.exists() and not _written(stage, path)}
+    contents |= {str(path): digest(path) for path in sorted(paths) if path.exists() and not _is_output(stage, path)}
     return {"version": package_version(), "command": command, "contents": contents}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two keys, in words."""
-    found = []
+    differences = []
     if old.get("version") != new["version"]:
-        found.append(f"package version {old.get('version')} → {new['version']}")
+        differences.append(f"package version {old.get('version')} → {new['version']}")
     before, after = _options(old.get("command", [])), _options(new["command"])
     for option in dict.fromkeys([*after, *before]):
         if before.get(option) != after.get(option):
             values = (" ".join(side.get(option, ["not given"])) for side in (before, after))
-            found.append(f"{option.removeprefix('--')} {' → '.join(values)}")
+            differences.append(f"{option.removeprefix('--')} {' → '.join(values)}")
     contents = old.get("contents", {})
-    found += [f"{name} changed" for name, value in new["contents"].items() if contents.get(name, value) != value]
-    return found or ["its inputs changed"]
+    differences += [f"{name} changed" for name, value in new["contents"].items() if contents.get(name, value) != value]
+    return differences or ["its inputs changed"]
 
 
 def digest(path: Path) -> str:
@@ -253,6 +256,7 @@ def _hash(text: str) -> str:
 
 
 def _options(command: Sequence[str]) -> dict[str, list[str]]:
+    """Values of each option of a command line."""
     options: dict[str, list[str]] = {}
     values: list[str] = []
     for word in command:
@@ -275,9 +279,9 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _is_path(value: str) -> bool:
-    """Whether a value names a file or folder that is there, such as data or a checkpoint."""
+    """Whether a value names an existing file or folder, such as data or a checkpoint."""
     return ("/" in value or "." in value) and len(value) < 4096 and Path(value).exists()
 
 
-def _written(stage: Stage, path: Path) -> bool:
+def _is_output(stage: Stage, path: Path) -> bool:
     return path in (stage.makes, stage.directory, stage.directory.parent)

@@ -46,7 +46,10 @@ def families(runs: Run | Sequence[Run]) -> list[str]:
 
 def family(run: Run) -> str:
     """What a policy run is trained on, in words: an environment, a task, preference pairs."""
-    return f"{run.task} preference pairs".strip() if run.kind == "preference" else run.task or run.kind
+    if run.kind == "preference":
+        declared = run.description and run.description.experience
+        return f"{run.task} {declared.unit if declared else 'feedback'}".strip()
+    return run.task or run.kind
 
 
 def measured(run: Run, metric: str) -> pd.Series:
@@ -67,45 +70,51 @@ def has_proxy(run: Run) -> bool:
     return len(measured(run, "gold")) > 0 and len(measured(run, "score")) > 0 and not trained_on_gold(run)
 
 
+def rewards_need_a_figure(runs: Sequence[Run]) -> bool:
+    """Whether rewards are drawn by themselves: those of a single run with a proxy are in the proxy's figure."""
+    policies = [run.policy for run in runs if run.policy is not None]
+    return len(runs) > 1 or not all(has_proxy(policy) for policy in policies)
+
+
 @dataclass(frozen=True)
-class Experience:
-    """What a run has learned from at each of its iterations or steps.
+class XAxis:
+    """What a figure counts from left to right, and how far a run had come at each of its iterations or steps.
 
     Args:
-        unit: environment steps, sampled responses, or preference pairs; ``iteration`` or ``step`` where the run does
-            not say how many of them it took.
+        unit: what is counted: environment steps, sampled responses, preference pairs, iterations or steps.
         count: by iteration or step, from the beginning.
     """
 
     unit: str
     count: pd.Series
 
-    def of(self, series: pd.Series) -> pd.Series:
-        """A metric, indexed by the experience at each of its iterations or steps."""
+    def place(self, series: pd.Series) -> pd.Series:
+        """A metric, indexed by the count at each of its iterations or steps."""
         return pd.Series(series.to_numpy(), index=self.count[series.index].to_numpy(), name=series.name)
 
 
-def by_iteration(run: Run) -> Experience:
+def by_iteration(run: Run) -> XAxis:
     """Iterations or steps as they are."""
     steps = run.metrics[run.axis].to_numpy()
-    return Experience(run.axis, pd.Series(steps.astype(float), index=steps))
+    return XAxis(run.axis, pd.Series(steps.astype(float), index=steps))
 
 
-def experience(run: Run) -> Experience:
-    """What a policy run has learned from so far, in the unit of its kind."""
-    along = by_iteration(run)
-    steps = along.count.index
-    if run.kind == "preference":
-        size = run.setting("data.init_args.batch_size")
-        return Experience("preference pairs", along.count * size) if isinstance(size, int) else along
-    column, unit = ("env_steps", "environment steps") if run.kind == "control" else ("samples", "sampled responses")
-    counted = run.series(column)
+def experience(run: Run) -> XAxis:
+    """What a policy run has learned from so far, as it declares it; iterations or steps where nothing counts it."""
+    iterations = by_iteration(run)
+    declared = run.description and run.description.experience
+    if not declared:
+        return iterations
+    if declared.per_step is not None:
+        return XAxis(declared.unit, iterations.count * declared.per_step)
+    counted = run.series(declared.counter)
     if not len(counted):
-        return along
+        return iterations
     if counted.index[0] > 0:  # Before the first iteration nothing is counted yet.
         counted = pd.concat([pd.Series({0: 0.0}), counted])
+    steps = iterations.count.index
     count = np.interp(steps, counted.index.to_numpy(dtype=float), counted)
-    return Experience(unit, pd.Series(count, index=steps))
+    return XAxis(declared.unit, pd.Series(count, index=steps))
 
 
 def tolerance(series: pd.Series) -> float:

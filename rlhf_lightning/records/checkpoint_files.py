@@ -10,6 +10,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlhf_lightning.records.files import temporary_path
+
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 _ASIDE = f".{LAST}.earlier.tmp"
@@ -29,7 +31,7 @@ def is_intact(path: Path) -> bool:
 
 def newest_intact(folder: Path) -> tuple[Path | None, list[Path]]:
     """The checkpoint to continue from, and the newer ones that are damaged."""
-    damaged = []
+    damaged: list[Path] = []
     for path in [folder / LAST, *earlier_ones(folder)]:
         if is_intact(path):
             return path, damaged
@@ -92,7 +94,7 @@ def sync_lines(run: Path) -> None:
 
 def link(source: Path, target: Path) -> None:
     """Give a file a second name, atomically. The first one can be replaced later and leaves this one as it is."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(target)
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)

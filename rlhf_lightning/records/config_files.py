@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, raise_all
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def shipped_configs() -> Path | None:
@@ -51,7 +51,18 @@ def _known_configs(near: Path) -> list[str]:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """The mapping in a YAML file, whose keys are names of settings.
+
+    Raises:
+        UserError: see `read_mapping`; or a key is no name.
+    """
+    content = read_mapping(path)
+    _check_keys(content, path)
+    return content
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; empty for an empty file.
 
     Raises:
         UserError: it cannot be read, is no YAML, holds a key twice, or is not a mapping; the message names the line.
@@ -70,12 +81,19 @@ def read_config(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
-    _check_keys(content, path)
     return content
 
 
+def setting(config: Mapping[str, Any], key: str) -> Any:
+    """A value of a configuration by its dotted key; None where it is not there."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def _check_keys(content: Any, path: str | Path) -> None:
-    """See that every key could be the name of a setting."""
+    """Refuse keys that cannot be the name of a setting."""
     for key, value in content.items():
         if not isinstance(key, str) or len(key.split()) != 1:
             raise UserError(f"{path}: key {key!r}; expected the name of a setting")
@@ -83,20 +101,34 @@ def _check_keys(content: Any, path: str | Path) -> None:
             _check_keys(value, path)
 
 
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file that a command is given.
+
+    Raises:
+        UserError: see `read_config`; or the file is empty, or arguments of a class do not stand under ``init_args``.
+    """
+    content = read_config(path)
+    if not content:
+        raise UserError(f"{path} is empty; expected settings, such as those of a task or of a model")
+    settings = {key: value for key, value in content.items() if key != "pipeline"}
+    raise_all(f"{path}: {line}" for line in _misplaced(settings))
+    return content
+
+
 _OF_CLASSES = ("class_path", "init_args", "dict_kwargs")
 
 
-def _check_classes(content: Mapping[str, Any], path: str | Path, prefix: str = "") -> None:
-    """See that a class's arguments stand under ``init_args``; elsewhere they are taken for something else."""
+def _misplaced(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The keys that stand beside a ``class_path``, where they would be taken for something else."""
     if "class_path" in content:
         for name in content:
             if name not in _OF_CLASSES:
                 close = difflib.get_close_matches(name, _OF_CLASSES, n=1, cutoff=0.8)
                 expected = f"did you mean {close[0]}?" if close else f"expected it under {prefix}init_args"
-                raise UserError(f"{path}: {prefix}{name} stands beside {prefix}class_path; {expected}")
+                yield f"{prefix}{name} stands beside {prefix}class_path; {expected}"
     for name, value in content.items():
         if isinstance(value, Mapping):
-            _check_classes(value, path, f"{prefix}{name}.")
+            yield from _misplaced(value, f"{prefix}{name}.")
 
 
 PER_TASK = "per_task"
@@ -114,11 +146,8 @@ def adapted(content: dict[str, Any], task: Mapping[str, Any] | None, path: str |
         task: ``class_path`` and ``init_args``, as far as they are known.
 
     Raises:
-        UserError: there are such values and no task is known yet; or nothing stands in the file, or where it must not.
+        UserError: there are such values and no task is known yet, or they are no mappings.
     """
-    if not content:
-        raise UserError(f"{path} is empty; expected settings, such as those of a task or of a model")
-    _check_classes({key: value for key, value in content.items() if key != "pipeline"}, path)
     sections = content.get(PER_TASK)
     if sections is None:
         return content
@@ -136,15 +165,15 @@ def adapted(content: dict[str, Any], task: Mapping[str, Any] | None, path: str |
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings merged key by key; one that names another class replaces the old one whole."""
+    """Mappings merged key by key; one that names another class replaces all of the old one."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        joins = isinstance(value, dict) and isinstance(old, dict)
-        if joins and ("class_path" not in value or value["class_path"] == old.get("class_path")):
-            result[key] = _merged(old, value)
-        else:
-            result[key] = value
+        result[key] = value
+        if isinstance(value, dict) and isinstance(old, dict):
+            old_class = old.get("class_path")
+            if value.get("class_path", old_class) == old_class:
+                result[key] = _merged(old, value)
     return result
 
 

@@ -42,7 +42,7 @@ def package_version() -> str:
 
 def git_commit() -> str | None:
     """Commit of the checkout that the package runs from, ``-dirty`` where files differ; None when installed."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return None
     try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.records.run_directory import write_atomically, writing
+from rlhf_lightning.records.files import write_atomically, writing
 
 
 def keep_lines(path: Path, kept: Callable[[dict[str, Any]], bool]) -> None:

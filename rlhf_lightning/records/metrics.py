@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar
 
 Role: TypeAlias = Literal["plain", "score", "gold", "heldout", "kl", "warning"]
@@ -28,10 +28,11 @@ class Metric:
         smooth: whether training batches are averaged; not where the values are counts.
         only_if_varying: whether a panel is left out where the value never changes.
         own: whether it means the same only among runs of one algorithm, as a loss does.
+        shown: whether figures have a panel for it; a number that has none is in ``metrics.csv`` all the same.
     """
 
     title: str
-    unit: str
+    unit: str = ""
     name: str = ""
     heldout: str = ""
     role: Role = "plain"
@@ -43,6 +44,12 @@ class Metric:
     smooth: bool = True
     only_if_varying: bool = False
     own: bool = False
+    shown: bool = True
+
+    @property
+    def key(self) -> str:
+        """The logged name by which the runs of a figure are matched."""
+        return self.heldout or self.name
 
 
 @dataclass(frozen=True)
@@ -69,29 +76,43 @@ class Description:
             feedback), ``reward`` or ``sft``.
         algorithm: name of the class.
         experience: what the run learns from; None where nothing counts it.
-        metrics: that figures show, in their order.
+        metrics: that are declared, in the order in which figures show them.
     """
 
     kind: str
     algorithm: str
     experience: Experience | None = None
-    metrics: tuple[Metric, ...] = field(default=())
+    metrics: tuple[Metric, ...] = ()
+
+    def panels(self, logged: Collection[str]) -> tuple[Metric, ...]:
+        """What figures show: the declared metrics, and those that are only logged.
+
+        Args:
+            logged: names of all logged metrics.
+        """
+        declared = tuple(metric for metric in self.metrics if metric.shown)
+        return declared + undeclared(logged, self.metrics)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data; what has its default is left out of the metrics."""
-        default = asdict(Metric("", ""))
-        metrics = [{key: x for key, x in asdict(one).items() if x != default[key]} for one in self.metrics]
+        default = asdict(Metric(""))
+        metrics = [{key: x for key, x in asdict(metric).items() if x != default[key]} for metric in self.metrics]
         return {**asdict(self), "metrics": metrics}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Description:
-        """From plain data; keys of later versions are passed over."""
+        """From plain data; keys of later versions are passed over.
+
+        Raises:
+            KeyError: the kind or the algorithm is missing.
+            TypeError: a metric has no title.
+        """
         experience = content.get("experience")
         return cls(
             kind=content["kind"],
             algorithm=content["algorithm"],
             experience=None if experience is None else _known(Experience, experience),
-            metrics=tuple(_known(Metric, one) for one in content.get("metrics", ())),
+            metrics=tuple(_known(Metric, metric) for metric in content.get("metrics", ())),
         )
 
 
@@ -99,5 +120,52 @@ Record = TypeVar("Record", Experience, Metric)
 
 
 def _known(cls: type[Record], content: Mapping[str, Any]) -> Record:
-    names = {one.name for one in fields(cls)}
+    names = {field.name for field in fields(cls)}
     return cls(**{key: value for key, value in content.items() if key in names})
+
+
+# -- metrics that nobody declared ------------------------------------------------------------------------------
+
+_DURATIONS = ("_seconds", "_per_second")
+_INTERVAL = ("_low", "_high", "_se")
+_ROLES: dict[str, Role] = {"score": "score", "gold": "gold", "kl_ref_sequence": "kl"}
+
+
+def undeclared(logged: Collection[str], declared: Collection[Metric]) -> tuple[Metric, ...]:
+    """Metrics that are logged without a declaration, with titles made from their names, in the order of ``logged``.
+
+    ``policy/clip_fraction`` is titled "Clip fraction"; ``GROUP/NAME`` and ``eval/NAME`` are one metric. Counters
+    (which have no group), durations, ends of intervals, and the components of gold, which have a figure of their
+    own, are left out.
+    """
+    known = {name for metric in declared for name in (metric.name, metric.heldout, metric.per)}
+    names = [name for name in logged if name not in known and not _is_secondary(name, logged)]
+    trained: dict[str, str] = {}
+    for name in names:
+        group, _, last = name.partition("/")
+        if group != "eval":
+            trained.setdefault(last, name)
+    found = []
+    for name in names:
+        group, _, last = name.partition("/")
+        if group != "eval":
+            evaluated = f"eval/{last}" if f"eval/{last}" in names and trained[last] == name else ""
+            found.append(_titled(last, name, evaluated))
+        elif last not in trained:
+            found.append(_titled(last, "", name))
+    return tuple(found)
+
+
+def _is_secondary(name: str, logged: Collection[str]) -> bool:
+    group, _, last = name.partition("/")
+    return (
+        not last
+        or last.endswith(_DURATIONS)
+        or any(name.endswith(end) and name.removesuffix(end) in logged for end in _INTERVAL)
+        or (last.startswith("gold_") and f"{group}/gold" in logged)
+    )
+
+
+def _titled(last: str, name: str, heldout: str) -> Metric:
+    words = last.replace("/", ", ").replace("_", " ").replace("kl ", "KL ")
+    return Metric(words[:1].upper() + words[1:], name or heldout, name, heldout, role=_ROLES.get(last, "plain"))

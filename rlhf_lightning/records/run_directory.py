@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, Any
@@ -21,14 +20,11 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.checkpoint_files import LAST, newest_intact
 from rlhf_lightning.records.config_files import read_config
 from rlhf_lightning.records.environment import environment, now
+from rlhf_lightning.records.files import is_temporary, remove_temporary, write_atomically
+from rlhf_lightning.records.locks import LOCK, check_free, locked
 from rlhf_lightning.records.metrics import Description
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-CONFIG, ENVIRONMENT, DONE, STAGE, LOCK = "config.yaml", "environment.json", "DONE", "stage.json", ".lock"
+CONFIG, ENVIRONMENT, DONE, STAGE = "config.yaml", "environment.json", "DONE", "stage.json"
 DESCRIPTION = "run.json"
 """What the run trains and logs; see `Description`."""
 CHECKPOINTS = "checkpoints"
@@ -73,8 +69,18 @@ class Plan:
     set_aside: bool = False
 
 
-def plan_run(directory: Path, config: Mapping[str, Any], *, overwrite: bool) -> Plan:
+def plan_run(
+    directory: Path,
+    config: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    read: Callable[[Path], Mapping[str, Any]] = read_config,
+) -> Plan:
     """Start, resume or refuse; reads only.
+
+    Args:
+        config: the full configuration of the new run.
+        read: reads the full configuration of an unfinished run from its file.
 
     Raises:
         UserError: the directory holds a finished run, an unfinished one with another configuration or with damaged
@@ -84,9 +90,9 @@ def plan_run(directory: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
         raise UserError(f"{file} is a file; expected a folder for runs (choose another --runs_dir)")
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; expected a directory for the run (choose another --name)")
-    _check_free(directory)
+    check_free(directory)
     entries = {entry.name for entry in directory.iterdir()} - _KEPT - _OF_LOGGERS if directory.is_dir() else set()
-    if all(name == ENVIRONMENT or _is_temporary(name) for name in entries):  # killed while it started
+    if all(name == ENVIRONMENT or is_temporary(name) for name in entries):  # killed while it started
         return Plan(directory)
     if CONFIG not in entries:
         raise UserError(f"{directory} exists and holds no run ({CONFIG} is missing); choose another --name")
@@ -104,19 +110,24 @@ def plan_run(directory: Path, config: Mapping[str, Any], *, overwrite: bool) -> 
         )
     if last is None:
         return Plan(directory, set_aside=True)
-    difference = first_difference(read_config(directory / CONFIG), config)
+    otherwise = "pass --overwrite to start over, or --name for another directory"
+    try:
+        difference = first_difference(read(directory / CONFIG), config)
+    except UserError as error:
+        reason = f"{directory} holds an unfinished run that cannot be continued: {error}"
+        raise UserError(f"{reason}; {otherwise}") from error
     if difference is not None:
         key, old, new = difference
         raise UserError(
             f"{directory} holds an unfinished run with another configuration: {key} is {old!r} there and {new!r} now; "
-            "pass --overwrite to start over, or --name for another directory"
+            f"{otherwise}"
         )
     return Plan(directory, resume_from=last, damaged=tuple(damaged))
 
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first key whose value differs, with both values; settings that change no number are not compared."""
-    flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
+    flat_old, flat_new = dict(flattened(old)), dict(flattened(new))
     for key in [*flat_new, *(k for k in flat_old if k not in flat_new)]:
         if any(key == skipped or key.startswith(f"{skipped}.") for skipped in _NOT_COMPARED):
             continue
@@ -125,10 +136,11 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[st
     return None
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a configuration by their dotted keys."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flattened(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -168,7 +180,7 @@ class RunDirectory:
             UserError: another process is training there by now.
         """
         if self.plan.set_aside:
-            _check_free(self.path)
+            check_free(self.path)
             shutil.rmtree(self._aside, ignore_errors=True)
             self._aside.mkdir()
             # first what could be continued from, last what makes it a run: a crash between leaves a run to be replaced
@@ -184,12 +196,12 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = _locked(self.path)
+            self._lock = locked(self.path)
         except UserError:
             self.started = True  # the directory is another process's: not ours to clean up
             raise
         for folder in (self.path, self.path / CHECKPOINTS):
-            _remove_temporary(folder)
+            remove_temporary(folder)
         content = read_environment(self.path) if resumed_at is not None else {}
         if content:
             content.setdefault("resumed", []).append({"at": resumed_at, **environment()})
@@ -234,7 +246,7 @@ class RunDirectory:
     def _is_taken(self) -> bool:
         """Whether another process has started training here in the meantime."""
         try:
-            _check_free(self.path)
+            check_free(self.path)
         except UserError:
             return True
         return False
@@ -246,86 +258,9 @@ class RunDirectory:
                 entry.rename(target / entry.name)
 
 
-def _check_free(directory: Path) -> None:
-    """See that no process is training in a directory.
-
-    Raises:
-        UserError: one is.
-    """
-    if (directory / LOCK).exists() and (lock := _locked(directory, shared=True)) is not None:
-        lock.close()
-
-
-def _locked(directory: Path, *, shared: bool = False) -> IO[str] | None:
-    """Hold the directory's lock until the file is closed or the process ends, where the system has such locks.
-
-    Args:
-        shared: with other processes that only look whether there is an exclusive one.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    if fcntl is None:
-        return None
-    file = open(directory / LOCK, "w", encoding="utf-8")  # noqa: SIM115 held open as long as the run
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise UserError(f"another process is training in {directory}; choose another --name, or wait") from None
-    except OSError:  # a file system without locks
-        file.close()
-        return None
-    return file
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
-
-
-def _remove_temporary(folder: Path) -> None:
-    """Files that a killed process was writing."""
-    for path in folder.glob(".*.tmp"):
-        if path.is_file():
-            path.unlink()
-
-
 def read_environment(directory: Path) -> dict[str, Any]:
     """What `environment` was when the run started; empty where that is not known."""
     try:
         return json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Around the writing of a file: one line where that is impossible, as when the disk is full.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        yield
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, OSError) or "(os error " in reason:  # so say libraries that are written in Rust
-            raise UserError(f"{path} cannot be written: {reason}") from error
-        raise
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old or the new content and nothing between.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path), open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

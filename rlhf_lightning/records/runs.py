@@ -17,15 +17,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.records.config_files import read_mapping, setting
+from rlhf_lightning.records.metrics import Description, Metric
+from rlhf_lightning.records.run_directory import DESCRIPTION
+from rlhf_lightning.records.undescribed import inferred_description
 
 STAGES = ("sft", "pairs", "reward", "policy")
 """The stages of a pipeline, in the order in which they run; each is a run directory of its own."""
 
 POLICIES = ("policy", "control", "preference")
-"""The kinds of run that train a policy further: on text by a reward, in an environment, on text from pairs."""
+"""The kinds of run that train a policy further: on text by a reward, in an environment, on text from feedback."""
 
 _MARKS = ("metrics.csv", "config.yaml", "samples.jsonl", "environment.json", "pairs.jsonl", "DONE")
 _SAMPLE_KEYS = ("iteration", "row", "prompt", "response", "score")
@@ -39,6 +42,8 @@ class Run:
     Args:
         metrics: one row per iteration or step, sorted, that counter being the first column; NaN where a row lacks
             a metric. Rows that a resumed run wrote again count once, with their last values.
+        description: what the run said of itself when it started, or else what its metrics tell; None where they
+            tell nothing.
         samples: replies to held-out prompts: ``iteration, row, prompt, response, score, gold, kl`` each.
         evaluation: accuracy, calibration and biases of a reward model on held-out pairs, where they were measured.
         warnings: what detectors warned of: ``iteration`` or ``step``, ``detector`` and ``message`` each.
@@ -49,6 +54,7 @@ class Run:
     path: Path
     name: str
     metrics: pd.DataFrame
+    description: Description | None = None
     samples: list[dict[str, Any]] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -57,29 +63,38 @@ class Run:
     done: bool = False
     stages: dict[str, Run] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.description is None:
+            self.description = inferred_description(self.columns, self.config)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the counter and of all logged metrics."""
+        return [str(column) for column in self.metrics.columns]
+
     @property
     def axis(self) -> str:
         """The counter that the metrics run over: ``iteration`` or ``step``."""
-        return str(self.metrics.columns[0])
+        return self.columns[0]
 
     @property
     def kind(self) -> str:
         """What was trained: one of `POLICIES`, ``reward``, ``sft``, ``pairs``, ``pipeline`` or ``unknown``."""
-        columns = {str(column) for column in self.metrics.columns}
-        groups = {column.partition("/")[0] for column in columns}
-        if columns & {"env_steps", "rollout/episodes", "eval/episodes"}:
-            return "control"
-        if "objective" in groups:
-            return "policy"
-        if "reward_model" in groups:
-            return "reward"
-        if "sft" in groups:
-            return "sft"
-        if "policy" in groups or columns & {"eval/score", "eval/gold", "eval/kl_ref_sequence"}:
-            return "preference" if self.axis == "step" else "policy"
+        if self.description is not None:
+            return self.description.kind
         if self.stages:
             return "pipeline"
         return self.path.name if self.path.name in STAGES else "unknown"
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the algorithm's class; empty where it is unknown."""
+        return "" if self.description is None else self.description.algorithm
+
+    @property
+    def panels(self) -> tuple[Metric, ...]:
+        """The metrics that figures show: first those that the run declares, then those that it only logs."""
+        return () if self.description is None else self.description.panels(self.columns)
 
     @property
     def policy(self) -> Run | None:
@@ -135,7 +150,8 @@ def load_run(path: str | Path) -> Run:
         name=f"{resolved.parent.name}/{resolved.name}" if is_stage else resolved.name,
         metrics=_read_metrics(path / "metrics.csv", done=done),
         samples=_read_samples(path / "samples.jsonl", done=done),
-        config=read_config(path / "config.yaml"),
+        description=_read_description(path / DESCRIPTION),
+        config=saved_config(path),
         environment=_read_json(path / "environment.json") or {},
         evaluation=_read_json(path / "evaluation.json"),
         warnings=_read_warnings(path / "warnings.jsonl", done=done),
@@ -248,27 +264,22 @@ def _json_lines(path: Path, keys: Sequence[str], *, done: bool) -> Iterator[dict
         yield entry
 
 
-def setting(config: dict[str, Any], key: str) -> Any:
-    """A value of a configuration by its dotted key; None where it is not there."""
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's configuration; empty where there is none.
+def saved_config(directory: Path) -> dict[str, Any]:
+    """The configuration of a run directory; empty where there is none.
 
     Raises:
         UserError: the file cannot be read.
     """
-    if not path.exists():
-        return {}
+    path = directory / "config.yaml"
+    return read_mapping(path) if path.exists() else {}
+
+
+def _read_description(path: Path) -> Description | None:
+    content = _read_json(path)
     try:
-        config = yaml.safe_load(_read_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return config if isinstance(config, dict) else {}
+        return None if content is None else Description.from_dict(content)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the description of a run ({error})") from None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

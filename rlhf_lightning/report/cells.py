@@ -10,7 +10,7 @@ import pandas as pd
 from rlhf_lightning.plots.kit import style
 from rlhf_lightning.plots.kit.style import number, signed, span
 from rlhf_lightning.plots.measures import experience, has_proxy, measured
-from rlhf_lightning.plots.quantities import reward_name
+from rlhf_lightning.plots.quantities import COLORS, reward_name
 from rlhf_lightning.records.runs import Run
 from rlhf_lightning.report.svg import sparkline
 
@@ -26,15 +26,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of the table: its name, its unit, and how a run's cell is read; None where the run lacks it."""
+    """A row of the table.
+
+    Args:
+        read: reads a run's cell; None where the run lacks it.
+        metric: name of the evaluated metric that it shows, where it shows one.
+    """
 
     label: str
     unit: str
     read: Callable[[Run], Cell | None]
+    metric: str = ""
 
 
 @dataclass(frozen=True)
-class Stage:
+class TableSection:
     """The measures of one kind of run, or of kinds that share them."""
 
     kinds: tuple[str, ...]
@@ -42,37 +48,49 @@ class Stage:
     measures: tuple[Measure, ...]
 
 
-def stages(runs: Sequence[Run]) -> tuple[Stage, ...]:
-    """The table of some runs; what their rewards are called depends on which of them have gold."""
-    policies = [found for run in runs if (found := run.find("policy"))]
-    return (_text(reward_name(policies) if policies else "Score"), *_OTHERS)
-
-
-def _text(reward: str) -> Stage:
-    return Stage(
-        ("policy", "preference"),
-        "Policy",
-        (
-            Measure("Gold reward", "", _evaluated("gold", style.GOLD)),
-            Measure("Best gold reward", "", _best("gold")),
-            Measure(reward, "", _reward),
-            Measure("KL to the reference", "nats per sequence", _evaluated("kl_ref_sequence", style.KL)),
-            Measure("Win rate against the reference", "at the end, 95 % interval", _win_rate),
-            Measure("Held-out accuracy", "share of pairs ordered rightly", _logged("eval/accuracy")),
-            Measure("Perplexity on demonstrations", "", _logged("eval/perplexity")),
-            Measure("Reply length", "tokens", _evaluated("length_mean", style.PLAIN)),
-            Measure("Learned from", "", _experience),
+def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
+    """The table of some runs; policies have a row for each further metric that they evaluate."""
+    texts = [found for run in runs if (found := run.find("policy"))]
+    text = (
+        _evaluated("Gold reward", "", "gold", style.GOLD),
+        Measure("Best gold reward", "", _best("gold")),
+        Measure(reward_name(texts) if texts else "Score", "", _reward, "eval/score"),
+        _evaluated("KL to the reference", "nats per sequence", "kl_ref_sequence", style.KL),
+        Measure("Win rate against the reference", "at the end, 95 % interval", _win_rate, "eval/win_rate"),
+        _logged("Held-out accuracy", "share of pairs ordered rightly", "eval/accuracy"),
+        _logged("Perplexity on demonstrations", "", "eval/perplexity"),
+        _evaluated("Reply length", "tokens", "length_mean", style.PLAIN),
+    )
+    policies = [(("policy", "preference"), "Policy", text), (("control",), "Control policy", _CONTROL)]
+    learned_from = Measure("Learned from", "", _experience)
+    return (
+        *(
+            TableSection(kinds, title, (*measures, *_further(runs, kinds, measures), learned_from))
+            for kinds, title, measures in policies
         ),
+        *_OTHERS,
     )
 
 
-def _evaluated(metric: str, color: str) -> Callable[[Run], Cell | None]:
+def _further(runs: Sequence[Run], kinds: Sequence[str], measures: Sequence[Measure]) -> list[Measure]:
+    """A row for each evaluated metric that has none yet, except losses: those of two algorithms do not compare."""
+    rows = {measure.metric: None for measure in measures}
+    further = []
+    for metric in (metric for run in runs if (found := run.find(*kinds)) for metric in found.panels):
+        if metric.heldout and not metric.own and metric.heldout not in rows:
+            rows[metric.heldout] = None
+            further.append(_logged(metric.title, metric.unit, metric.heldout, COLORS[metric.role]))
+    return further
+
+
+def _evaluated(label: str, unit: str, metric: str, color: str) -> Measure:
     """First and last value in evaluations, or in training where there are none."""
-    return lambda run: _course(measured(run, metric), color)
+    return Measure(label, unit, lambda run: _course(measured(run, metric), color), f"eval/{metric}")
 
 
-def _logged(metric: str, color: str = style.HELD_OUT) -> Callable[[Run], Cell | None]:
-    return lambda run: _course(run.series(metric), color)
+def _logged(label: str, unit: str, metric: str, color: str = style.HELD_OUT) -> Measure:
+    """First and last value of a metric by its whole name."""
+    return Measure(label, unit, lambda run: _course(run.series(metric), color), metric)
 
 
 def _course(values: pd.Series, color: str) -> Cell | None:
@@ -100,8 +118,8 @@ def _best(metric: str) -> Callable[[Run], Cell | None]:
             return None
         where = int(values.idxmax())
         if run.kind == "control":
-            along = experience(run)
-            return Cell(number(float(values.max())), f"after {along.count[where]:,.0f} steps")
+            x_axis = experience(run)
+            return Cell(number(float(values.max())), f"after {x_axis.count[where]:,.0f} steps")
         kl = measured(run, "kl_ref_sequence")
         far = f", {number(float(kl[where]))} nats" if where in kl.index else ""
         return Cell(number(float(values.max())), f"at {run.axis} {where:,}{far}")
@@ -111,10 +129,10 @@ def _best(metric: str) -> Callable[[Run], Cell | None]:
 
 def _experience(run: Run) -> Cell | None:
     """What the run has learned from, where it counts that."""
-    along = experience(run)
-    if along.unit == run.axis or not len(along.count):
+    x_axis = experience(run)
+    if x_axis.unit == run.axis or not len(x_axis.count):
         return None
-    return Cell(f"{along.count.iloc[-1]:,.0f}", along.unit)
+    return Cell(f"{x_axis.count.iloc[-1]:,.0f}", x_axis.unit)
 
 
 def _win_rate(run: Run) -> Cell | None:
@@ -176,41 +194,36 @@ def _pairs(run: Run) -> Cell | None:
         return Cell(f"{sum(1 for line in file if line.strip()):,}")
 
 
+_CONTROL = (
+    Measure("Environment", "", _environment),
+    _logged("Mean return", "of evaluation episodes", "eval/score", style.PROXY),
+    Measure("Best mean return", "of evaluation episodes", _best("score")),
+    _logged("Return in training", "with sampled actions", "objective/score", style.TRAIN),
+    _evaluated("Episode length", "steps", "length_mean", style.PLAIN),
+    Measure("Rejected steps", "of the line search", _rejections),
+)
 _OTHERS = (
-    Stage(
-        ("control",),
-        "Control policy",
-        (
-            Measure("Environment", "", _environment),
-            Measure("Mean return", "of evaluation episodes", _logged("eval/score", style.PROXY)),
-            Measure("Best mean return", "of evaluation episodes", _best("score")),
-            Measure("Return in training", "with sampled actions", _logged("objective/score", style.TRAIN)),
-            Measure("Episode length", "steps", _evaluated("length_mean", style.PLAIN)),
-            Measure("Rejected steps", "of the line search", _rejections),
-            Measure("Learned from", "", _experience),
-        ),
-    ),
-    Stage(
+    TableSection(
         ("reward",),
         "Reward model",
         (
             Measure("Held-out accuracy", "", _accuracy),
-            Measure("Held-out loss", "nats per pair", _logged("eval/loss")),
-            Measure("Correlation with gold", "", _logged("eval/correlation_gold")),
-            Measure("Over-fitting", "accuracy in training − held out", _logged("eval/accuracy_gap")),
+            _logged("Held-out loss", "nats per pair", "eval/loss"),
+            _logged("Correlation with gold", "", "eval/correlation_gold"),
+            _logged("Over-fitting", "accuracy in training − held out", "eval/accuracy_gap"),
             Measure("Calibration error", "", _calibration),
             Measure("Biases", "change of score, standard deviations", _bias),
             Measure("Agreement of members", "share of pairs, each two", _agreement),
         ),
     ),
-    Stage(("pairs",), "Preference pairs", (Measure("Pairs", "", _pairs),)),
-    Stage(
+    TableSection(("pairs",), "Preference pairs", (Measure("Pairs", "", _pairs),)),
+    TableSection(
         ("sft",),
         "Supervised fine-tuning",
         (
-            Measure("Held-out perplexity", "", _logged("eval/perplexity")),
-            Measure("Held-out loss", "nats per token", _logged("eval/loss")),
-            Measure("Above the data's entropy", "nats per token", _logged("eval/nats_above_entropy")),
+            _logged("Held-out perplexity", "", "eval/perplexity"),
+            _logged("Held-out loss", "nats per token", "eval/loss"),
+            _logged("Above the data's entropy", "nats per token", "eval/nats_above_entropy"),
         ),
     ),
 )

@@ -6,18 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jinja2
 import yaml
 from markupsafe import Markup
 
+from rlhf_lightning.plots.kit.entry import Section
 from rlhf_lightning.plots.measures import trained_on_gold
 from rlhf_lightning.plots.verdict import Verdict, describe_reward, judge
 from rlhf_lightning.records.runs import Run, names
 from rlhf_lightning.report import replies, summary, svg
-
-SECTIONS = ("learning", "proxy", "policy", "reward", "sft")
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,12 @@ class Picture:
     """A figure that was saved, to be put into the page.
 
     Args:
-        section: where it belongs, one of `SECTIONS`.
+        section: where it belongs.
         path: the SVG file.
         title: what it shows, for those who cannot see it.
     """
 
-    section: str
+    section: Section
     path: Path
     title: str
 
@@ -47,7 +46,7 @@ def render(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
     )
     figures = {
         section: [_inline(index, picture) for index, picture in enumerate(pictures) if picture.section == section]
-        for section in SECTIONS
+        for section in get_args(Section)
     }
     labels = names(runs)
     verdicts = [(name, judge(policy)) for name, run in zip(labels, runs, strict=True) if (policy := run.policy)]
@@ -111,8 +110,7 @@ def _supervised(run: Run) -> list[str]:
     reward, sft = run.find("reward"), run.find("sft")
     if reward:
         sentences += describe_reward(reward)
-    perplexity = sft.series("eval/perplexity") if sft else ()
-    if sft and len(perplexity):
+    if sft and len(perplexity := sft.series("eval/perplexity")):
         above = sft.series("eval/nats_above_entropy")
         far = f", {above.iloc[-1]:.3f} nats per token above the data's own entropy" if len(above) else ""
         sentences.append(f"Supervised fine-tuning reached a held-out perplexity of {perplexity.iloc[-1]:.2f}{far}.")

@@ -63,17 +63,13 @@ def before_and_after(samples: Sequence[dict[str, Any]], peak: int | None, most: 
     if peak in iterations[1:-1]:
         chosen.insert(1, peak)
     by_key = {(sample["iteration"], sample["row"]): sample for sample in samples}
-    rows = sorted({sample["row"] for sample in samples})
     exchanges = []
-    for row in rows:
-        found = [by_key.get((iteration, row)) for iteration in chosen]
-        if all(found):
-            first = found[0]["response"]
-            replies = [
-                _reply(sample, first if index else None, best=sample["iteration"] == peak)
-                for index, sample in enumerate(found)
-            ]
-            exchanges.append(Exchange(turns(found[0]["prompt"]), replies))
+    for row in sorted({sample["row"] for sample in samples}):
+        if all((iteration, row) in by_key for iteration in chosen):
+            first, *later = (by_key[iteration, row] for iteration in chosen)
+            replies = [_reply(first, None, best=first["iteration"] == peak)]
+            replies += [_reply(sample, first["response"], best=sample["iteration"] == peak) for sample in later]
+            exchanges.append(Exchange(turns(first["prompt"]), replies))
     return exchanges[:most]
 
 
@@ -99,7 +95,7 @@ def spaced(iterations: Sequence[int], *, keep: int | None = None, most: int = 8)
         return list(iterations)
     places = {round(index * (len(iterations) - 1) / (most - 1)) for index in range(most)}
     chosen = {iterations[place] for place in places}
-    if keep in iterations and keep not in chosen:
+    if keep is not None and keep in iterations and keep not in chosen:
         chosen.discard(min(sorted(chosen)[1:-1], key=lambda iteration: abs(iteration - keep)))
         chosen.add(keep)
     return sorted(chosen)

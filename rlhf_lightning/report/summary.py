@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rlhf_lightning.plots.measures import measured
+from rlhf_lightning.records.run_directory import flattened
 from rlhf_lightning.records.runs import POLICIES, Run
-from rlhf_lightning.report.cells import Cell, Stage, stages
+from rlhf_lightning.report.cells import Cell, TableSection, sections
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One measure of all runs; None where a run lacks it."""
 
     label: str
@@ -22,27 +22,27 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
-    """The measures of one stage."""
+class TableGroup:
+    """The measures of one section."""
 
     title: str
-    rows: list[Row]
+    rows: list[TableRow]
 
 
-def summary(runs: Sequence[Run]) -> list[Group]:
-    """Headline figures by stage; measures that no run has are left out."""
-    groups = [_group(stage, runs) for stage in stages(runs)]
+def summary(runs: Sequence[Run]) -> list[TableGroup]:
+    """Headline figures by kind of run; measures that no run has are left out."""
+    groups = [_group(section, runs) for section in sections(runs)]
     return [group for group in groups if group.rows]
 
 
-def _group(stage: Stage, runs: Sequence[Run]) -> Group:
-    parts = [run.find(*stage.kinds) for run in runs]
+def _group(section: TableSection, runs: Sequence[Run]) -> TableGroup:
+    parts = [run.find(*section.kinds) for run in runs]
     rows = []
-    for measure in stage.measures:
+    for measure in section.measures:
         cells = [measure.read(part) if part else None for part in parts]
         if any(cells):
-            rows.append(Row(measure.label, measure.unit, cells))
-    return Group(stage.title, rows)
+            rows.append(TableRow(measure.label, measure.unit, cells))
+    return TableGroup(section.title, rows)
 
 
 def missing(runs: Sequence[Run]) -> list[str]:
@@ -93,21 +93,15 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """The settings in which the policies' configurations differ, with their values; where runs are two or more."""
     named = {"name", "runs_dir"}  # which always differ, and say nothing of the training
     configs = [
-        {key: value for key, value in _flat((run.policy or run).config).items() if key not in named} for run in runs
+        {
+            key: json.dumps(value, default=str, ensure_ascii=False).strip('"')
+            for key, value in flattened((run.policy or run).config)
+            if key not in named
+        }
+        for run in runs
     ]
     if len(configs) < 2 or not all(configs):
         return []
     keys = list(dict.fromkeys(key for config in configs for key in config))
     rows = [(key, [config.get(key, "–") for config in configs]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = json.dumps(value, default=str, ensure_ascii=False).strip('"')
-    return flat

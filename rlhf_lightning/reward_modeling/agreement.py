@@ -1,8 +1,9 @@
-"""How far annotators agree, beyond what chance alone would give.
+"""Agreement between annotators, corrected for agreement by chance.
 
-What is judged is an item: two responses to one prompt, in one respect. A ranking judges each of its pairs. The label
-of an item is which of the two, in the order of their texts, was preferred. What nobody put a name to is left out, and
-of several judgements of an item by one annotator the first counts. Ratings prefer nothing, and give no items.
+An item is two responses to one prompt, judged in one objective or overall. A ranking judges each of its pairs. The
+label of an item is which of the two, in the order of their texts, was preferred. Judgements without an annotator are
+ignored, and of several judgements of an item by one annotator the first counts. Ratings and labels of single responses
+give no items.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ import torch
 from torchmetrics.functional.classification import binary_cohen_kappa
 from torchmetrics.functional.nominal import fleiss_kappa
 
+from rlhf_lightning.tasks.feedback import as_pairs
 from rlhf_lightning.tasks.text.splits import prompt_key
-from rlhf_lightning.types import Feedback, Rating
+from rlhf_lightning.types import Feedback
 
 Item: TypeAlias = tuple[str, str, str, str | None]
-"""Prompt, the two responses in the order of their texts, objective."""
+"""The key of the prompt, the two responses in the order of their texts, and the objective."""
 Labels: TypeAlias = dict[str, int]
-"""By annotator: 0 where the first response of an item was preferred, 1 where the second."""
+"""By annotator: 0 if the first response of an item was preferred, 1 if the second one was."""
 
 
 def annotator_agreement(feedback: Iterable[Feedback]) -> dict[str, Any] | None:
-    """Fleiss' kappa of all annotators and Cohen's kappa of every two; None where nothing was judged twice.
+    """Fleiss' kappa of all annotators and Cohen's kappa of each two; None if no item was judged twice.
 
-    Fleiss 1971 asks for equally many judgements of each item: ``fleiss_kappa`` is of the items that were judged by
-    ``raters`` people, the number that most items judged more than once have (the larger one of two), and ``items``
-    says how many these are. Cohen 1960: ``cohen_kappa`` has a row for every two annotators with items in common, with
-    their ``count``. A kappa is None where all labels are the same: chance alone would then give full agreement.
+    Fleiss 1971 needs equally many judgements of each item: ``fleiss_kappa`` is computed from the ``items`` items with
+    ``raters`` annotators, the most frequent number above 1 (the larger one of a tie). Cohen 1960: ``cohen_kappa`` has a
+    row for each two annotators, with the ``count`` of items that both judged. A kappa is None if all labels are the
+    same: chance alone would then give full agreement.
     """
     judged = {item: labels for item, labels in _labels(feedback).items() if len(labels) > 1}
     if not judged:
@@ -46,23 +48,20 @@ def annotator_agreement(feedback: Iterable[Feedback]) -> dict[str, Any] | None:
         "cohen_kappa": [
             {"first": first, "second": second, "kappa": _cohen(common), "count": len(common)}
             for first, second in combinations(names, 2)
-            if (common := [(one[first], one[second]) for one in judged.values() if first in one and second in one])
+            if (common := [(by[first], by[second]) for by in judged.values() if first in by and second in by])
         ],
     }
 
 
 def _labels(feedback: Iterable[Feedback]) -> dict[Item, Labels]:
-    """Who preferred what, by item."""
-    found: dict[Item, Labels] = {}
-    for one in feedback:
-        if isinstance(one, Rating) or one.annotator is None:
-            continue
-        key = prompt_key(one.prompt)
-        for better, worse in combinations(one.responses, 2):
-            first, second = sorted((better, worse))
-            labels = found.setdefault((key, first, second, one.objective), {})
-            labels.setdefault(one.annotator, int(better == second))
-    return found
+    """The labels of each item."""
+    items: dict[Item, Labels] = {}
+    for pair in (pair for example in feedback for pair in as_pairs(example)):
+        if pair.annotator is not None:
+            first, second = sorted(pair.responses)
+            labels = items.setdefault((prompt_key(pair.prompt), first, second, pair.objective), {})
+            labels.setdefault(pair.annotator, int(pair.chosen == second))
+    return items
 
 
 def _fleiss(judged: list[Labels], raters: int) -> float | None:

@@ -1,7 +1,7 @@
-"""How far the probabilities that a reward model states can be trusted.
+"""Calibration of the probabilities that a reward model predicts.
 
-A difference d of scores, preferred − other, states that the response with the higher score wins with probability
-σ(|d|); it came true where d > 0, and half where d = 0. Guo et al. 2017, "On Calibration of Modern Neural Networks".
+A score difference d, preferred − other, predicts that the response with the higher score wins with probability σ(|d|).
+The prediction is right if d > 0, and half right if d = 0. Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
 LOG_RANGE = 7.0
-"""How far the logarithm of the temperature may go from that of the root mean square of the differences: where every
-pair is right, or most are wrong, the best temperature would be 0 or infinity."""
+"""Largest distance between the logarithms of the temperature and of the root mean square of the differences: if all
+pairs are right, or most are wrong, the best temperature would be 0 or infinity."""
 
 
 def rightness(differences: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """1 where the preferred response scores higher, 0 where the other does, ½ where neither."""
+    """1 if the preferred response has the higher score, 0 if the other one has, ½ for a tie."""
     return ((differences > 0).double() + (differences >= 0).double()) / 2
 
 
 def confidence(differences: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """Stated probability that the response with the higher score is preferred, in [½, 1]."""
+    """Predicted probability that the response with the higher score is preferred, in [½, 1]."""
     return differences.abs().sigmoid()
 
 
 def calibration_error(differences: Float[Tensor, " N"], *, bins: int = 15) -> float:
-    """Mean distance between stated and true share over bins of [0, 1] (Guo et al. 2017, eq. 3)."""
-    # twice, so that a tie counts once as right and once as wrong
+    """Mean distance between predicted and observed share over bins of [0, 1] (Guo et al. 2017, eq. 3)."""
+    # each pair twice, so that a tie counts once as right and once as wrong
     right = torch.cat([differences > 0, differences >= 0]).long()
     return binary_calibration_error(confidence(differences).float().repeat(2), right, n_bins=bins, norm="l1").item()
 
 
 def reliability_bins(differences: Float[Tensor, " N"], *, bins: int = 10) -> list[dict[str, float]]:
-    """Mean stated probability, share that came true, and number of pairs, in bins over [½, 1] that are not empty."""
-    stated, right = confidence(differences), rightness(differences)
-    edges = torch.linspace(0.5, 1.0, bins + 1, device=stated.device, dtype=stated.dtype)
-    place = torch.bucketize(stated, edges[1:-1], right=True)
-    inside = [place == number for number in place.unique().tolist()]
+    """Mean predicted probability, observed share and number of pairs in each bin of [½, 1] that is not empty."""
+    predicted, right = confidence(differences), rightness(differences)
+    edges = torch.linspace(0.5, 1.0, bins + 1, device=predicted.device, dtype=predicted.dtype)
+    bin_of = torch.bucketize(predicted, edges[1:-1], right=True)
+    inside = [bin_of == number for number in bin_of.unique().tolist()]
     return [
-        {"confidence": stated[rows].mean().item(), "accuracy": right[rows].mean().item(), "count": int(rows.sum())}
+        {"confidence": predicted[rows].mean().item(), "accuracy": right[rows].mean().item(), "count": int(rows.sum())}
         for rows in inside
     ]
 
 
 def fitted_temperature(differences: Float[Tensor, " N"]) -> float:
-    """T > 0 that minimizes the mean of −log σ(d / T) (Guo et al. 2017, § 4.2); 1 where every pair is a tie.
+    """T > 0 that minimizes the mean of −log σ(d / T) (Guo et al. 2017, § 4.2); 1 if every pair is a tie.
 
-    Above 1 the scores were too sure, below 1 not sure enough.
+    Above 1 the scores are overconfident, below 1 underconfident.
     """
     values = differences.double().cpu().numpy()
     scale = math.sqrt(float((values**2).mean())) if len(values) else 0.0
@@ -67,10 +67,10 @@ def fitted_temperature(differences: Float[Tensor, " N"]) -> float:
 
 
 def scaled_out_of_fold(differences: Float[Tensor, " N"], folds: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """Each difference over a temperature that was fitted on the other folds.
+    """Each difference divided by a temperature that was fitted on the other folds.
 
     Args:
-        folds: in which of at least two folds a pair is.
+        folds: the fold of each pair; at least two folds.
     """
     scaled = differences.clone()
     for fold in folds.unique():

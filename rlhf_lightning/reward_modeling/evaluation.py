@@ -1,13 +1,12 @@
-"""What is known of a reward model from held-out feedback: plain dictionaries, as `evaluation.json` holds them."""
+"""Statistics of a reward model on held-out feedback, as plain dictionaries for ``evaluation.json``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -25,24 +24,26 @@ from rlhf_lightning.reward_modeling.calibration import (
     scaled_out_of_fold,
 )
 from rlhf_lightning.rollout.statistics import standard_error
+from rlhf_lightning.tasks.feedback import as_pairs
+from rlhf_lightning.tasks.text.splits import prompt_key
 from rlhf_lightning.types import PreferencePair, Prompt, Ranking, Rating
 
 Statistics: TypeAlias = dict[str, Any]
-"""What JSON can hold."""
+"""A dictionary that can be written as JSON."""
 
 GROUPS = 5
-"""Groups of pairs of about equal size, by a number that has more values than that."""
+"""Number of groups of about equal size, for a quantity with more values than that."""
 
 
 @dataclass
 class JudgedComparisons:
-    """Held-out pairs and rankings with a reward model's scores.
+    """Held-out pairs and rankings with the scores of a reward model.
 
     Args:
         examples: the comparisons.
-        scores: of each example's responses, best first; what stands where an example has fewer than K does not count.
+        scores: scores of each example's responses, best first; entries beyond an example's responses are ignored.
         members: the scores of each member of an ensemble.
-        gold: the true reward of the same responses, where there is one.
+        gold: the true reward of the same responses, if there is one.
     """
 
     examples: Sequence[PreferencePair | Ranking]
@@ -57,47 +58,37 @@ class JudgedComparisons:
 
     @property
     def mask(self) -> Bool[Tensor, "B K"]:
-        """Where an example has a response."""
+        """True for the responses that an example has."""
         counts = torch.tensor([len(example.responses) for example in self.examples])
         return torch.arange(self.scores.shape[1]) < counts[:, None]
 
     @cached_property
-    def places(self) -> Int[Tensor, "N 3"]:
+    def pair_indices(self) -> Int[Tensor, "N 3"]:
         """Every pair that the comparisons imply: row, column of the preferred response, column of the other."""
-        found = [
+        indices = [
             (row, first, second)
             for row, example in enumerate(self.examples)
             for first, second in combinations(range(len(example.responses)), 2)
         ]
-        return torch.tensor(found, dtype=torch.long).reshape(-1, 3)
+        return torch.tensor(indices, dtype=torch.long).reshape(-1, 3)
 
     @cached_property
     def pairs(self) -> list[PreferencePair]:
-        """Those pairs; the margin is that of a pair, and a ranking has none."""
-        return [
-            PreferencePair(
-                prompt=self.examples[row].prompt,
-                chosen=self.examples[row].responses[first],
-                rejected=self.examples[row].responses[second],
-                annotator=self.examples[row].annotator,
-                margin=getattr(self.examples[row], "margin", None),
-                objective=self.examples[row].objective,
-            )
-            for row, first, second in self.places.tolist()
-        ]
+        """Every pair that the comparisons imply, in the order of `pair_indices`."""
+        return [pair for example in self.examples for pair in as_pairs(example)]
 
     def differences(self, values: Float[Tensor, "*M B K"]) -> Float[Tensor, "*M N"]:
-        """Preferred − other, of each of the pairs."""
-        rows, first, second = self.places.T
+        """The difference preferred − other of each pair."""
+        rows, first, second = self.pair_indices.T
         return values[..., rows, first] - values[..., rows, second]
 
 
 def comparison_statistics(judged: JudgedComparisons) -> Statistics:
-    """Accuracy with its 95 % Wilson interval, overall and by group; calibration; gold and members where there are.
+    """Accuracy with its 95 % Wilson interval, overall and by group; calibration; correlation with gold; members.
 
-    ``loss`` is Bradley and Terry's without a margin. Calibration after scaling is measured out of fold: the prompts
-    are divided into two halves, and each is scaled by the temperature of the other. The intervals take pairs as
-    independent, which those of one ranking are not.
+    ``loss`` is the Bradley–Terry loss without margins. Calibration after scaling is measured out of fold: each half of
+    the prompts is scaled by the temperature of the other half. The intervals assume independent pairs, which the pairs
+    of one ranking are not.
     """
     differences = judged.differences(judged.scores)
     right = rightness(differences)
@@ -124,29 +115,29 @@ def rating_statistics(examples: Sequence[Rating], scores: Float[Tensor, "B K"]) 
     """Mean squared error of the scores and their correlation with the ratings, overall and by objective.
 
     Args:
-        scores: under each rated objective, in the order of an example's ``ratings``; the others do not count.
+        scores: score in each rated objective, in the order of an example's ``ratings``; further entries are ignored.
     """
-    given = [
+    entries = [
         (row, column, objective, rating)
         for row, example in enumerate(examples)
         for column, (objective, rating) in enumerate(example.ratings.items())
     ]
-    rows, columns, objectives, ratings = zip(*given, strict=True)
-    found, wanted = _exact(scores)[list(rows), list(columns)], torch.tensor(ratings, dtype=torch.float64)
+    rows, columns, objectives, ratings = zip(*entries, strict=True)
+    predicted, rated = _exact(scores)[list(rows), list(columns)], torch.tensor(ratings, dtype=torch.float64)
     inside = {name: torch.tensor([other == name for other in objectives]) for name in sorted(set(objectives))}
-    fit = _fit(found, wanted)
+    fit = _fit(predicted, rated)
     return {
         "ratings": fit["count"],
         "mean_squared_error": fit["mean_squared_error"],
         "correlation_rating": fit["correlation"],
-        "by_objective": [{"name": name, **_fit(found[own], wanted[own])} for name, own in inside.items()],
+        "by_objective": [{"name": name, **_fit(predicted[own], rated[own])} for name, own in inside.items()],
     }
 
 
 def correlations(scores: Float[Tensor, " R"], others: Float[Tensor, " R"]) -> dict[str, float] | None:
     """Pearson's, Spearman's and Kendall's (τ_b) correlation of two judgements of the same responses.
 
-    None where either side is constant.
+    None if either side is constant.
     """
     scores, others = _exact(scores), _exact(others)
     if len(scores) < 2 or (scores == scores[0]).all() or (others == others[0]).all():
@@ -154,26 +145,25 @@ def correlations(scores: Float[Tensor, " R"], others: Float[Tensor, " R"]) -> di
     return {
         "pearson": pearson_corrcoef(scores, others).item(),
         "spearman": spearman_corrcoef(scores, others).item(),
-        "kendall": kendall_rank_corrcoef(scores, others).item(),
+        "kendall": cast(Tensor, kendall_rank_corrcoef(scores, others)).item(),  # a pair only with a test
     }
 
 
 def gold_correlations(
     scores: Float[Tensor, "B K"], gold: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"]
 ) -> dict[str, float | None] | None:
-    """`correlations` with the true reward among all responses, and Pearson's ``within`` prompts.
+    """`correlations` with the true reward over all responses, and Pearson's correlation ``within`` prompts.
 
-    Comparisons leave open by how much all responses to one prompt are better than all to another: a number added to
-    every score of a prompt changes no likelihood. What they can teach are the deviations from each example's mean.
-    None where examples have one response only.
+    Comparisons say nothing about differences between prompts: a constant added to all scores of one prompt changes no
+    likelihood. ``within`` therefore correlates the deviations from each example's mean. None if scores are constant.
     """
-    found = correlations(scores[mask], gold[mask])
-    if found is None:
+    overall = correlations(scores[mask], gold[mask])
+    if overall is None:
         return None
     deviations = [_exact(values).where(mask, torch.nan) for values in (scores, gold)]
     own, true = ((values - values.nanmean(-1, keepdim=True))[mask] for values in deviations)
     within = correlations(own, true)
-    return {**found, "within": None if within is None else within["pearson"]}
+    return {**overall, "within": None if within is None else within["pearson"]}
 
 
 def bias_statistics(
@@ -182,23 +172,23 @@ def bias_statistics(
     *,
     spread: float,
 ) -> list[Statistics]:
-    """By how much a response's score changes when it is changed in one respect only.
+    """The change of a response's score when one property of the response is changed.
 
     Args:
-        probes: by respect, such as ``length``: a prompt, a response, and the response changed in that respect.
+        probes: by property, such as ``length``: a prompt, a response, and the response with this property changed.
         score: one number per response.
         spread: the unit of the changes, such as the standard deviation of the scores of held-out responses.
     """
-    found = []
+    biases = []
     for name, triples in probes.items():
         if not triples:
             continue
         prompts, plain, changed = zip(*triples, strict=True)
         scores = _exact(score([*prompts, *prompts], [*plain, *changed]))
         before, after = scores.chunk(2)
-        # without a spread all scores are the same, and so is every change
+        # with a spread of 0 all scores are the same, and all changes are 0
         change = (after - before) / (spread or 1.0)
-        found.append(
+        biases.append(
             {
                 "name": name,
                 "change": change.mean().item(),
@@ -207,11 +197,11 @@ def bias_statistics(
                 "count": len(change),
             }
         )
-    return found
+    return biases
 
 
 def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """The row of metrics that an evaluation gives; what was not measured has none."""
+    """The metrics of an evaluation, without those that were not measured."""
     measured = {name: evaluation.get(name) for name in ("loss", "accuracy", "margin", "mean_squared_error")}
     for name in ("calibration_error", "calibration_error_scaled", "temperature", "ceiling"):
         measured[name] = evaluation.get(name)
@@ -227,18 +217,18 @@ def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 CORRELATIONS = {"correlation": "pearson", "spearman": "spearman", "kendall": "kendall", "correlation_within": "within"}
-"""What each coefficient is called among the metrics."""
+"""Name of each coefficient among the metrics."""
 
 
 def halves(prompts: Sequence[Prompt]) -> Int[Tensor, " N"]:
-    """0 or 1 for every example: the same for all examples of a prompt, and half of the prompts each."""
-    keys = [json.dumps(prompt, sort_keys=True) for prompt in prompts]
-    places = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return torch.tensor([places[key] % 2 for key in keys], dtype=torch.long)
+    """0 or 1 for each example: equal for all examples of a prompt, and each for half of the prompts."""
+    keys = [prompt_key(prompt) for prompt in prompts]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([numbers[key] % 2 for key in keys], dtype=torch.long)
 
 
 def _calibration(differences: Float[Tensor, " N"], folds: Int[Tensor, " N"]) -> Statistics:
-    """Before temperature scaling and, where there are two prompts, after it."""
+    """Calibration before temperature scaling and, if there are two prompts, after it."""
     scaled = scaled_out_of_fold(differences, folds) if folds.any() else None
     return {
         "calibration_error": calibration_error(differences),
@@ -250,9 +240,9 @@ def _calibration(differences: Float[Tensor, " N"], folds: Int[Tensor, " N"]) -> 
 
 
 def _member_statistics(judged: JudgedComparisons) -> Statistics:
-    """How far the members of an ensemble are of one opinion; a tie agrees half with either side."""
+    """Agreement between the members of an ensemble; a tie agrees half with either side."""
     assert judged.members is not None
-    right = torch.stack([rightness(one) for one in judged.differences(judged.members)])
+    right = torch.stack([rightness(member) for member in judged.differences(judged.members)])
     agreements = [1 - (right[i] - right[j]).abs().mean().item() for i, j in combinations(range(len(right)), 2)]
     spread = judged.members[:, judged.mask].std(0, correction=0)
     return {
@@ -263,7 +253,7 @@ def _member_statistics(judged: JudgedComparisons) -> Statistics:
 
 
 def _margins(judged: JudgedComparisons) -> list[float | None]:
-    """By how much one response is better: what a pair says itself, or else what gold says."""
+    """The margins that the pairs state or, if none does, those of the true reward."""
     stated = [pair.margin for pair in judged.pairs]
     if judged.gold is None or any(margin is not None for margin in stated):
         return stated
@@ -271,22 +261,24 @@ def _margins(judged: JudgedComparisons) -> list[float | None]:
 
 
 def _extra_words(pair: PreferencePair) -> float:
-    """Words of the preferred response less those of the other."""
+    """Number of words of the preferred response minus that of the other one."""
     return float(len(pair.chosen.split()) - len(pair.rejected.split()))
 
 
 def _by_value(values: Sequence[float | None], right: Float[Tensor, " N"], unit: str = "") -> list[Statistics]:
-    """Accuracy in groups of similar values, named by the lowest and the highest of them."""
+    """Accuracy in groups of similar values; the name of a group is the range of its values."""
     known = torch.tensor([value is not None for value in values], dtype=torch.bool)
-    numbers = np.array([value for value in values if value is not None]).round(6)  # 0.3 is 0.3 in either precision
+    numbers = np.array([value for value in values if value is not None]).round(
+        6
+    )  # the same value in float32 and float64
     right = right[known]
     if not len(numbers):
         return []
     edges = np.unique(numbers)[1:]
     if len(edges) >= GROUPS:
         edges = np.unique(np.quantile(numbers, np.arange(1, GROUPS) / GROUPS))
-    place = np.searchsorted(edges, numbers, side="right")
-    groups = [place == number for number in np.unique(place)]
+    group_of = np.searchsorted(edges, numbers, side="right")
+    groups = [group_of == number for number in np.unique(group_of)]
     return [_share(_range(numbers[inside]) + unit, right[torch.from_numpy(inside)]) for inside in groups]
 
 
@@ -296,13 +288,13 @@ def _range(numbers: np.ndarray) -> str:
 
 
 def _by_label(labels: Sequence[str | None], right: Float[Tensor, " N"]) -> list[Statistics]:
-    """Accuracy for each name."""
+    """Accuracy for each label."""
     names = sorted({label for label in labels if label is not None})
     return [_share(name, right[torch.tensor([label == name for label in labels])]) for name in names]
 
 
 def _share(name: str, right: Float[Tensor, " N"]) -> Statistics:
-    """Of the pairs that come out right, with its interval."""
+    """The share of right pairs, with its interval."""
     low, high = wilson_interval(right.sum().item(), len(right))
     return {"name": name, "accuracy": right.mean().item(), "low": low, "high": high, "count": len(right)}
 
@@ -313,5 +305,5 @@ def _fit(scores: Float[Tensor, " R"], ratings: Float[Tensor, " R"]) -> Statistic
 
 
 def _exact(values: Tensor) -> Tensor:
-    """In double precision on the CPU, where statistics are taken."""
+    """The values in double precision on the CPU."""
     return values.detach().double().cpu()

@@ -1,4 +1,4 @@
-"""What a reward model is fitted to: which loss for which kind of feedback."""
+"""Losses that a reward model is fitted with, each for certain kinds of feedback."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RewardLoss(ABC):
     """A loss per example."""
 
     kinds: ClassVar[tuple[type[Feedback], ...]]
-    """The types of feedback that it reads."""
+    """The types of feedback that the loss can use."""
 
     @abstractmethod
     def of(
@@ -35,10 +35,10 @@ class RewardLoss(ABC):
         """Loss of each example.
 
         Args:
-            scores: of each example's responses, best first; of a rating, the score under each rated objective in the
-                order of its ``ratings``.
-            mask: False where an example has fewer than K of them.
-            examples: what the scores are of.
+            scores: scores of each example's responses, best first; for a rating, the score in each rated objective in
+                the order of its ``ratings``.
+            mask: False where an example has fewer than K scores.
+            examples: the feedback.
         """
 
 
@@ -47,9 +47,9 @@ class BradleyTerry(RewardLoss):
     """−log σ(r_w − r_l − m), of pairs (Bradley and Terry 1952).
 
     Args:
-        label_smoothing: probability that a preference is recorded the wrong way round, 0 to 0.2; with it the loss is
-            least at a finite difference of scores.
-        margin: whether a pair's margin, where it has one, is what the preferred response should win by.
+        label_smoothing: assumed probability that a preference is reversed, 0 to 0.2; the loss then has its minimum at
+            a finite difference of scores.
+        margin: whether the m of a pair is its own margin, if it has one; otherwise 0.
     """
 
     kinds: ClassVar[tuple[type[Feedback], ...]] = (PreferencePair,)
@@ -73,7 +73,7 @@ class BradleyTerry(RewardLoss):
 
 @dataclass(frozen=True)
 class PlackettLuce(RewardLoss):
-    """−log P(order) of rankings, each response chosen among those not yet ranked (Luce 1959, Plackett 1975)."""
+    """−log P(order) of rankings; the next response is chosen from those not yet ranked (Luce 1959, Plackett 1975)."""
 
     kinds: ClassVar[tuple[type[Feedback], ...]] = (PreferencePair, Ranking)
 
@@ -99,7 +99,7 @@ class AllPairs(RewardLoss):
 
 @dataclass(frozen=True)
 class Regression(RewardLoss):
-    """(r − y)² of ratings, the mean over what a response was rated for."""
+    """(r − y)² of ratings, averaged over the rated objectives of a response."""
 
     kinds: ClassVar[tuple[type[Feedback], ...]] = (Rating,)
 
@@ -109,6 +109,7 @@ class Regression(RewardLoss):
         """Loss of each rating."""
         ratings = torch.zeros_like(scores)
         for row, example in enumerate(examples):
+            assert isinstance(example, Rating)  # because of kinds
             given = tuple(example.ratings.values())
             ratings[row, : len(given)] = scores.new_tensor(given)
         return regression_loss(scores, ratings, mask)

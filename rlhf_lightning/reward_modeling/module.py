@@ -1,8 +1,8 @@
-"""Reward modeling: scores of responses, fitted to what people say of them.
+"""Reward modeling: scores of responses, fitted to human feedback.
 
 Bradley and Terry 1952; for language models Ziegler et al. 2019 and Stiennon et al. 2020; rankings as in Ouyang et al.
-2022. After training, scores are centered on the mean over held-out responses, so that 0 is what the policy that wrote
-them gets on average, and a temperature is fitted to them, so that σ of a difference is a probability.
+2022. After training, scores are centered on held-out responses, so that the policy that wrote them has a mean score of
+0, and a temperature is fitted, so that σ of a score difference over it is a calibrated probability.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.data.feedback import FeedbackDataModule, names_of_objectives
+from rlhf_lightning.data.feedback import FeedbackDataModule, names_of_annotators, names_of_objectives
 from rlhf_lightning.distributed import failing_together, gather_rows, own_rows, run_seed
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
@@ -26,7 +26,7 @@ from rlhf_lightning.models.reward.architectures import Architecture, JointEncode
 from rlhf_lightning.models.reward.combination import Combination, MeanScore
 from rlhf_lightning.models.reward.reward_model import RewardModel
 from rlhf_lightning.ops.preference import centering_penalty
-from rlhf_lightning.records.run_directory import write_atomically
+from rlhf_lightning.records.files import write_atomically
 from rlhf_lightning.reward_modeling.agreement import annotator_agreement
 from rlhf_lightning.reward_modeling.evaluation import evaluation_metrics
 from rlhf_lightning.reward_modeling.losses import BradleyTerry, RewardLoss
@@ -43,18 +43,18 @@ class RewardModeling(Offline[Feedback]):
     """Fits a reward model to pairs, rankings or ratings.
 
     Args:
-        task: what the responses are about.
-        backbone: builds the networks; with a checkpoint they start from that model's trunk.
+        task: the task of the responses.
+        backbone: builds the networks; with a checkpoint, they start from the trunk of that model.
         optimization: learning rate 1e-5 for pretrained models, 1e-4 to 1e-3 for small ones.
         architecture: ``JointEncoder`` over prompt and response, or ``SeparateEncoders``.
         loss: ``BradleyTerry`` of pairs, ``PlackettLuce`` or ``AllPairs`` of rankings, ``Regression`` on ratings.
-        objectives: weights of the objectives by name, each of which gets a head; None for those that the data name,
-            with weight 1 each.
+        objectives: weights of the objectives by name, each of which has a head; None for weight 1 on each objective of
+            the data.
         annotator_heads: a head for each annotator; the score is the mean over them.
-        members: networks trained at once, each from a start and in an order of its own: an ensemble.
-        combine: how their scores become one: ``MeanScore``, ``WorstCase`` or ``UncertaintyWeighted``.
+        members: number of networks of an ensemble, each with its own initialization and order of the data.
+        combine: how the members' scores become one: ``MeanScore``, ``WorstCase`` or ``UncertaintyWeighted``.
         centering: weight of the squared sum of a prompt's scores in the loss, 0.001 to 0.1; 0 for none.
-        head_lr: learning rate of the heads, which start at 0; None for the trunk's.
+        head_lr: learning rate of the heads, which are initialized to 0; None for that of the trunk.
         log_every: steps between rows of metrics.
     """
 
@@ -102,15 +102,15 @@ class RewardModeling(Offline[Feedback]):
     # -- networks ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """See that loss and objectives fit the data.
+        """Check that loss and objectives fit the data.
 
         Raises:
-            UserError: the loss does not read such feedback, or objectives are named on one side only.
+            UserError: the loss cannot use this kind of feedback, or the objectives of model and data differ.
         """
         super().setup(stage)
         kind = type(self.data.train[0])
         if kind not in self.loss.kinds:
-            known = " or ".join(one.__name__ for one in self.loss.kinds)
+            known = " or ".join(known_kind.__name__ for known_kind in self.loss.kinds)
             raise UserError(
                 f"model.init_args.loss {type(self.loss).__name__} is for feedback of kind {known}, and "
                 f"{type(self.data).__name__} gives {kind.__name__}"
@@ -120,25 +120,27 @@ class RewardModeling(Offline[Feedback]):
                 "model.init_args.centering is for comparisons: ratings have a level of their own; expected 0"
             )
         self.measured = () if kind is Rating else ("right", "margin")
-        self._ceiling: float | None = None  # of the data before
-        self.weights = self._objective_weights([name for name in self.data.objectives_found if name != OVERALL])
+        self._ceiling: float | None = None  # depends on the data
+        self.weights = self._objective_weights(
+            [name for name in names_of_objectives(self.data.train) if name != OVERALL]
+        )
         self._check_heldout_objectives()
-        self.annotators = self.data.annotators_found if self.annotator_heads else []
+        self.annotators = names_of_annotators(self.data.train) if self.annotator_heads else []
         if self.annotator_heads and not self.annotators:
             raise UserError("model.init_args.annotator_heads is true, and the feedback names no annotator")
 
-    def _objective_weights(self, found: Sequence[str]) -> dict[str, float]:
+    def _objective_weights(self, names: Sequence[str]) -> dict[str, float]:
         if self.objectives is None:
-            return dict.fromkeys(found, 1.0)
-        if sorted(self.objectives) != list(found):
+            return dict.fromkeys(names, 1.0)
+        if sorted(self.objectives) != list(names):
             raise UserError(
                 f"model.init_args.objectives names {', '.join(sorted(self.objectives)) or 'none'}, and the feedback "
-                f"{', '.join(found) or 'none'}; expected the same (data.init_args.objectives chooses among them)"
+                f"{', '.join(names) or 'none'}; expected the same (data.init_args.objectives chooses among them)"
             )
         return dict(self.objectives)
 
     def _check_heldout_objectives(self) -> None:
-        """No head is fitted to an objective that only held-out feedback names: all its scores would be 0."""
+        """Refuse held-out feedback about an objective without training data, whose head would give 0 for everything."""
         unknown = sorted(set(names_of_objectives(self.data.heldout)) - {*self.weights, OVERALL})
         if self.weights and unknown:
             raise UserError(
@@ -154,7 +156,7 @@ class RewardModeling(Offline[Feedback]):
         seeds = [None] if self.members == 1 else [run_seed() + (n + 1) * 1_000_003 for n in range(self.members)]
         with on_cpu():
             members = [
-                self.architecture.build(self.backbone, self.task.interface, columns=columns, seed=seed)
+                self.architecture.build(self.backbone, self.task.interface, outputs=columns, seed=seed)
                 for seed in seeds
             ]
             self.reward_model = RewardModel(
@@ -162,27 +164,27 @@ class RewardModeling(Offline[Feedback]):
             )
 
     def networks(self) -> dict[str, nn.Module]:
-        """Trunk and heads of each member."""
+        """The trunk and the heads of each member."""
         names = [""] if self.members == 1 else [f"_{number}" for number in range(self.members)]
         trunks = {f"reward_model{n}": m.trunk for n, m in zip(names, self.reward_model.members, strict=True)}
         return trunks | {f"head{n}": m.heads for n, m in zip(names, self.reward_model.members, strict=True)}
 
     def learning_rates(self) -> dict[str, float]:
-        """The heads' own, where they have one."""
+        """The learning rate of the heads, if it differs from that of the trunk."""
         return {} if self.head_lr is None else {n: self.head_lr for n in self.networks() if n.startswith("head")}
 
     def export(self, path: Path) -> None:
-        """The model, centered."""
+        """Write the centered model."""
         self.reward_model.save(path)
 
     # -- the step ----------------------------------------------------------------------------------------------
 
     def encode(self, examples: Sequence[Feedback]) -> Any:
-        """All responses of all examples, one after the other."""
+        """Token ids of the responses of all examples, in order."""
         return self.reward_model.members[0].encode(*flat_texts(examples))
 
     def gradients(self) -> dict[str, float]:
-        """Those of every member, each on a batch of its own; means over members."""
+        """Accumulate the gradients of each member on its own batch; returns means over members."""
         means = [
             self.accumulate(
                 self.data.train_batch(self.global_step, member),
@@ -194,22 +196,22 @@ class RewardModeling(Offline[Feedback]):
         return {name: sum(row[name] for row in means) / len(means) for name in means[0]}
 
     def loss_sum(self, part: Part[Feedback], member: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a member, summed over examples."""
+        """The loss of one member, summed over examples, with the sums of ``measured``."""
         examples = part.examples
         columns = self.reward_model.members[member](part.encoded)
         columns = columns if columns.dtype == torch.float64 else columns.float()
-        scores, mask = judged_scores(columns, examples, self.reward_model.column_weights)
+        scores, mask = judged_scores(columns, examples, self.reward_model.output_weights)
         loss = self.loss.of(scores, mask, examples)
         if self.centering:
             loss = loss + self.centering * centering_penalty(scores, mask)
         if not self.measured:
             return loss.sum(), {}
-        difference = (scores[:, 0] - scores[:, 1]).detach()  # of a ranking: its first two
+        difference = (scores[:, 0] - scores[:, 1]).detach()  # the first two responses of a ranking
         right = ((difference > 0).double() + (difference >= 0).double()) / 2
         return loss.sum(), {"right": right.sum(), "margin": difference.sum()}
 
     def training_row(self, means: dict[str, float]) -> dict[str, float]:
-        """Loss, accuracy and mean margin (of rankings: of their first two)."""
+        """Loss, accuracy and mean margin; for rankings, of the first two responses."""
         names = {"loss": "loss", "right": "accuracy", "margin": "margin"}
         return {f"reward_model/{names[name]}": value for name, value in means.items()}
 
@@ -224,7 +226,7 @@ class RewardModeling(Offline[Feedback]):
     # -- held-out feedback -------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Start collecting scores."""
+        """Prepare to collect scores."""
         self._columns: list[Float[Tensor, "M N C"]] = []
         self._examined: list[Feedback] = []
 
@@ -235,7 +237,7 @@ class RewardModeling(Offline[Feedback]):
         self._examined += examples
 
     def on_validation_epoch_end(self) -> None:
-        """Center the scores and report how good they are."""
+        """Update centers and temperature, and report the evaluation."""
         if self.trainer.sanity_checking:
             return
         columns = torch.cat(self._columns, dim=1)
@@ -244,7 +246,7 @@ class RewardModeling(Offline[Feedback]):
         if self._ceiling is None:
             self._ceiling = known_ceiling(self.task, self.data.train, self._examined)
         stride = -(-len(self.data.train) // min(len(self._examined), TRAIN_LIMIT))
-        train = list(self.data.train[::stride])  # all over the file, which may be sorted
+        train = list(self.data.train[::stride])  # evenly over the data, which may be sorted
         scored = Scored(self._examined, columns), Scored(train, self._scored(train))
         self.evaluation = evaluated(self.task, self.reward_model, self.loss, *scored, ceiling=self._ceiling)
         self.evaluation["fitted_to"] = len(self.data.train)
@@ -257,27 +259,29 @@ class RewardModeling(Offline[Feedback]):
     on_test_epoch_end = on_validation_epoch_end
 
     def _scored(self, examples: Sequence[Feedback]) -> Float[Tensor, "M N C"]:
-        """Every column of every response, computed on all ranks."""
+        """All outputs for all responses; each rank computes some."""
         prompts, responses = flat_texts(examples)
         mine = own_rows(len(responses)).tolist()
         size = self.optimization.microbatch_size or EVALUATED_AT_ONCE
         with torch.no_grad(), failing_together():
-            own = self.reward_model.columns([prompts[i] for i in mine], [responses[i] for i in mine], batch_size=size)
+            own = self.reward_model.raw_scores(
+                [prompts[i] for i in mine], [responses[i] for i in mine], batch_size=size
+            )
         return gather_rows(own.transpose(0, 1).contiguous(), len(responses)).transpose(0, 1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the last evaluation: a run may be killed after its last step, and before it is written."""
+        """Save the last evaluation, since a run may be stopped between its last step and `on_fit_end`."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["evaluation"] = json.dumps(self.evaluation)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the last evaluation."""
         super().on_load_checkpoint(checkpoint)
         self.evaluation = json.loads(checkpoint.get("evaluation", "{}"))
 
     def on_fit_end(self) -> None:
-        """Write how good the scores are."""
-        if self.trainer.is_global_zero and self.evaluation and not self.trainer.fast_dev_run:
+        """Write ``evaluation.json``."""
+        if self.trainer.is_global_zero and self.evaluation and not self.fast_dev_run:
             path = Path(self.trainer.default_root_dir) / "evaluation.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             agreement = annotator_agreement([*self.data.train, *self.data.heldout])
@@ -285,5 +289,6 @@ class RewardModeling(Offline[Feedback]):
 
 
 TRAIN_LIMIT = 512
-"""Most training examples that are scored beside the held-out ones, to see the gap."""
+"""Largest number of training examples that are scored for comparison with held-out ones."""
 EVALUATED_AT_ONCE = 256
+"""Responses that are scored at once if there is no microbatch size."""

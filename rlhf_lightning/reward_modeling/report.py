@@ -1,4 +1,4 @@
-"""What is known of a reward model once it has scored feedback that it was not trained on."""
+"""Evaluating a reward model on held-out feedback."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from rlhf_lightning.reward_modeling.losses import RewardLoss
 from rlhf_lightning.reward_modeling.scores import ColumnWeights, flat_texts, judged_scores
 from rlhf_lightning.rewards.source import judged
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.types import Feedback, PreferencePair, Rating
+from rlhf_lightning.types import Feedback, PreferencePair, Ranking, Rating
 
 PROBES = 128
-"""Of each kind of bias."""
+"""Largest number of probes of each kind of bias."""
 
 
 @dataclass
 class Scored:
-    """Feedback with every column of every response.
+    """Feedback with all outputs of the reward networks.
 
     Args:
-        columns: of each member, for all responses one after the other; not centered.
+        columns: outputs of each member for the responses of all examples in order; not centered.
     """
 
     examples: Sequence[Feedback]
@@ -41,59 +41,76 @@ class Scored:
 
     @property
     def mask(self) -> Bool[Tensor, "B K"]:
-        """Which of the scores that the examples judge there are."""
+        """True for the scores that an example has."""
         return judged_scores(self.columns[0, :, :1], self.examples, lambda *_: torch.ones(1))[1]
 
     def members(
         self, model: RewardModel, weights: ColumnWeights | None = None, *, centered: bool = True
     ) -> Float[Tensor, "M B K"]:
-        """The scores that each example judges; ratings have a level of their own, so theirs are not to be centered."""
+        """The scores that each example judges.
+
+        Args:
+            weights: weight of each output; None for that of the example's objective and annotator.
+            centered: whether to subtract the centers; False for ratings, which have an absolute level.
+        """
         columns = self.columns - model.centers[:, None] if centered else self.columns
-        return torch.stack([judged_scores(one, self.examples, weights or model.column_weights)[0] for one in columns])
+        return torch.stack(
+            [judged_scores(member, self.examples, weights or model.output_weights)[0] for member in columns]
+        )
 
 
 def evaluated(
     task: Task, model: RewardModel, loss: RewardLoss, heldout: Scored, train: Scored, *, ceiling: float | None
 ) -> dict[str, Any]:
-    """The content of ``evaluation.json``, but for what concerns the annotators alone.
+    """The content of ``evaluation.json``, without the agreement between annotators.
 
     Args:
-        loss: what the model was fitted by.
-        ceiling: the accuracy of whoever knows the true reward (see `known_ceiling`).
+        loss: the loss that the model was fitted with.
+        ceiling: accuracy of a model that knows the true reward; see `known_ceiling`.
     """
     examples = heldout.examples
-    rated = isinstance(examples[0], Rating)
-    members = heldout.members(model, centered=not rated)
-    scores = model.combine.of(members)
+    ratings = [example for example in examples if isinstance(example, Rating)]
+    members = heldout.members(model, centered=not ratings)
+    scores = model.combine(members)
     gold, mask = _gold(task, examples, like=scores), heldout.mask
-    if rated:
-        found = rating_statistics(examples, scores)
+    if ratings:
+        result = rating_statistics(ratings, scores)
     else:
-        several = members if len(members) > 1 else None
-        found = comparison_statistics(JudgedComparisons(examples, scores, several, gold))
-        found |= {"train": _train(model, train), "ceiling": ceiling}
-    found["loss"] = loss.of(scores, mask, examples).double().mean().item()
-    if gold is not None:  # of what the model says for all annotators, as it will be used
-        by_all = model.combine.of(heldout.members(model, lambda objective, _: model.column_weights(objective, None)))
-        found["correlation"] = gold_correlations(by_all, gold, mask)
+        ensemble = members if len(members) > 1 else None
+        result = comparison_statistics(JudgedComparisons(_comparisons(examples), scores, ensemble, gold))
+        result |= {"train": _train(model, train), "ceiling": ceiling}
+    result["loss"] = loss.of(scores, mask, examples).double().mean().item()
+    if gold is not None:  # with the mean over annotators, as the model will be used
+        by_all = model.combine(heldout.members(model, lambda objective, _: model.output_weights(objective, None)))
+        result["correlation"] = gold_correlations(by_all, gold, mask)
     spread = scores[mask].std().item() if mask.sum() > 1 else 0.0
-    return found | {"biases": bias_statistics(task.probes(PROBES), model.score, spread=spread)}
+    return result | {"biases": bias_statistics(task.probes(PROBES), model.score, spread=spread)}
 
 
 def _train(model: RewardModel, train: Scored) -> dict[str, float]:
-    """How well the model does on what it was fitted to."""
-    found = comparison_statistics(JudgedComparisons(train.examples, model.combine.of(train.members(model))))
-    return {"accuracy": found["accuracy"], "loss": found["loss"]}
+    """Accuracy and loss on training data."""
+    scores = model.combine(train.members(model))
+    result = comparison_statistics(JudgedComparisons(_comparisons(train.examples), scores))
+    return {"accuracy": result["accuracy"], "loss": result["loss"]}
+
+
+def _comparisons(examples: Sequence[Feedback]) -> list[PreferencePair | Ranking]:
+    return [example for example in examples if isinstance(example, PreferencePair | Ranking)]
 
 
 def known_ceiling(task: Task, train: Sequence[Feedback], heldout: Sequence[Feedback]) -> float | None:
-    """Of pairs that were judged all in all: what people attend to in one respect is another matter."""
-    whole = all(isinstance(one, PreferencePair) and one.objective is None for one in [*train, *heldout])
-    return task.ceiling(train, heldout) if whole else None
+    """`Task.ceiling` if all feedback is overall preference pairs; None otherwise."""
+    train_pairs, heldout_pairs = (
+        [pair for pair in examples if isinstance(pair, PreferencePair) and pair.objective is None]
+        for examples in (train, heldout)
+    )
+    if len(train_pairs) < len(train) or len(heldout_pairs) < len(heldout):
+        return None
+    return task.ceiling(train_pairs, heldout_pairs)
 
 
 def _gold(task: Task, examples: Sequence[Feedback], like: Tensor) -> Float[Tensor, "B K"] | None:
-    """The true reward of each response, in the objective that was judged where gold has it."""
+    """The true reward of each response: of the objective that was judged if gold has it, otherwise the whole."""
     gold = task.gold()
     if gold is None:
         return None

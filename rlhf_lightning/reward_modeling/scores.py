@@ -1,4 +1,4 @@
-"""From the columns of a reward network to the scores that feedback is about."""
+"""From the outputs of a reward network to the scores that feedback judges."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from rlhf_lightning.types import OVERALL, Feedback, Prompt, Rating
 
 ColumnWeights: TypeAlias = Callable[[str | None, str | None], Float[Tensor, " C"]]
-"""What each column counts in a judgement, from the objective and the annotator of the judgement."""
+"""Weight of each output (column) in a judgement, from its objective and its annotator."""
 
 
 def flat_texts(examples: Sequence[Feedback]) -> tuple[list[Prompt], list[str]]:
-    """Prompts and responses of all examples, one after the other."""
+    """The prompt and the text of each response of all examples, in order."""
     texts = [(example.prompt, response) for example in examples for response in example.responses]
     return [prompt for prompt, _ in texts], [response for _, response in texts]
 
@@ -24,37 +24,41 @@ def flat_texts(examples: Sequence[Feedback]) -> tuple[list[Prompt], list[str]]:
 def judged_scores(
     columns: Float[Tensor, "N C"], examples: Sequence[Feedback], column_weights: ColumnWeights
 ) -> tuple[Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """What each example judges: its responses in its own objective, by its own annotator; and which there are.
+    """The scores that each example judges, in its own objective and by its own annotator, and a mask.
 
     Args:
-        columns: of all responses of all examples, one after the other.
-        column_weights: what each column counts in a judgement.
+        columns: outputs for the responses of all examples, in order.
+        column_weights: weight of each output in a judgement.
+
+    Returns:
+        The scores of each example's responses, or for a rating its score in each rated objective; and a mask that is
+        False where an example has fewer than K.
     """
     kinds: dict[tuple[str | None, str | None], int] = {}
-    places: list[list[int]] = []
-    which: list[list[int]] = []
+    response_rows: list[list[int]] = []
+    kind_rows: list[list[int]] = []
     start = 0
     for example in examples:
         objectives = _objectives(example)
-        same = isinstance(example, Rating)  # one response, judged in several respects
-        places.append([start if same else start + k for k in range(len(objectives))])
-        which.append([kinds.setdefault((objective, example.annotator), len(kinds)) for objective in objectives])
+        single = isinstance(example, Rating)  # one response, judged in several objectives
+        response_rows.append([start if single else start + k for k in range(len(objectives))])
+        kind_rows.append([kinds.setdefault((objective, example.annotator), len(kinds)) for objective in objectives])
         start += len(example.responses)
     table = torch.stack([column_weights(*kind) for kind in kinds]).to(columns)
-    rows, mask = _padded(places, columns.device)
-    weights = table[_padded(which, columns.device)[0]]
+    rows, mask = _padded(response_rows, columns.device)
+    weights = table[_padded(kind_rows, columns.device)[0]]
     return torch.where(mask, (columns[rows] * weights).sum(-1), 0), mask
 
 
 def _objectives(example: Feedback) -> list[str | None]:
-    """In which respect each score is judged; None for all in all."""
+    """The objective of each score; None for an overall judgement."""
     if isinstance(example, Rating):
         return [None if name == OVERALL else name for name in example.ratings]
     return [example.objective] * len(example.responses)
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lists of different lengths as a table, filled with 0, and where they are."""
+    """Lists of different lengths as a table filled with 0, and a mask of their entries."""
     width = max(map(len, rows), default=1)
     filled = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)

@@ -1,1 +1,1 @@
-"""Where scores come from, and on what scale and at what weight they are trained on."""
+"""Sources of scores, and how scores are scaled, weighted and penalized before they are trained on."""

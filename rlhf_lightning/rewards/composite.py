@@ -1,4 +1,4 @@
-"""Several reward sources as one: learned models, rules and Python functions, weighed."""
+"""Several reward sources as one weighted sum: learned models, rules and Python functions."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rewards.source import Judgement, RewardSource, checked_weights, judged
+from rlhf_lightning.rewards.source import Judgement, RewardSource, checked_weights, judged, weighted_sum
 from rlhf_lightning.types import Prompt
 
 
 class CompositeReward(RewardSource):
-    """The weighted sum of other sources, each an objective under the name of its part.
+    """The weighted sum of other sources, each of which is an objective under the name of its part.
 
-    A part that has objectives itself counts as one, by its own weighted sum; they are measured as PART_OBJECTIVE. What
-    a part measures keeps its name, and becomes PART_NAME where several parts measure the same.
+    A part with several objectives counts as one objective, its own weighted sum; the single scores are measured as
+    PART_OBJECTIVE. A measure of a part keeps its name, or becomes PART_NAME if another part has one of the same name.
 
     Args:
-        parts: the sources by name; the name is what metrics and ``data.init_args.weights`` call the objective.
-        weights: of the parts that do not weigh 1; 0 only measures one.
+        parts: the sources by name; metrics and ``data.init_args.weights`` use the name for the objective.
+        weights: weights of parts that differ from 1; with 0 a part is only measured.
     """
 
     def __init__(self, parts: dict[str, RewardSource], weights: dict[str, float] | None = None) -> None:
@@ -37,28 +37,28 @@ class CompositeReward(RewardSource):
         self.parts = nn.ModuleList(parts.values())
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
-        """What each part says, and the weighted sum."""
-        found = {
+        """The scores of each part, and the weighted sum."""
+        judgements = {
             name: _judged_part(name, part, prompts, responses)
             for name, part in zip(self.objectives, self.parts, strict=True)
         }
-        # a learned part answers from the accelerator, a rule from the CPU
-        objectives = {name: judgement.scores.cpu() for name, judgement in found.items()}
-        scores = sum(weight * objectives[name] for name, weight in self.objectives.items())
-        return Judgement(scores, objectives, _measures(found))
+        # the scores of a learned part are on the accelerator, those of a rule on the CPU
+        objectives = {name: judgement.scores.cpu() for name, judgement in judgements.items()}
+        return Judgement(weighted_sum(objectives, self.objectives), objectives, _measures(judgements))
 
 
-def _judged_part(name: str, part: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
+def _judged_part(name: str, part: nn.Module, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
+    assert isinstance(part, RewardSource)
     try:
         return judged(part, prompts, responses)
     except UserError as error:
         raise UserError(f"part {name} of the reward: {error}") from error
 
 
-def _measures(found: dict[str, Judgement]) -> dict[str, Tensor]:
-    counts = Counter(name for judgement in found.values() for name in judgement.measures)
+def _measures(judgements: dict[str, Judgement]) -> dict[str, Tensor]:
+    counts = Counter(name for judgement in judgements.values() for name in judgement.measures)
     measures: dict[str, Tensor] = {}
-    for part, judgement in found.items():
+    for part, judgement in judgements.items():
         measures |= {f"{part}_{name}": values for name, values in judgement.objectives.items()}
         for name, values in judgement.measures.items():
             measures[name if counts[name] == 1 else f"{part}_{name}"] = values

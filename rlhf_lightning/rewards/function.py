@@ -24,17 +24,17 @@ KEY = "reward.init_args.function"
 
 
 class FunctionReward(RewardSource):
-    """Scores by a function ``(prompts, responses) -> numbers``, one number per response.
+    """Scores from a function ``(prompts, responses) -> numbers``, one number per response.
 
-    A prompt is what the task gives: a text, or a conversation as a list of messages. The numbers are a list, an array
-    or a tensor. With ``weights`` the function returns a mapping with such numbers for each of the objectives.
+    A prompt is a text, or a conversation as a list of messages. The numbers are a list, an array or a tensor. With
+    ``weights``, the function returns a mapping from each objective to such numbers.
 
     Args:
-        function: where it is imported from, ``package.module:name`` or ``package.module.name``; the working directory
-            is looked through, too.
-        weights: of the objectives by name; None for a function that returns one score only.
-        timeout: seconds that a call may take before the run ends; None for no limit. With one, the function is called
-            in a thread of its own.
+        function: import path, ``package.module:name`` or ``package.module.name``; the working directory is on the
+            search path.
+        weights: weights of the objectives by name; None for a function that returns a single score.
+        timeout: the run ends if a call takes more than this many seconds; None for no limit. With a limit, the
+            function is called in another thread.
     """
 
     def __init__(self, function: str, weights: dict[str, float] | None = None, timeout: float | None = None) -> None:
@@ -48,12 +48,12 @@ class FunctionReward(RewardSource):
 
     @property
     def label(self) -> str:
-        """The function."""
+        """The class and the import path."""
         return f"FunctionReward {self.path}"
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """What the function says [B], or [B, O] where it has objectives."""
-        returned = self._called(prompts, responses)
+        """The numbers of the function [B], or [B, O] with objectives."""
+        returned = self._call_or_explain(prompts, responses)
         first = f"(first prompt of the batch: {prompts[0]!r})"
         if not isinstance(returned, Mapping):
             if self.objectives:
@@ -68,44 +68,46 @@ class FunctionReward(RewardSource):
             raise UserError(f"{self.label} returned {names or 'no objectives'}; expected {expected} {first}")
         return torch.stack([self._numbers(returned[name], prompts, responses) for name in self.objectives], dim=-1)
 
-    def _called(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Any:
+    def _call_or_explain(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Any:
         try:
-            return self._in_time(prompts, responses)
+            return self._call(prompts, responses)
         except UserError:
             raise
         except Exception as error:
-            prompt, response = self._record(type(error), prompts, responses)
+            prompt, response = self._failing_example(type(error), prompts, responses)
             raise UserError(
                 f"{self.label} raised {reason(error)}{_line_in(self.function, error)} for the response {response!r} to "
                 f"the prompt {prompt!r}"
             ) from error
 
-    def _in_time(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Any:
+    def _call(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Any:
         if self.timeout is None:
             return self.function(list(prompts), list(responses))
-        ended: Future[Any] = Future()
-        # A daemon: one that hangs cannot be stopped, and must not keep the process from ending.
-        threading.Thread(target=self._work, args=(ended, prompts, responses), daemon=True).start()
-        done, _ = wait([ended], self.timeout)
+        result: Future[Any] = Future()
+        # A daemon thread, since a hanging call cannot be stopped and must not keep the process alive.
+        threading.Thread(target=self._work, args=(result, prompts, responses), daemon=True).start()
+        done, _ = wait([result], self.timeout)
         if not done:
             raise UserError(
                 f"{self.label} took more than {self.timeout:g} seconds (reward.init_args.timeout) for {len(responses)} "
                 f"responses (first prompt of the batch: {prompts[0]!r})"
             )
-        return ended.result()
+        return result.result()
 
-    def _work(self, ended: Future[Any], prompts: Sequence[Prompt], responses: Sequence[str]) -> None:
+    def _work(self, result: Future[Any], prompts: Sequence[Prompt], responses: Sequence[str]) -> None:
         try:
-            with torch.no_grad():  # which is a matter of each thread
-                ended.set_result(self.function(list(prompts), list(responses)))
+            with torch.no_grad():  # gradient mode is set per thread
+                result.set_result(self.function(list(prompts), list(responses)))
         except BaseException as error:
-            ended.set_exception(error)
+            result.set_exception(error)
 
-    def _record(self, kind: type[Exception], prompts: Sequence[Prompt], responses: Sequence[str]) -> tuple[Prompt, str]:
-        """The first response for which the function raises the same by itself; the first one where none does."""
+    def _failing_example(
+        self, kind: type[Exception], prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[Prompt, str]:
+        """The first response for which the function raises the same error alone; the first of all if none does."""
         for prompt, response in zip(prompts, responses, strict=True):
             try:
-                self._in_time([prompt], [response])
+                self._call([prompt], [response])
             except kind:
                 return prompt, response
             except UserError:  # it takes too long
@@ -115,10 +117,10 @@ class FunctionReward(RewardSource):
         return prompts[0], responses[0]
 
     def _numbers(self, values: Any, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """Always float32: ranks exchange the scores, and a function may return integers to one and floats to another.
+        """The values as float32 on every rank: ranks exchange scores, and integers on one rank would not fit floats.
 
         Raises:
-            UserError: there is not one for each response, or it is no number.
+            UserError: there is not one value for each response, or a value is not a number.
         """
         listed = values.tolist() if hasattr(values, "tolist") else values
         is_list = isinstance(listed, Sequence) and not isinstance(listed, str)
@@ -141,33 +143,33 @@ class FunctionReward(RewardSource):
 
 
 def imported(path: str) -> Callable[..., Any]:
-    """The function of an import path.
+    """The function at an import path.
 
     Raises:
-        UserError: there is no such module or function, or it is no function.
+        UserError: there is no such module or name, or it is not a function.
     """
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     if not module_name or not name:
         raise UserError(f"{KEY} is {path!r}; expected package.module:name or package.module.name")
-    if not {"", os.getcwd()} & set(sys.path):  # there where python -m is used, missing under an installed command
+    if not {"", os.getcwd()} & set(sys.path):  # missing when an installed command runs
         sys.path.append(os.getcwd())
     importlib.invalidate_caches()
     try:
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a script may end itself when it is imported
+        target: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing a script may exit
         raise UserError(f"{KEY} is {path!r}, and importing {module_name} raised {reason(error)}") from error
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise UserError(f"{KEY} is {path!r}, and {module_name} has no {name}; expected a function in it")
-        found = getattr(found, part)
-    if not callable(found) or inspect.isclass(found):
-        kind = "class" if inspect.isclass(found) else type(found).__name__
+        target = getattr(target, part)
+    if not callable(target) or inspect.isclass(target):
+        kind = "class" if inspect.isclass(target) else type(target).__name__
         raise UserError(f"{KEY} is {path!r}, which is a {kind}; expected a function (prompts, responses) -> scores")
-    return found
+    return target
 
 
 def _line_in(function: Callable[..., Any], error: Exception) -> str:
-    """Where in the function's own file an error comes from, since no traceback is shown."""
+    """The line in the function's own file that raised an error, since no traceback is shown."""
     file = getattr(getattr(function, "__code__", None), "co_filename", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""

@@ -1,4 +1,4 @@
-"""From the scores that a reward source gives to the rewards that a policy is trained on."""
+"""Turning the scores of a reward source into the rewards that a policy is trained on."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.rewards.objectives import ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
+from rlhf_lightning.rewards.source import weighted_sum
 from rlhf_lightning.types import Rollout, ScoredRollout
 
 _SCORE = "score"
-"""Under which the scaling of a source with one score only is kept."""
+"""Name under which the scaling of a source with a single score is kept."""
 
 
 @dataclass(frozen=True)
-class Penalties:
-    """What is subtracted from the score of a response for its form.
+class ResponsePenalties:
+    """Penalties for the form of a response, which are subtracted from its score.
 
     Args:
-        missing_eos_penalty: for a response that was cut.
-        length_penalty: for each token beyond ``length_free``, the end-of-sequence token included.
-        length_free: tokens that cost nothing.
+        missing_eos_penalty: subtracted if the response was cut at the length limit.
+        length_penalty: subtracted for each token beyond ``length_free``; the end-of-sequence token counts.
+        length_free: number of tokens without penalty.
     """
 
     missing_eos_penalty: float = 0.0
@@ -40,25 +41,25 @@ class Penalties:
             check_limits("data.init_args", {name: (0 <= value < float("inf"), "0 or more, and finite", value)})
 
     def of(self, rollout: Rollout, like: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """Of each response, in the precision of the scores."""
+        """The penalty of each response, in the precision of the scores ``like``."""
         surplus = (rollout.lengths() - self.length_free).clamp(min=0)
         return self.missing_eos_penalty * rollout.truncated.any(-1).to(like) + self.length_penalty * surplus.to(like)
 
 
 class RewardHandling:
-    """Scales, weighs and penalizes: R = Σ wᵒ scaledᵒ(sᵒ) − penalties, at a response's last action.
+    """Scales, weights and penalizes scores: R = Σ wᵒ scaledᵒ(sᵒ) − penalties, at a response's last action.
 
-    Each objective is scaled by itself, with moments of its own; where the source has one score only, that is. Penalties
-    come last: they are in the units of what is trained on. What is learned on the way, running moments and weights,
-    rests within an iteration and is the same on every rank, since all of them see the whole batch.
+    Each objective, or the single score, is scaled separately, with moments of its own. Penalties come last, so they are
+    in the units of the reward that is trained on. Running moments and learned weights are constant within an iteration,
+    and are the same on every rank, since each rank sees the global batch.
 
     Args:
-        scaling: what scores go through, in this order; copied for each objective.
-        weights: of the objectives; copied.
-        penalties: for the form of a response.
+        scaling: applied to the scores in this order; copied for each objective.
+        weights: weights of the objectives; copied.
+        penalties: penalties for the form of a response.
     """
 
-    def __init__(self, scaling: Sequence[Scaling], weights: ObjectiveWeights, penalties: Penalties) -> None:
+    def __init__(self, scaling: Sequence[Scaling], weights: ObjectiveWeights, penalties: ResponsePenalties) -> None:
         self.scaling = copy.deepcopy(list(scaling))
         self.weights = copy.deepcopy(weights)
         self.penalties = penalties
@@ -66,26 +67,26 @@ class RewardHandling:
         self._means: dict[str, float] = {}
 
     def for_training(self, scored: ScoredRollout, *, learn: bool) -> ScoredRollout:
-        """With rewards to train on, and the objectives and weights that they are made of.
+        """The rollout with rewards to train on, and the scaled objectives and weights that they consist of.
 
         Args:
-            scored: as it was judged: scores, objectives and the source's own weights.
-            learn: whether moments and weights learn from these scores: once an iteration.
+            scored: the rollout with scores, objectives and weights as the source gave them.
+            learn: whether moments and weights are updated by these scores, which happens once per iteration.
         """
         weights = self.weights.of(scored.weights)
         judged = scored.objectives or {_SCORE: scored.scores}
         if learn:
             self._means = {name: scores.double().mean().item() for name, scores in scored.objectives.items()}
         scaled = {name: self._scaled(name, scores, learn=learn) for name, scores in judged.items()}
-        total = sum(weights[name] * scaled[name] for name in weights) if scored.objectives else scaled[_SCORE]
+        total = weighted_sum(scaled, weights) if scored.objectives else scaled[_SCORE]
         return replace(self._penalized(scored, total), objectives=scaled if scored.objectives else {}, weights=weights)
 
     def for_evaluation(self, scored: ScoredRollout) -> ScoredRollout:
-        """With penalties alone: neither scaled nor weighed anew, and nothing is learned."""
+        """The rollout with penalties only: scores are not scaled or reweighted, and nothing is learned."""
         return self._penalized(scored, scored.scores)
 
     def finish(self) -> None:
-        """At the end of an iteration: learned weights move by the means of its scores."""
+        """Update learned weights by the mean scores of the iteration, at its end."""
         if self._means:
             self.weights.update(self._means)
 
@@ -98,9 +99,9 @@ class RewardHandling:
             scores = scaling(scores)
         return scores
 
-    def _penalized(self, scored: ScoredRollout, worth: Float[Tensor, " B"]) -> ScoredRollout:
+    def _penalized(self, scored: ScoredRollout, total: Float[Tensor, " B"]) -> ScoredRollout:
         rollout, penalties = scored.rollout, self.penalties.of(scored.rollout, scored.scores)
-        rewards = last_action_rewards((worth - penalties).to(rollout.old_logprobs.dtype), rollout.action_mask)
+        rewards = last_action_rewards((total - penalties).to(rollout.old_logprobs.dtype), rollout.action_mask)
         return replace(scored, rewards=rewards, scores=scored.scores - penalties)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
@@ -111,16 +112,16 @@ class RewardHandling:
         return {"scaling": moments, "weights": self.weights.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with them.
+        """Restore moments and weights.
 
         Raises:
-            UserError: they are those of another scaling.
+            UserError: the checkpoint was written with another scaling.
         """
         self._by_objective = {name: copy.deepcopy(self.scaling) for name in state["scaling"]}
         for name, used in self._by_objective.items():
-            kept = state["scaling"][name]
-            if [set(one) for one in kept] != [set(scaling.state_dict()) for scaling in used]:
+            saved = state["scaling"][name]
+            if [set(moments) for moments in saved] != [set(scaling.state_dict()) for scaling in used]:
                 raise UserError("data.init_args.scaling is not that of the checkpoint; expected the same")
-            for scaling, one in zip(used, kept, strict=True):
-                scaling.load_state_dict(one)
+            for scaling, moments in zip(used, saved, strict=True):
+                scaling.load_state_dict(moments)
         self.weights.load_state_dict(state["weights"])

@@ -16,17 +16,17 @@ from rlhf_lightning.types import Prompt
 
 
 class LearnedReward(RewardSource):
-    """Scores from a reward model, or from an ensemble of them, centered on the policy that it was trained beside.
+    """Scores from a reward model or an ensemble; 0 is the mean score of the responses that it was evaluated on.
 
-    Several objectives are weighed as the model was told to in training. An ensemble's disagreement, the standard
-    deviation of its members' scores, is measured beside the score.
+    Several objectives are summed with the weights of the model's training. An ensemble also has the measure
+    ``disagreement``, the standard deviation of its members' scores.
 
     Args:
-        path: folder as a reward-modeling run exports it; or folder or hub name of a sequence-classification model.
+        path: export folder of a reward-modeling run, or folder or hub name of a sequence-classification model.
         combine: how members of an ensemble become one score: ``MeanScore``, ``WorstCase`` or ``UncertaintyWeighted``;
-            None as they were trained to.
-        annotator: whose score is asked for, of a model with a head for each annotator; None for the mean over all.
-        batch_size: responses scored at one time.
+            None for the way stored with the model.
+        annotator: whose score is used, for a model with one head per annotator; None for the mean over annotators.
+        batch_size: number of responses scored at once.
     """
 
     def __init__(
@@ -42,18 +42,18 @@ class LearnedReward(RewardSource):
         self.objectives = self.model.objectives
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
-        """Weighed scores."""
+        """The weighted scores."""
         return self.judge(prompts, responses).scores
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
-        """Scores, objectives and, of an ensemble, the disagreement."""
+        """Scores, objectives and, for an ensemble, the disagreement."""
         members = self.model.member_scores(
             prompts, responses, annotator=self.annotator, batch_size=self.batch_size
         ).float()
         scores = self.model.combined(members)
-        disagreement = self.model.weighed(members).std(0, correction=0)
+        disagreement = self.model.weighted(members).std(0, correction=0)
         return Judgement(
-            self.model.weighed(scores),
+            self.model.weighted(scores),
             dict(zip(self.objectives, torch.unbind(scores, -1), strict=True)) if self.objectives else {},
             {"disagreement": disagreement} if len(members) > 1 else {},
         )

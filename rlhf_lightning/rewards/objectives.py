@@ -1,4 +1,4 @@
-"""How several objectives become one reward: weights that are declared, or learned so that floors are kept."""
+"""Weights with which several objectives become one reward: declared, or learned so that lower bounds hold."""
 
 from __future__ import annotations
 
@@ -6,51 +6,52 @@ import math
 from collections.abc import Iterable, Mapping
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.records.constructed import Constructed
 
 KEY = "data.init_args.weights"
 
 
-class ObjectiveWeights:
-    """Says what each objective counts for in an iteration.
+class ObjectiveWeights(Constructed):
+    """The weight of each objective in an iteration.
 
-    A subclass implements `of`, and the rest where its weights change during training.
+    A subclass implements `of`, and the other methods if its weights change during training.
     """
 
     def of(self, declared: Mapping[str, float]) -> dict[str, float]:
-        """The weights in force, for every objective of the reward source.
+        """The current weight of each objective of the reward source.
 
         Args:
-            declared: the source's own weights by objective; empty where it has one score only.
+            declared: the source's own weights by objective; empty for a source with a single score.
 
         Raises:
-            UserError: an objective is named that the source does not have.
+            UserError: the source does not have an objective that is named here.
         """
         raise NotImplementedError
 
     def update(self, means: Mapping[str, float]) -> None:
-        """Learn from an iteration.
+        """Update the weights after an iteration.
 
         Args:
-            means: of the objectives' scores over the rollout, before any scaling.
+            means: mean score of each objective over the rollout, before scaling.
         """
 
     def measures(self) -> dict[str, float]:
-        """The weights in force as metrics, where they are learned."""
+        """The current weights as metrics, if they are learned."""
         return {}
 
     def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
+        """State to save in a checkpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the state from a checkpoint."""
 
 
 class DeclaredWeights(ObjectiveWeights):
-    """The reward source's own weights, or others in their place.
+    """The reward source's own weights, of which some may be replaced.
 
     Args:
-        weights: by objective; one that is not named keeps its own weight.
+        weights: replaced weights by objective.
     """
 
     def __init__(self, weights: dict[str, float] | None = None) -> None:
@@ -59,33 +60,33 @@ class DeclaredWeights(ObjectiveWeights):
             _check(math.isfinite(weight), f"weights.{name}", "a finite number", weight)
 
     def of(self, declared: Mapping[str, float]) -> dict[str, float]:
-        """The weights in force."""
+        """The current weights."""
         _check_names(self.weights, declared)
         return {**declared, **self.weights}
 
 
 class Lagrangian(ObjectiveWeights):
-    """Maximizes one objective while others are held above floors.
+    """Maximizes one objective while others are kept above lower bounds (floors).
 
     max J_m subject to J_i ≥ floor_i is the saddle point of J_m + Σ λ_i (J_i − floor_i), maximized over policies and
-    minimized over λ ≥ 0. The policy's side is the reward with weights 1 and λ_i, both over 1 + Σ λ, so that its scale
-    stays as the multipliers grow; the multipliers' side is a step a rollout,
+    minimized over λ ≥ 0. The policy maximizes the reward with weights 1 and λ_i, both divided by 1 + Σ λ, so that its
+    scale does not grow with the multipliers. The multipliers take one step per rollout:
 
         λ_i ← min(max(λ_i + lr (floor_i − mean of i), 0), maximum)
 
     Tessler et al. 2019, "Reward Constrained Policy Optimization" (dual ascent, projected to an interval); the
     division by 1 + λ as in Stooke et al. 2020, "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods",
-    and Dai et al. 2023, "Safe RLHF: Safe Reinforcement Learning from Human Feedback". The latter move log λ by lr λ
-    times the violation instead: from a small λ that takes very long to come back.
+    and Dai et al. 2023, "Safe RLHF: Safe Reinforcement Learning from Human Feedback". The latter change log λ by lr λ
+    times the violation instead, which recovers very slowly from a small λ.
 
-    An objective that is neither maximized nor held has weight 0: it is measured and not trained on.
+    An objective that is neither maximized nor bounded has weight 0: it is measured and not trained on.
 
     Args:
         maximize: the objective to maximize.
-        floors: least mean of each objective that is held, in the units of its scores before scaling.
-        lr: change of λ for an iteration in which a mean is 1 below its floor; 0 keeps the multipliers as they are.
-        initial: λ at the start.
-        maximum: bound on λ, which a floor that cannot be reached would drive up for ever.
+        floors: lower bound on the mean of each other objective, in the units of its scores before scaling.
+        lr: change of λ in an iteration whose mean is 1 below its floor; with 0 the multipliers stay constant.
+        initial: initial λ.
+        maximum: upper bound on λ, which an unreachable floor would increase without limit.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Lagrangian(ObjectiveWeights):
         self.multipliers = {name: float(initial) for name in floors}
 
     def of(self, declared: Mapping[str, float]) -> dict[str, float]:
-        """The weights in force."""
+        """The current weights."""
         _check_names((self.maximize, *self.floors), declared)
         return dict.fromkeys(declared, 0.0) | self._weights()
 
@@ -116,7 +117,7 @@ class Lagrangian(ObjectiveWeights):
             self.multipliers[name] = min(max(moved, 0.0), self.maximum)
 
     def measures(self) -> dict[str, float]:
-        """Weights of what is maximized and held."""
+        """The weights of the maximized and the bounded objectives."""
         return {f"objective/weight_{name}": weight for name, weight in self._weights().items()}
 
     def state_dict(self) -> dict[str, float]:
@@ -124,10 +125,10 @@ class Lagrangian(ObjectiveWeights):
         return dict(self.multipliers)
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Continue with them.
+        """Restore the multipliers.
 
         Raises:
-            UserError: they are of other objectives.
+            UserError: the checkpoint has multipliers of other objectives.
         """
         if set(state) != set(self.multipliers):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Where scores come from: everything that judges a response implements `RewardSource`."""
+"""`RewardSource`: the interface of everything that scores responses."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.types import Prompt
 
 
 @dataclass
 class Judgement:
-    """What a reward source says of responses.
+    """The scores that a reward source gives to responses.
 
     Args:
-        scores: one number per response: the weighted sum of the objectives where there are several.
+        scores: one number per response; with several objectives, their weighted sum.
         objectives: the score of each objective by name; empty for a source that has one score only.
-        measures: further numbers per response to log, never trained on.
+        measures: further numbers per response, which are logged and never trained on.
     """
 
     scores: Float[Tensor, " B"]
@@ -29,26 +30,26 @@ class Judgement:
     measures: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
 
 
-class RewardSource(nn.Module):
-    """Judges responses as text. It is a module, so that a learned one moves to the device with the rest.
+class RewardSource(Constructed, nn.Module):
+    """Scores responses as text. It is a torch module, so that a learned source moves to the device.
 
-    A subclass implements `score`, or `judge` where it has more to say than numbers.
+    A subclass implements `score`, or `judge` if it also has measures.
     """
 
     objectives: Mapping[str, float] = {}
-    """Weight of each objective by name, in the order of the columns of `score`; empty where that has none."""
+    """Weight of each objective by name, in the order of the columns of `score`; empty if there is a single score."""
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The name of this source in messages."""
         return type(self).__name__
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """One score per response [B], or one for each of the objectives [B, O]."""
+        """One score per response [B], or one per response and objective [B, O]."""
         raise NotImplementedError
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
-        """Scores and what they are made of."""
+        """The scores, with those of each objective."""
         scores = self.score(prompts, responses)
         if not self.objectives:
             return Judgement(scores)
@@ -58,11 +59,11 @@ class RewardSource(nn.Module):
 
 
 def judged(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
-    """What the source says, or one line that names the prompt it failed on.
+    """The judgement of a source, checked.
 
     Raises:
-        UserError: the source raised, returned something else than one number per response (and objective), or a
-            number that is not finite.
+        UserError: the source raised an exception, or did not return one finite number per response (and objective);
+            the message names the prompt.
     """
     with torch.no_grad():
         try:
@@ -78,7 +79,11 @@ def judged(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[
             f"reward source {source.label} judged the objectives {', '.join(judgement.objectives) or 'none'} and has "
             f"weights for {', '.join(source.objectives) or 'none'}; expected the same"
         )
-    parts = {**judgement.objectives, **judgement.measures, "": judgement.scores}  # what the sum is made of comes first
+    parts = {
+        **judgement.objectives,
+        **judgement.measures,
+        "": judgement.scores,
+    }  # objectives first: an error should name the cause
     checked = {name: _checked(source, name, values, prompts, responses) for name, values in parts.items()}
     return Judgement(
         checked[""],
@@ -88,18 +93,23 @@ def judged(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[
 
 
 def checked_scores(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
-    """The source's scores alone; see `judged`."""
+    """Only the scores of a source; see `judged`."""
     return judged(source, prompts, responses).scores
+
+
+def weighted_sum(scores: Mapping[str, Float[Tensor, " B"]], weights: Mapping[str, float]) -> Float[Tensor, " B"]:
+    """Σ w s over the objectives, in the order of the weights."""
+    return sum((weight * scores[name] for name, weight in weights.items()), torch.zeros(()))
 
 
 def checked_weights(
     key: str, weights: Mapping[str, float] | None, names: Iterable[str] | None = None
 ) -> dict[str, float]:
-    """The weights as floats.
+    """The weights as floats, after a check.
 
     Args:
-        key: of the configuration.
-        names: of the objectives; None where the weights themselves name them.
+        key: configuration key of the weights, for messages.
+        names: the known objectives; None if the weights themselves define them.
 
     Raises:
         UserError: a name is unknown, or a weight is not finite.
@@ -114,23 +124,23 @@ def checked_weights(
 
 
 def reason(error: BaseException) -> str:
-    """Type and message of an error in one line."""
+    """Type and message of an exception, in one line."""
     return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
 
 
 def _checked(
     source: RewardSource, name: str, values: Tensor, prompts: Sequence[Prompt], responses: Sequence[str]
 ) -> Float[Tensor, " B"]:
-    """The numbers in float32 or better, if they are numbers."""
+    """The values in at least float32, after a check of their shape and finiteness."""
     _check_shape(source, values, (len(responses),), prompts)
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()
     bad = (~torch.isfinite(values)).nonzero()
     if len(bad):
         row = int(bad[0])
-        what = f" as {name}" if name else ""
+        role = f" as {name}" if name else ""
         raise UserError(
-            f"reward source {source.label} returned {values[row].item()}{what} for the response "
+            f"reward source {source.label} returned {values[row].item()}{role} for the response "
             f"{responses[row]!r} to the prompt {prompts[row]!r}; expected a finite number"
         )
     return values

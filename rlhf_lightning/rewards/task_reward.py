@@ -10,9 +10,9 @@ from rlhf_lightning.types import Prompt
 
 
 class TaskReward(RewardSource):
-    """What ``reward: null`` stands for, under a name of its own, so that a `CompositeReward` can have it as a part.
+    """The reward that ``reward: null`` means, with a name, so that it can be a part of a `CompositeReward`.
 
-    The data module has the task, and gives its reward to whatever asks for it with `give_gold`.
+    The data module passes the gold reward of its task to each `TaskReward` with `give_gold`.
 
     Args:
         objective: one of the objectives of the task's reward; None for their weighted sum.
@@ -24,10 +24,10 @@ class TaskReward(RewardSource):
         self.gold: RewardSource | None = None
 
     def receive(self, gold: RewardSource | None) -> None:
-        """Judge by this from now on.
+        """Set the gold reward.
 
         Raises:
-            UserError: there is none, or it does not have the objective.
+            UserError: the task has no gold reward, or it does not have the objective.
         """
         if gold is None:
             raise UserError("reward TaskReward: the task has no reward of its own; expected one that has, or another")
@@ -40,7 +40,7 @@ class TaskReward(RewardSource):
         self.objectives = gold.objectives if self.objective is None else {}
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Judgement:
-        """What the task says."""
+        """The judgement of the gold reward."""
         if self.gold is None:
             raise UserError("reward TaskReward has no task here; expected it in data.init_args.reward")
         judgement = self.gold.judge(prompts, responses)
@@ -48,7 +48,7 @@ class TaskReward(RewardSource):
 
 
 def give_gold(source: RewardSource, gold: RewardSource | None) -> None:
-    """Give the task's reward to every `TaskReward` in a source."""
+    """Pass the gold reward to each `TaskReward` in a source."""
     for part in list(source.modules()):
         if isinstance(part, TaskReward):
             part.receive(gold)

@@ -1,1 +1,1 @@
-"""Decoding engines."""
+"""Collecting rollouts: decoding engines for text, episodes in environments."""

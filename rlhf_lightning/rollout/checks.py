@@ -1,4 +1,4 @@
-"""Refusing numbers that no policy can be trained on."""
+"""Refusing rollouts on which no policy can be trained."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rlhf_lightning.types import ScoredRollout
 
 
 def check_finite(name: str, values: Float[Tensor, "B T"], scored: ScoredRollout) -> None:
-    """Refuse numbers of a rollout that are not finite, and name the prompt.
+    """Check the numbers of a rollout; they are named ``name`` in the message.
 
     Raises:
-        UserError: one is not, at an action that counts.
+        UserError: the number of an action is not finite; the message names the prompt or the environment.
     """
-    bad = (~torch.isfinite(masked(values, scored.rollout.action_mask))).any(-1).nonzero()
-    if len(bad):
-        row = int(bad[0])
+    bad_rows = (~torch.isfinite(masked(values, scored.rollout.action_mask))).any(-1).nonzero()
+    if len(bad_rows):
+        row = int(bad_rows[0])
         where = f"the prompt {plain_text(scored.prompts[row])!r}" if scored.prompts else f"environment {row}"
         raise UserError(f"{name} are not finite for {where}")

@@ -1,10 +1,11 @@
-"""Acting in environments: every stored step was taken by the policy, from an observation that it was shown.
+"""Acting in environments: every stored step is an action of the policy on an observation that it has seen.
 
-Automatic resets are off, since they either insert a step that nobody took or hide an episode's last observation.
+Automatic resets are off: they would either insert a step without an action or hide an episode's last observation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Steps:
-    """What n environments showed and gave in T steps; zeros where a step does not count.
+    """T steps in each of n environments; 0 where ``action_mask`` is False.
 
     Args:
-        observations: before each action, as the environment showed them.
-        next_observations: after it: an episode's last ones too.
-        actions: as the policy drew them.
+        observations: before each action, not normalized.
+        next_observations: after each action, the last ones of an episode included.
+        actions: of the policy, before `Spaces.to_environment`.
         action_mask: True at the steps that count.
-        rewards: as the environment gave them, in float64.
+        rewards: of the environment, not scaled, in float64.
         terminated: True at an action that ended its episode.
         truncated: True at an action after which the episode was cut at its time limit.
     """
@@ -52,10 +53,10 @@ class Steps:
         return self.terminated | self.truncated
 
     def gathered(self, count: int, device: torch.device) -> Steps:
-        """Those of all ranks, in global order.
+        """The steps of all ranks, in global order.
 
         Args:
-            count: environments of all ranks.
+            count: number of environments on all ranks.
         """
         steps = self.rewards.shape[1]
         missing = int(all_max(torch.tensor(steps, device=device))) - steps
@@ -67,13 +68,13 @@ class Steps:
 
 
 class Environments:
-    """Environments that are stepped together; an episode is a function of its number and of the actions taken in it.
+    """Environments that are stepped together; an episode is a function of its number and of its actions.
 
     Args:
-        vector: the environments, which must not reset themselves.
-        spaces: theirs.
+        vector: the environments, without automatic resets.
+        spaces: of each environment.
         rows: their global numbers.
-        stream: keeps apart the episodes of training and evaluation.
+        stream: number of the use, so that training and evaluation have different episodes.
     """
 
     def __init__(self, vector: SyncVectorEnv, spaces: Spaces, *, rows: Int[Tensor, " n"], stream: Stream) -> None:
@@ -86,18 +87,18 @@ class Environments:
         return len(self.rows)
 
     def begin(self, log: EpisodeLog | None = None) -> None:
-        """Start over: every environment with its first episode, or where the log has left it.
+        """Start with the first episode of every environment, or continue where the log ends.
 
         Raises:
-            UserError: the same actions now end an episode that they did not end before.
+            UserError: the logged actions end an episode that they did not end before.
         """
         rows = self.rows.tolist()
         self.numbers = torch.tensor([log.numbers[row] if log else 0 for row in rows])
         self._reset(np.ones(len(rows), dtype=bool))
-        for place, row in enumerate(rows if log else ()):
-            done = log.actions[row]
-            for action in () if done is None else self.spaces.taken(done.numpy()):
-                self.observations[place], _, terminated, truncated, _ = self.vector.envs[place].step(action)
+        for index, row in enumerate(rows):
+            logged = log.actions[row] if log else None
+            for action in () if logged is None else self.spaces.to_environment(logged.numpy()):
+                self.observations[index], _, terminated, truncated, _ = self.vector.envs[index].step(action)
                 if terminated or truncated:
                     raise UserError(
                         f"{self.spaces.environment} does not repeat an episode for the same seed and actions, so a run "
@@ -105,25 +106,25 @@ class Environments:
                     )
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Take an action in each: next observations, rewards, whether it terminated, whether it was truncated.
+        """Take one action in each environment; returns next observations, rewards, terminated and truncated flags.
 
-        Where an episode has ended, ``observations`` are those of the next one when this returns.
+        Afterwards, ``self.observations`` of environments whose episode has ended are those of the next episode.
         """
-        following, rewards, terminated, truncated, _ = self.vector.step(self.spaces.taken(actions))
-        following = self.observations = following.astype(np.float64)
+        next_observations, rewards, terminated, truncated, _ = self.vector.step(self.spaces.to_environment(actions))
+        next_observations = self.observations = next_observations.astype(np.float64)
         ended = terminated | truncated
         if ended.any():
             self.numbers += torch.from_numpy(ended)
             self._reset(ended)
-        return following, rewards, terminated, truncated
+        return next_observations, rewards, terminated, truncated
 
     def _reset(self, which: np.ndarray) -> None:
         seeds = fold(self.keys, self.numbers) & 0x7FFFFFFF  # simulators keep seeds in 32 bits
         observations, _ = self.vector.reset(seed=seeds.tolist(), options={"reset_mask": which})
-        self.observations = observations.astype(np.float64)  # those of the others too, as they were
+        self.observations = observations.astype(np.float64)  # unchanged where `which` is False
 
     def close(self) -> None:
-        """Free what they hold."""
+        """Free the resources of the environments."""
         self.vector.close()
 
 
@@ -136,45 +137,39 @@ def play(
     keys: Int[Tensor, " n"] | None = None,
     once: bool = False,
 ) -> Steps:
-    """Act in every environment, from where it is.
+    """Act in every environment, from its current state.
 
     Args:
-        steps: to take in each.
-        keys: one noise key per environment: the noise of a step is a function of key and step alone. None takes the
-            most probable action.
-        once: only what is left of an environment's current episode counts.
+        steps: number of steps in each environment.
+        keys: one noise key per environment; the noise of a step is a function of key and step alone. None for the most
+            probable actions.
+        once: count only the steps until the end of each environment's current episode.
     """
-    record = _blank(environments.spaces, (steps, len(environments)), policy.precision)
-    noise = [None] * steps
-    if keys is not None:  # all at once: small tensors cost more than large ones
+    dtype = np.float64 if policy.precision == torch.float64 else np.float32
+    noise: Sequence[Tensor | None] = [None] * steps
+    if keys is not None:  # in one call: many small tensors are slower
         noise = policy.noise(fold(keys, torch.arange(steps)[:, None]).to(policy.device)).unbind()
     counts = np.ones(len(environments), bool)
+    record: list[dict[str, np.ndarray]] = []
     for t in range(steps):
-        record["observations"][t] = environments.observations
-        observations = torch.from_numpy(record["observations"][t]).to(policy.device)
-        record["actions"][t] = policy.act(observations, noise[t]).cpu().numpy()
-        outcome = environments.step(record["actions"][t])
-        for name, values in zip(("next_observations", "rewards", "terminated", "truncated"), outcome, strict=True):
-            record[name][t] = values
-        record["action_mask"][t] = counts
+        observations = environments.observations.astype(dtype)
+        actions = policy.act(torch.from_numpy(observations).to(policy.device), noise[t]).cpu().numpy()
+        next_observations, rewards, terminated, truncated = environments.step(actions)
+        step = {
+            "observations": observations,
+            "next_observations": next_observations.astype(dtype),
+            "actions": actions,
+            "action_mask": counts,
+            "rewards": rewards,
+            "terminated": terminated,
+            "truncated": truncated,
+        }
+        record.append(step)
         if once:
-            counts = counts & ~(record["terminated"][t] | record["truncated"][t])
+            counts = counts & ~(terminated | truncated)
             if not counts.any():
                 break
-    for values in record.values():
-        values[~record["action_mask"]] = 0
-    taken = {name: torch.from_numpy(values[: t + 1]) for name, values in record.items()}
-    return Steps(**{name: values.transpose(0, 1).contiguous() for name, values in taken.items()})
-
-
-def _blank(spaces: Spaces, shape: tuple[int, int], precision: torch.dtype) -> dict[str, np.ndarray]:
-    """Room for the fields of `Steps`, time first."""
-    dtype = np.float64 if precision == torch.float64 else np.float32
-    shown = (*shape, spaces.observation_size)
-    return {
-        "observations": np.zeros(shown, dtype),
-        "next_observations": np.zeros(shown, dtype),
-        "actions": np.zeros((*shape, len(spaces.low)), dtype) if spaces.continuous else np.zeros(shape, np.int64),
-        "rewards": np.zeros(shape),
-        **{name: np.zeros(shape, bool) for name in ("terminated", "truncated", "action_mask")},
-    }
+    arrays = {name: np.stack([step[name] for step in record], axis=1) for name in record[0]}
+    for values in arrays.values():
+        values[~arrays["action_mask"]] = 0
+    return Steps(**{name: torch.from_numpy(values) for name, values in arrays.items()})

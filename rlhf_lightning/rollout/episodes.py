@@ -1,4 +1,4 @@
-"""Where environments are in their episodes, so that a run can be taken up where it stopped."""
+"""The progress of environments in their episodes, so that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rlhf_lightning.errors import UserError
 
 
 class EpisodeLog:
-    """All environments of a run: how many episodes each has ended, and what was done and earned in the current one.
+    """For each environment of a run: the number of finished episodes, and actions and return of the current one.
 
-    Simulators cannot be saved, but they can be led to the same place again: by the seed of the episode, which follows
-    from its number, and the actions since its start.
+    Simulators cannot be saved, but their state can be reproduced from the seed of the episode, which is a function of
+    its number, and the actions since its start.
 
     Args:
-        environments: how many there are, on all ranks.
+        environments: number of environments on all ranks.
     """
 
     def __init__(self, environments: int) -> None:
@@ -32,34 +32,36 @@ class EpisodeLog:
         rewards: Float[Tensor, "B T"],
         ended: Bool[Tensor, "B T"],
     ) -> tuple[Float[Tensor, " E"], Int[Tensor, " E"]]:
-        """Go on with a rollout; returns and lengths of the episodes that ended in it, their beginnings included."""
+        """Append a rollout; returns the returns and lengths of the episodes that ended in it, from their beginning."""
         actions, rewards = actions.cpu(), rewards.cpu()
-        returns, lengths = [], []
+        returns: list[float] = []
+        lengths: list[int] = []
         for row in range(len(actions)):
             start = 0
             for stop in (ended[row].nonzero().flatten() + 1).tolist():
-                self._add(row, actions[row, start:stop], rewards[row, start:stop])
+                lengths.append(len(self._add(row, actions[row, start:stop], rewards[row, start:stop])))
                 returns.append(self.returns[row])
-                lengths.append(len(self.actions[row]))
                 self.numbers[row], self.returns[row], self.actions[row] = self.numbers[row] + 1, 0.0, None
                 start = stop
             self._add(row, actions[row, start:], rewards[row, start:])
         return torch.tensor(returns, dtype=torch.float64), torch.tensor(lengths, dtype=torch.long)
 
-    def _add(self, row: int, actions: Tensor, rewards: Float[Tensor, " t"]) -> None:
+    def _add(self, row: int, actions: Tensor, rewards: Float[Tensor, " t"]) -> Tensor:
+        """Append steps to the current episode of an environment; returns all its actions so far."""
         before = self.actions[row]
-        self.actions[row] = actions.clone() if before is None else torch.cat([before, actions])
+        self.actions[row] = episode = actions.clone() if before is None else torch.cat([before, actions])
         self.returns[row] += rewards.sum().item()
+        return episode
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {"numbers": list(self.numbers), "returns": list(self.returns), "actions": list(self.actions)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint.
+        """Restore the state of a checkpoint.
 
         Raises:
-            UserError: it has another number of environments.
+            UserError: the checkpoint has another number of environments.
         """
         if len(state["numbers"]) != len(self.numbers):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Several rollouts as one, and some rows of one."""
+"""Concatenation of rollouts, and selection of rows."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from torch import Tensor
 from rlhf_lightning.types import Rollout, ScoredRollout, TokenContext
 
 
-def joined(parts: Sequence[ScoredRollout]) -> ScoredRollout:
-    """All rows, one part after the other, padded to the widest; times and counts are added up, weights are equal."""
-    first, rollouts = parts[0], [part.rollout for part in parts]
+def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
+    """The rows of all parts in order, padded to the widest: prompts on the left, responses on the right."""
     contexts = {
-        f.name: _stacked([getattr(rollout.context, f.name).flip(1) for rollout in rollouts]).flip(
-            1
-        )  # padded on the left
+        f.name: _concatenated([getattr(part.context, f.name).flip(1) for part in parts]).flip(1)
         for f in fields(TokenContext)
     }
     steps = {
-        f.name: _stacked([getattr(rollout, f.name) for rollout in rollouts])
-        for f in fields(Rollout)
-        if f.name != "context"
+        f.name: _concatenated([getattr(part, f.name) for part in parts]) for f in fields(Rollout) if f.name != "context"
     }
+    return Rollout(context=TokenContext(**contexts), **steps)
+
+
+def join_scored(parts: Sequence[ScoredRollout]) -> ScoredRollout:
+    """The rows of all parts in order; times and counts are sums, weights and group size those of the first part."""
+    first = parts[0]
     return replace(
         first,
-        rollout=Rollout(context=TokenContext(**contexts), **steps),
-        rewards=_stacked([part.rewards for part in parts]),
-        scores=_stacked([part.scores for part in parts]),
-        objectives={name: _stacked([part.objectives[name] for part in parts]) for name in first.objectives},
+        rollout=join_rollouts([part.rollout for part in parts]),
+        rewards=_concatenated([part.rewards for part in parts]),
+        scores=_concatenated([part.scores for part in parts]),
+        objectives={name: _concatenated([part.objectives[name] for part in parts]) for name in first.objectives},
         prompts=[prompt for part in parts for prompt in part.prompts],
         responses=[response for part in parts for response in part.responses],
-        measures={name: _stacked([part.measures[name] for part in parts]) for name in first.measures},
+        measures={name: _concatenated([part.measures[name] for part in parts]) for name in first.measures},
         timings={name: sum(part.timings[name] for part in parts) for name in first.timings},
         prompts_shortened=sum(part.prompts_shortened for part in parts),
     )
 
 
-def selected(scored: ScoredRollout, rows: Int[Tensor, " N"]) -> ScoredRollout:
-    """The chosen rows, in the given order, without columns that only pad them; times and counts stay those of all."""
+def select_scored(scored: ScoredRollout, rows: Int[Tensor, " N"]) -> ScoredRollout:
+    """The given rows in the given order, without columns of padding alone; times and counts remain those of all."""
     rollout = scored.rollout.select(rows)
     return replace(
         scored,
@@ -55,7 +56,7 @@ def selected(scored: ScoredRollout, rows: Int[Tensor, " N"]) -> ScoredRollout:
     )
 
 
-def _stacked(parts: Sequence[Shaped[Tensor, "_ ..."]]) -> Shaped[Tensor, "B ..."]:
+def _concatenated(parts: Sequence[Shaped[Tensor, "_ ..."]]) -> Shaped[Tensor, "B ..."]:
     """Rows of all parts; [b, T] is padded on the right to the largest T."""
     if parts[0].ndim == 1:
         return torch.cat(list(parts))

@@ -1,11 +1,11 @@
-"""Everything between a policy with prompts and a batch of scored responses."""
+"""`ResponseCollector`: from a policy and prompts to a batch of scored responses."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -28,21 +28,23 @@ from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.rewards.source import Judgement, RewardSource, judged
 from rlhf_lightning.rewards.task_reward import give_gold
-from rlhf_lightning.rollout.decode import decode
+from rlhf_lightning.rollout.engine import DecodingEngine, engine_for
+from rlhf_lightning.rollout.joining import join_rollouts
 from rlhf_lightning.types import Prompt, Rollout, ScoredRollout, TokenContext
 
 log = logging.getLogger(__name__)
 
 
 class ResponseCollector:
-    """Has a policy answer prompts, and a reward source judge the answers.
+    """Lets a policy answer prompts, and a reward source score the responses.
 
     Args:
-        reward: judges the responses.
-        gold: the known true reward, for measuring only; None where there is none.
-        max_new_tokens: a response that has not ended by then is cut.
-        monitors: further sources by name, for measuring only, too.
-        decode_batch_size: responses that one device decodes at a time; None for all at once.
+        reward: scores the responses.
+        gold: the known true reward, which is only measured; None if there is none.
+        max_new_tokens: maximum length of a response; longer ones are cut.
+        monitors: further sources by name, which are only measured, too.
+        decode_batch_size: number of responses that one device decodes at a time; None for all at once.
+        engine: samples the responses; None for `engine_for` the policy.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ResponseCollector:
         max_new_tokens: int,
         monitors: Mapping[str, RewardSource] | None = None,
         decode_batch_size: int | None = None,
+        engine: DecodingEngine | None = None,
     ) -> None:
         self.reward, self.gold = reward, gold
         self.monitors = dict(monitors or {})
@@ -60,10 +63,11 @@ class ResponseCollector:
             give_gold(source, gold)
         self.max_new_tokens = max_new_tokens
         self.decode_batch_size = decode_batch_size
+        self.engine = engine
         self.prompts_shortened = 0
 
     def to(self, device: torch.device | str) -> None:
-        """Move everything that judges."""
+        """Move all reward sources to a device."""
         for source in (self.reward, self.gold, *self.monitors.values()):
             if source is not None:
                 source.to(device)
@@ -71,24 +75,25 @@ class ResponseCollector:
     def collect(
         self, policy: TextPolicy, prompts: Sequence[Prompt], *, stream: Stream, iteration: int, group_size: int = 1
     ) -> ScoredRollout:
-        """One response per entry of ``prompts``, in which each prompt stands ``group_size`` times in a row.
+        """One scored response per entry of ``prompts``, in which each prompt is repeated ``group_size`` times in a row.
 
-        Every rank decodes and scores its own rows and gets the whole batch: scores, objectives and weights as the
-        source has them, and its score at the last action as the reward of each response.
+        Every rank decodes and scores its own rows and gets the whole batch. The reward of a response is its score, at
+        the last action.
         """
         started, shortened_before = time.perf_counter(), self.prompts_shortened
         count, rows = len(prompts), own_rows(len(prompts))
         keys = row_keys(seed=run_seed(), stream=stream, iteration=iteration, rows=rows)
         with failing_together():
+            size = self.decode_batch_size or len(rows)
             parts = [
-                self._decode(policy, [prompts[i] for i in r.tolist()], r, k)
-                for r, k in zip(*(x.split(self.decode_batch_size or len(rows)) for x in (rows, keys)), strict=True)
+                self._decode(policy, [prompts[row] for row in some.tolist()], some, some_keys)
+                for some, some_keys in zip(rows.split(size), keys.split(size), strict=True)
             ]
         texts = [text for _, part in parts for text in part]
-        rollout = _gathered([rollout for rollout, _ in parts], count)
+        rollout = _gathered([part for part, _ in parts], count)
         decoded = time.perf_counter()
         device = rollout.actions.device
-        judgement = self._judge([prompts[i] for i in rows.tolist()], texts, count, device)
+        judgement = self._judge([prompts[row] for row in rows.tolist()], texts, count, device)
         shortened = torch.tensor(self.prompts_shortened - shortened_before, device=device)
         return ScoredRollout(
             rollout=rollout,
@@ -114,10 +119,13 @@ class ResponseCollector:
                 "%d of %d prompts are longer than %d tokens and keep their last ones (counted from now on, "
                 "as rollout/prompts_shortened); a longer context or a smaller data.init_args.max_new_tokens leaves "
                 "more room",
-                *(shortened, len(prompts), room),
+                shortened,
+                len(prompts),
+                room,
             )
         self.prompts_shortened += shortened
-        rollout = decode(
+        engine = self.engine or engine_for(policy)
+        rollout = engine.generate(
             policy,
             context.to(policy.device),
             keys=keys.to(policy.device),
@@ -127,7 +135,7 @@ class ResponseCollector:
         return rollout, decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer)
 
     def _judge(self, prompts: list[Prompt], texts: list[str], count: int, device: torch.device) -> Judgement:
-        """What is said of all responses; the measures have the objectives and what others say, too."""
+        """The judgement of all ranks' responses; its measures include the objectives, gold and the monitors."""
         with failing_together():
             judgement = judged(self.reward, prompts, texts)
             measures: dict[str, Tensor] = {}
@@ -135,54 +143,43 @@ class ResponseCollector:
                 if name in measures:
                     raise UserError(f"{name} is measured twice; expected other names of monitors, objectives or parts")
                 measures[name] = values
-        _check_alike({"score": judgement.scores, **measures})
-        scores, *columns = (gather_rows(values.to(device), count) for values in (judgement.scores, *measures.values()))
-        gathered = dict(zip(measures, columns, strict=True))
+        _check_same_measures({"score": judgement.scores, **measures})
+        scores = gather_rows(judgement.scores.to(device), count)
+        gathered = {name: gather_rows(values.to(device), count) for name, values in measures.items()}
         return Judgement(scores, {name: gathered[f"score_{name}"] for name in judgement.objectives}, gathered)
 
     def _measured(self, judgement: Judgement, prompts: list[Prompt], texts: list[str]) -> Iterator[tuple[str, Tensor]]:
         for name, values in judgement.objectives.items():
             yield f"score_{name}", values
         yield from judgement.measures.items()
-        watching = {"gold": self.gold, **self.monitors}
-        for name, source in watching.items():
+        for name, source in {"gold": self.gold, **self.monitors}.items():
             if source is not None:
-                own = judgement if source is self.reward else judged(source, prompts, texts)
-                yield name, own.scores
-                for part, values in (own.objectives | own.measures).items():
+                other = judgement if source is self.reward else judged(source, prompts, texts)
+                yield name, other.scores
+                for part, values in (other.objectives | other.measures).items():
                     yield f"{name}_{part}", values
 
 
-def _check_alike(columns: Mapping[str, Tensor]) -> None:
-    """Refuse what cannot be gathered: a source that measures one thing here and another on the next device."""
-    kinds = [f"{name} ({str(values.dtype).removeprefix('torch.')})" for name, values in columns.items()]
-    for number, others in enumerate(all_kinds := gather_items([kinds], world_size())):
-        if others != all_kinds[0]:
+def _check_same_measures(measures: Mapping[str, Tensor]) -> None:
+    """Refuse measures that cannot be gathered because their names or types differ between ranks."""
+    kinds = [f"{name} ({str(values.dtype).removeprefix('torch.')})" for name, values in measures.items()]
+    by_rank = gather_items([kinds], world_size())
+    for number, others in enumerate(by_rank):
+        if others != by_rank[0]:
             raise UserError(
-                f"the reward sources give {', '.join(all_kinds[0])} for responses on rank 0 and {', '.join(others)} "
+                f"the reward sources give {', '.join(by_rank[0])} for responses on rank 0 and {', '.join(others)} "
                 f"on rank {number}; expected the same for all responses"
             )
 
 
 def _gathered(parts: Sequence[Rollout], count: int) -> Rollout:
-    """One rollout of all ranks' parts, in global order."""
-    width = max(part.actions.shape[1] for part in parts)
-    prompt_width = max(part.context.input_ids.shape[1] for part in parts)
-
-    def right(name: str) -> Tensor:
-        pieces = [getattr(p, name) for p in parts]
-        padded = [torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in pieces]
-        return gather_padded(torch.cat(padded), count)
-
-    def left(name: str) -> Tensor:
-        pieces = [getattr(p.context, name).flip(1) for p in parts]
-        padded = [torch.nn.functional.pad(x, (0, prompt_width - x.shape[1])) for x in pieces]
-        return gather_padded(torch.cat(padded), count).flip(1)
-
-    names = ("actions", "action_mask", "old_logprobs", "terminated", "truncated")
-    steps: dict[str, Any] = {name: right(name) for name in names}
-    return Rollout(
-        context=TokenContext(left("input_ids"), left("attention_mask")),
-        rows=gather_rows(torch.cat([p.rows for p in parts]), count),
-        **steps,
-    )
+    """One rollout of the parts of all ranks, in global order."""
+    own = join_rollouts(parts)
+    contexts = {
+        f.name: gather_padded(getattr(own.context, f.name).flip(1), count).flip(1) for f in fields(TokenContext)
+    }
+    steps = {
+        name: gather_padded(getattr(own, name), count)
+        for name in ("actions", "action_mask", "old_logprobs", "terminated", "truncated")
+    }
+    return replace(own, context=TokenContext(**contexts), rows=gather_rows(own.rows, count), **steps)

@@ -1,4 +1,4 @@
-"""What a rollout amounts to, in numbers and as samples to read."""
+"""Statistics of a rollout, and samples of its responses."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ TEXT_METRICS = (
     ),
     Metric("Perplexity", "on demonstrations; rises with forgetting", heldout="eval/perplexity", role="heldout"),
 )
-"""Of every policy that answers prompts."""
+"""Metrics of every policy that answers prompts."""
 
 
 def text_statistics(scored: ScoredRollout) -> dict[str, float]:
-    """Length, share of responses that end themselves, and diversity of the responses."""
+    """Mean length, share of responses with an end-of-sequence token, and diversity of the responses."""
     rollout = scored.rollout
     return {
         "length_mean": rollout.lengths().double().mean().item(),
         "eos_rate": 1 - rollout.truncated.any(-1).double().mean().item(),
-        "distinct_2": distinct(scored.responses, 2),
+        "distinct_2": distinct_ngrams(scored.responses, 2),
     }
 
 
-def distinct(responses: Sequence[str], n: int) -> float:
-    """Different word n-grams over all word n-grams (Li et al. 2016, "A Diversity-Promoting Objective…")."""
-    grams = [tuple(words[i : i + n]) for words in map(str.split, responses) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / max(len(grams), 1)
+def distinct_ngrams(responses: Sequence[str], n: int) -> float:
+    """Share of distinct word n-grams among all (Li et al. 2016, "A Diversity-Promoting Objective Function…")."""
+    ngrams = [tuple(words[i : i + n]) for words in map(str.split, responses) for i in range(len(words) - n + 1)]
+    return len(set(ngrams)) / max(len(ngrams), 1)
 
 
 def score_statistics(scored: ScoredRollout) -> dict[str, float]:
@@ -61,18 +61,22 @@ def score_statistics(scored: ScoredRollout) -> dict[str, float]:
 def win_rate(scored: ScoredRollout, reference: ScoredRollout) -> dict[str, float]:
     """Share of prompts on which the response beats the reference's, with a 95 % Wilson interval.
 
-    Judged by gold where there is one, by the score otherwise; a tie counts one half.
+    Compared by gold if there is one, by the score otherwise; a tie counts one half.
     """
-    own, other = (s.measures.get("gold", s.scores).cpu() for s in (scored, reference))
-    wins = int((own > other).sum()) + int((own == other).sum()) / 2
-    low, high = wilson_interval(wins, len(own))
-    return {"win_rate": wins / len(own), "win_rate_low": low, "win_rate_high": high}
+    ours, theirs = (rollout.measures.get("gold", rollout.scores).cpu() for rollout in (scored, reference))
+    wins = int((ours > theirs).sum()) + int((ours == theirs).sum()) / 2
+    low, high = wilson_interval(wins, len(ours))
+    return {"win_rate": wins / len(ours), "win_rate_low": low, "win_rate_high": high}
 
 
 def sample_records(
     scored: ScoredRollout, kl: Float[Tensor, " B"], *, iteration: int, count: int
 ) -> list[dict[str, Any]]:
-    """The first ``count`` responses as plain records."""
+    """The first ``count`` responses as records for JSON.
+
+    Args:
+        kl: to the reference, in nats per sequence.
+    """
     gold = scored.measures.get("gold")
     return [
         {
@@ -89,5 +93,5 @@ def sample_records(
 
 
 def standard_error(values: Float[Tensor, " B"]) -> float:
-    """Of the mean."""
+    """Standard error of the mean; NaN for a single value."""
     return (values.double().std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")

@@ -1,4 +1,4 @@
-"""Control: an environment of gymnasium as a task."""
+"""Control: a gymnasium environment as a task."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class Control(Task):
-    """An environment with vectors as observations, and with choices or vectors as actions.
+    """An environment whose observations are vectors, and whose actions are discrete choices or vectors.
 
     Args:
-        environment: id of the environment; one that another package registers is named ``module:id``.
+        environment: id of the environment; ``module:id`` if another package registers it.
         kwargs: arguments of the environment itself.
-        max_episode_steps: an episode is truncated after so many steps; None for the environment's own limit.
+        max_episode_steps: an episode is truncated after this many steps; None for the environment's own limit.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"environments"})
@@ -33,47 +33,51 @@ class Control(Task):
             raise UserError(f"task.init_args.max_episode_steps must be at least 1, got {max_episode_steps}")
         self.environment = environment
         self.kwargs = dict(kwargs or {})
-        self.max_episode_steps = max_episode_steps
+        self._time_limit = max_episode_steps
         vector = self.environments(1)
         try:
             self.spaces = _spaces(environment, vector)
-            self.max_episode_steps = vector.envs[0].spec.max_episode_steps
+            spec = vector.envs[0].spec
         finally:
             vector.close()
-        if self.max_episode_steps is None:
+        if spec is None or spec.max_episode_steps is None:
             raise UserError(
                 f"{environment} has no time limit, so an episode may never end; "
                 "give task.init_args.max_episode_steps, such as 1000"
             )
+        self.max_episode_steps = spec.max_episode_steps
 
     def interface(self) -> Spaces:
         """What the networks read and write."""
         return self.spaces
 
     def environments(self, count: int) -> SyncVectorEnv:
-        """Several of them, which do not reset themselves.
+        """Copies of the environment that are stepped together and do not reset themselves.
 
         Raises:
-            UserError: there is no such environment, or what it needs is not installed.
+            UserError: there is no such environment, or a package that it needs is not installed.
         """
         import gymnasium
 
-        limit = {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
+        options = dict(self.kwargs)
+        if self._time_limit is not None:
+            options["max_episode_steps"] = self._time_limit
         try:
-            return gymnasium.make_vec(
+            vector = gymnasium.make_vec(
                 self.environment,
                 num_envs=count,
                 vectorization_mode="sync",
                 vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED, "copy": False},
-                **limit,
-                **self.kwargs,
+                **options,
             )
         except Exception as error:  # whatever an environment raises
             raise UserError(_refusal(self.environment, self.kwargs, error)) from error
+        assert isinstance(vector, gymnasium.vector.SyncVectorEnv)  # because of vectorization_mode
+        return vector
 
 
 def _refusal(environment: str, kwargs: dict[str, Any], error: Exception) -> str:
-    """One line on why an environment cannot be made, and what to do about it."""
+    """Why an environment cannot be made and what to do about it, in one line."""
     from gymnasium import error as errors
 
     reason = " ".join(str(error).split()) or type(error).__name__

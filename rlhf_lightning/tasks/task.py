@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.types import Demonstration, PreferencePair, Prompt, Ranking, Rating
+from rlhf_lightning.records.constructed import Constructed
+from rlhf_lightning.tasks.feedback import as_pairs
+from rlhf_lightning.types import Demonstration, LabelledResponse, PreferencePair, Prompt, Ranking, Rating
 
 if TYPE_CHECKING:
+    from gymnasium.vector import SyncVectorEnv
     from transformers import PreTrainedTokenizerBase
 
     from rlhf_lightning.rewards.source import RewardSource
@@ -16,17 +19,19 @@ if TYPE_CHECKING:
 Split: TypeAlias = Literal["train", "heldout"]
 
 Probes: TypeAlias = dict[str, list[tuple[Prompt, str, str]]]
-"""By respect, such as ``length``: a prompt, a response, and the response changed in that respect only."""
+"""By property, such as ``length``: a prompt, a response, and the response with only this property changed."""
 
 
-class Task:
-    """Prompts, and whatever else the task has: demonstrations, preferences, a gold reward.
+class Task(Constructed):
+    """Prompts or environments, and whatever else the task has: demonstrations, feedback, a gold reward.
 
     A subclass names in ``provides`` what it has and overrides the matching methods; algorithms name in
     ``requires`` what they need, and a mismatch ends in one line before anything is built.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
+    max_episode_steps: int
+    """Time limit of an episode, for tasks that provide environments."""
 
     def require(self, needed: frozenset[str], by: str) -> None:
         """Raise `UserError` unless the task provides everything in ``needed``."""
@@ -37,35 +42,46 @@ class Task:
                 f"(it provides {', '.join(sorted(self.provides)) or 'nothing'})"
             )
 
+    def _not_provided(self, name: str, method: str | None = None) -> Exception:
+        """The error for a call of a method that the subclass does not override.
+
+        Raises:
+            UserError: the task does not claim to provide this.
+        """
+        self.require(frozenset({name}), f"{method or name}()")
+        return NotImplementedError(f"{type(self).__name__} provides {name} without overriding {method or name}()")
+
     def prompts(self, split: Split) -> Sequence[Prompt]:
         """Prompts to answer, in a fixed order."""
-        self.require(frozenset({"prompts"}), "prompts()")
-        raise NotImplementedError
+        raise self._not_provided("prompts")
 
     def demonstrations(self, split: Split) -> Sequence[Demonstration]:
         """Responses to imitate, in a fixed order."""
-        self.require(frozenset({"demonstrations"}), "demonstrations()")
-        raise NotImplementedError
+        raise self._not_provided("demonstrations")
 
     def preferences(self, split: Split) -> Sequence[PreferencePair]:
         """Preference pairs that the task itself comes with, in a fixed order."""
-        self.require(frozenset({"preferences"}), "preferences()")
-        raise NotImplementedError
+        raise self._not_provided("preferences")
 
     def rankings(self, split: Split) -> Sequence[Ranking]:
         """Rankings that the task itself comes with, in a fixed order."""
-        self.require(frozenset({"rankings"}), "rankings()")
-        raise NotImplementedError
+        raise self._not_provided("rankings")
 
     def ratings(self, split: Split) -> Sequence[Rating]:
         """Rated responses that the task itself comes with, in a fixed order."""
-        self.require(frozenset({"ratings"}), "ratings()")
-        raise NotImplementedError
+        raise self._not_provided("ratings")
+
+    def labels(self, split: Split) -> Sequence[LabelledResponse]:
+        """Desirable and undesirable responses that the task itself comes with, in a fixed order."""
+        raise self._not_provided("labels")
+
+    def environments(self, count: int) -> SyncVectorEnv:
+        """Copies of the environment that are stepped together and do not reset themselves."""
+        raise self._not_provided("environments")
 
     def panel(self, index: int, count: int) -> list[str]:
-        """Who judges number ``index``: ``count`` annotators, all different; the first is who judges it alone."""
-        self.require(frozenset({"annotators"}), "panel()")
-        raise NotImplementedError
+        """The ``count`` different annotators for comparison ``index``; the first one judges if only one is needed."""
+        raise self._not_provided("annotators", "panel")
 
     def annotate(
         self,
@@ -77,14 +93,16 @@ class Task:
         objective: str | None = None,
         annotator: str | None = None,
     ) -> PreferencePair:
-        """The judgement number ``index`` of two responses: the same each time.
+        """Compare two responses: `rank` of the two.
 
         Args:
-            objective: in which respect; None for all in all.
+            index: number of the comparison; the same number and arguments always give the same judgement.
+            objective: in which respect; None for an overall judgement.
             annotator: who judges; None for the first of the `panel`.
         """
         self.require(frozenset({"annotators"}), "annotate()")
-        raise NotImplementedError
+        (pair,) = as_pairs(self.rank(prompt, (first, second), index, objective=objective, annotator=annotator))
+        return pair
 
     def rank(
         self,
@@ -95,16 +113,15 @@ class Task:
         objective: str | None = None,
         annotator: str | None = None,
     ) -> Ranking:
-        """The judgement number ``index`` of several responses; see `annotate`."""
-        self.require(frozenset({"annotators"}), "rank()")
-        raise NotImplementedError
+        """Rank several responses; the arguments are those of `annotate`."""
+        raise self._not_provided("annotators", "rank")
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of a model that is built from scratch for this task."""
         raise NotImplementedError
 
     def interface(self) -> Any:
-        """What a network built for this task reads and writes: the tokenizer, or an environment's spaces."""
+        """What a network for this task reads and writes: the tokenizer, or an environment's spaces."""
         return self.tokenizer()
 
     def gold(self) -> RewardSource | None:
@@ -116,9 +133,40 @@ class Task:
         return None
 
     def ceiling(self, train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> float | None:
-        """Accuracy on the held-out pairs that a model which knows the true reward reaches, where that is known."""
+        """Accuracy on the held-out pairs of a model that knows the true reward, where this accuracy is known."""
         return None
 
     def probes(self, limit: int) -> Probes:
-        """Responses to at most ``limit`` held-out prompts, changed in one respect only; none where there are none."""
+        """Responses to at most ``limit`` held-out prompts, each with one property changed; empty if there are none."""
         return {}
+
+
+def is_heldout(split: str, task: str) -> bool:
+    """Whether the split is the held-out one.
+
+    Args:
+        task: name of the task, for the message.
+
+    Raises:
+        UserError: there is no such split.
+    """
+    if split not in ("train", "heldout"):
+        raise UserError(f"the splits of the {task} task are 'train' and 'heldout', got {split!r}")
+    return split == "heldout"
+
+
+def last_user_message(prompt: Prompt, reader: str) -> str:
+    """The last user message, or the text of a prompt that is not a conversation.
+
+    Args:
+        reader: who reads it, for the message, such as "the arithmetic task verifies".
+
+    Raises:
+        UserError: no message is from the user.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    for message in reversed(prompt):
+        if message.get("role") == "user":
+            return str(message.get("content"))
+    raise UserError(f"the prompt {prompt!r} has no user message; {reader} by the last one")

@@ -34,7 +34,7 @@ class Minibatch(Generic[BatchT]):
 
 @dataclass
 class Loss:
-    """What an algorithm's loss says of some rows of a minibatch.
+    """Loss and metrics of some rows of a minibatch.
 
     Args:
         value: to be minimized, divided by the counts of the whole minibatch already.
@@ -47,13 +47,13 @@ class Loss:
     largest: dict[str, Tensor] = field(default_factory=dict)
 
     def detached(self) -> Loss:
-        """The numbers alone."""
+        """The same numbers without their graph."""
         numbers = ({name: value.detach() for name, value in group.items()} for group in (self.sums, self.largest))
         return Loss(self.value.detach(), *numbers)
 
 
 def whole_batch(batch: BatchT, *, microbatch_size: int | None) -> Minibatch[BatchT]:
-    """The one minibatch that holds everything, in the order of the rows."""
+    """The whole batch as a single minibatch, in the order of the rows."""
     rows = torch.arange(len(batch), device=batch.actions.device)
     return _minibatch(batch, rows, microbatch_size)
 

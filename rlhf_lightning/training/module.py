@@ -21,14 +21,15 @@ from rlhf_lightning.callbacks.sigterm import Sigterm
 from rlhf_lightning.callbacks.tracking import tell_loggers
 from rlhf_lightning.distributed import (
     all_sum,
+    from_first_rank,
     gather_items,
-    of_first_rank,
     rank,
     run_seed,
     sum_gradients,
     world_size,
 )
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.lightning_seams import callbacks_of, has_trainer, keep_loaders_whole
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.records.constructed import Constructed
@@ -129,7 +130,7 @@ class Module(Constructed, LightningModule):
     # -- the trainer -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse what would train wrongly, and have every rank count the same batches.
+        """Validate strategy and precision, and keep the data loaders the same on every rank.
 
         Raises:
             UserError: the weights would be kept in half precision, or the strategy divides gradients or weights itself.
@@ -149,14 +150,14 @@ class Module(Constructed, LightningModule):
                 "expected 32-true, 64-true, bf16-mixed or 16-mixed"
             )
         # The loaders only count: shared out among ranks, each would see a part of the batches.
-        self.trainer._accelerator_connector.use_distributed_sampler = False
+        keep_loaders_whole(self.trainer)
 
     def configure_callbacks(self) -> list[Callback]:
         """What every trainer of this module needs."""
         return [Sigterm()]
 
     def on_fit_start(self) -> None:
-        """See that all ranks start at the same point, or they would wait for each other later, or train apart.
+        """Check that all ranks start from the same seed and step; otherwise they would diverge, or wait for each other.
 
         Raises:
             UserError: they do not.
@@ -197,7 +198,7 @@ class Module(Constructed, LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember how far the checkpoint is, and make room for its numbers."""
         self.steps_loaded = int(checkpoint["global_step"])
-        if self._trainer is not None and self.trainer.precision_plugin.precision == "64-true":
+        if has_trainer(self) and self.trainer.precision_plugin.precision == "64-true":
             self.double()  # Lightning converts after loading: networks from a folder would round to float32 first
 
     # -- optimization ------------------------------------------------------------------------------------------
@@ -320,11 +321,11 @@ class Module(Constructed, LightningModule):
 
     def publish(self, row: Mapping[str, float]) -> None:
         """Report a finished row of metrics, its x-axis first, to callbacks and loggers."""
-        row = of_first_rank(dict(row))  # times differ, and perhaps a last bit: callbacks decide by these numbers
+        row = from_first_rank(dict(row))  # times differ, and perhaps a last bit: callbacks decide by these numbers
         axis, *names = row
         position = int(row[axis])
         row = {axis: position} | {name: v if isinstance(v := row[name], int) else float(v) for name in names}
-        for callback in cast(Any, self.trainer).callbacks:
+        for callback in callbacks_of(self.trainer):
             if isinstance(callback, Listener):
                 callback.on_row(self.trainer, self, row)
         if not self.fitting:

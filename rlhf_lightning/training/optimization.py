@@ -1,4 +1,4 @@
-"""How parameters are stepped: AdamW, its learning rates, their schedule, and gradient clipping."""
+"""The optimizer: AdamW, its learning rates and their schedule, and gradient clipping."""
 
 from __future__ import annotations
 

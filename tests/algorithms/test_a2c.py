@@ -4,18 +4,24 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from plain_forward import sequences, share_of_b, state_values, token_logprobs, trained_parameters, value_weight
+from run_checks import (
+    compared_gradients,
+    microbatches_change_nothing,
+    padding_changes_nothing,
+    policy_waits_for_the_critic,
+    resumed_run_is_identical,
+)
 from training_helpers import (
     AtHook,
+    BeforeUpdate,
+    Iterations,
     Letters,
     OneToken,
     PaysFor,
-    distance,
     fit,
     ppo,
     rollouts,
-    same,
-    snapshot,
     tiny,
 )
 
@@ -24,7 +30,7 @@ from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
 from rlhf_lightning.algorithms.parts.surrogates import Clip
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.critic import Critic
+from rlhf_lightning.models.critic import ValueNetwork
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import ObservationContext, Rollout, ScoredRollout
@@ -36,54 +42,32 @@ def a2c(task, **settings):
     return A2C(task, tiny(), **{"optimization": Optimization(lr=1e-2), "eval_every": 1000, **settings})
 
 
-def trained_parameters(module):
-    """The parameters that training moves, by name."""
-    return {name: p for name, p in module.named_parameters() if not name.startswith("reference.")}
-
-
 # -- gradients ----------------------------------------------------------------------------------------------------
 
 
-def token_logprobs(policy, prompt, actions):
-    """Log-probabilities of all tokens at each action, [T, V]."""
-    logits = policy.model(torch.tensor([prompt + actions])).logits[0, len(prompt) - 1 : -1]
-    return (logits / policy.temperature).log_softmax(-1)
-
-
-def state_values(module, prompt, actions):
-    """Values before each action."""
-    shared = module.critic_options.shared
-    trunk = (module.policy if shared else module.critic).model.base_model
-    score = module.critic.score if shared else module.critic.model.score
-    return score(trunk(torch.tensor([prompt + actions])).last_hidden_state[0, len(prompt) - 1 : -1]).squeeze(-1)
-
-
-def by_hand(module, batch):
+def by_hand(module, prepared, old):
     """The loss on the batch, by a loop over rows and tokens."""
+    batch = prepared.batch
     loss = torch.zeros((), dtype=torch.float64)
-    for row in range(len(batch)):
-        prompt = batch.context.input_ids[row][batch.context.attention_mask[row]].tolist()
-        actions = batch.actions[row][batch.action_mask[row]].tolist()
-        words = [module.policy.tokenizer.convert_ids_to_tokens(a) for a in actions if a > 1]
+    for prompt, actions in sequences(batch):
         logprobs, values = token_logprobs(module.policy, prompt, actions), state_values(module, prompt, actions)
         with torch.no_grad():
-            reference = token_logprobs(module.reference, prompt, actions)
+            reference = token_logprobs(module.reference.policy, prompt, actions)
         old = [*values.tolist(), 0.0]
         rewards = [BETA * (reference[t, a] - logprobs[t, a]).item() for t, a in enumerate(actions)]
-        rewards[-1] += words.count("b") / max(len(words), 1)
+        rewards[-1] += share_of_b(module.policy, actions)
         errors = [rewards[t] + GAMMA * old[t + 1] - old[t] for t in range(len(actions))]
         for t, action in enumerate(actions):
-            advantage = sum((GAMMA * module.lam) ** (k - t) * errors[k] for k in range(t, len(actions)))
+            advantage = sum((GAMMA * module.critic.lam) ** (k - t) * errors[k] for k in range(t, len(actions)))
             loss = loss - advantage * logprobs[t, action] + ENTROPY * (logprobs[t].exp() * logprobs[t]).sum()
-            weight = module.critic_options.coef if module.critic_options.shared else 1.0
-            loss = loss + weight * (values[t] - (advantage + old[t])) ** 2 / 2
+            loss = loss + value_weight(module) * (values[t] - (advantage + old[t])) ** 2 / 2
     return loss / len(batch)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["separate critic", "shared trunk"])
 @pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
 def test_a2c_gradient_by_hand(lam, shared):
-    task, checked = Letters(), []
+    task = Letters()
     module = a2c(
         task,
         optimization=Optimization(lr=1e-2, microbatch_size=3, max_grad_norm=1e-3),
@@ -94,26 +78,13 @@ def test_a2c_gradient_by_hand(lam, shared):
         entropy_coef=ENTROPY,
         temperature=0.8,
     )
-
-    def compare(trainer, module):
-        gradients = {name: p.grad.clone() for name, p in trained_parameters(module).items()}
-        with torch.enable_grad():
-            parameters = trained_parameters(module)
-            expected = torch.autograd.grad(by_hand(module, module.batch), list(parameters.values()))
-        for (name, gradient), wanted in zip(gradients.items(), expected, strict=True):
-            assert torch.allclose(gradient, wanted, rtol=1e-8, atol=1e-11), name
-        assert max(g.abs().max() for g in expected) > 1e-3
-        checked.append(trainer.current_epoch)
-
-    # callbacks run before the module clips
-    fit(module, rollouts(task), AtHook("on_before_optimizer_step", compare), max_epochs=3, precision="64-true")
-    assert checked == [0, 1, 2]
+    assert compared_gradients(module, rollouts(task), by_hand) == 3
 
 
 @pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate critic", "shared trunk"])
 def test_a2c_gradient_is_that_of_ppo_without_a_clip(shared, whiten):
-    task, checked = Letters(), []
+    task, checked, seen = Letters(), [], Iterations()
     settings = {
         "critic": CriticOptions(shared=shared),
         "kl": KLControl(BETA),
@@ -125,13 +96,13 @@ def test_a2c_gradient_is_that_of_ppo_without_a_clip(shared, whiten):
     }
     other = ppo(task, surrogate=Clip(clip_range=math.inf), minibatch_size=8, inner_epochs=1, **settings)
 
-    def compare(trainer, module):
+    def compare(trainer, module, prepared):
         other.configure_model()
         other.double().load_state_dict(module.state_dict())
         found = []
         for algorithm in (module, other):
             with torch.no_grad():
-                whole = algorithm.whole(algorithm.prepare(module.scored))
+                whole = algorithm.as_one_minibatch(algorithm.prepare(seen.scored[-1]).batch)
             assert len(whole.parts) == 1
             with torch.enable_grad():
                 value = algorithm.loss(whole.parts[0], whole).value
@@ -141,13 +112,7 @@ def test_a2c_gradient_is_that_of_ppo_without_a_clip(shared, whiten):
         assert max(g.abs().max() for g in found[0]) > 1e-3
         checked.append(trainer.current_epoch)
 
-    fit(
-        a2c(task, **settings),
-        rollouts(task),
-        AtHook("on_train_batch_start", compare),
-        max_epochs=2,
-        precision="64-true",
-    )
+    fit(a2c(task, **settings), rollouts(task), seen, BeforeUpdate(compare), max_epochs=2, precision="64-true")
     assert checked == [0, 1]
 
 
@@ -160,7 +125,7 @@ class Steps(Task):
     provides = frozenset({"environments"})
 
 
-class AsObserved(Critic):
+class AsObserved(ValueNetwork):
     """The value of an observation is the observation."""
 
     def values(self, context, actions, action_mask, trunk=None):
@@ -181,7 +146,7 @@ class AsObserved(Critic):
 )
 def test_a2c_bootstraps_where_an_episode_goes_on(lam, expected):
     module = a2c(Steps(), kl=KLControl(0.0), gamma=0.5, lam=lam)
-    module.reference, module.critic = None, AsObserved()
+    module.policy, module.critic.network = None, AsObserved()  # nothing here asks the policy
     values = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
     # the first row's second episode goes on after the rollout; the second row's first is cut by a time limit
     following = torch.tensor([[2.0, 90.0, 4.0, 10.0], [6.0, 20.0, 90.0, math.nan]])
@@ -195,73 +160,42 @@ def test_a2c_bootstraps_where_an_episode_goes_on(lam, expected):
         rows=torch.arange(2),
     )
     rewards = torch.tensor([[1.0, 2.0, 4.0, 8.0], [3.0, 6.0, 5.0, math.nan]])
-    batch = module.prepare(ScoredRollout(rollout, rewards, torch.zeros(2)))
-    mask = batch.action_mask
-    assert batch.advantages[mask].tolist() == expected
-    assert batch.returns[mask].tolist() == [a + v for a, v in zip(expected, values[mask].tolist(), strict=True)]
+    batch = module.prepare(ScoredRollout(rollout, rewards, torch.zeros(2))).batch
+    counted = values[rollout.action_mask].tolist()
+    assert batch.advantages[batch.action_mask].tolist() == expected
+    assert batch.returns[batch.action_mask].tolist() == [a + v for a, v in zip(expected, counted, strict=True)]
 
 
 # -- what must not change it --------------------------------------------------------------------------------------
 
 
-def poison(trainer, module):
-    """NaN, and tokens that were never drawn, wherever the batch only pads."""
-    batch = module.batch
-    hidden = ~batch.action_mask
-    assert hidden.any()
-    for name in ("old_logprobs", "old_values", "advantages", "returns"):
-        setattr(batch, name, getattr(batch, name).masked_fill(hidden, float("nan")))
-    batch.actions = torch.where(hidden, 7, batch.actions)
-
-
 @pytest.mark.parametrize("critic", [CriticOptions(clip_range=0.1), CriticOptions(shared=True)])
 def test_padding_changes_nothing_in_a2c(critic):
-    task, states = Letters(), []
-    for callbacks in ([], [AtHook("on_train_batch_start", poison)]):
-        module = a2c(task, critic=critic, entropy_coef=0.1, whiten_advantages=True)
-        rows = fit(module, rollouts(task), *callbacks, max_epochs=2)
-        states.append((snapshot(module), rows.untimed()))
-    assert same(states[0][0], states[1][0])
-    assert states[0][1] == states[1][1]
+    padding_changes_nothing(
+        lambda: a2c(Letters(), critic=critic, entropy_coef=0.1, whiten_advantages=True), lambda: rollouts(Letters())
+    )
 
 
 def test_microbatches_change_nothing_in_a2c():
-    task, states, rows = Letters(), [], []
-    for size in (None, 1, 3):
+    def build(size):
         optimization = Optimization(3e-3, max_grad_norm=0.1, microbatch_size=size)
-        module = a2c(task, optimization=optimization, lam=0.5, entropy_coef=0.1)
-        rows.append(fit(module, rollouts(task), max_epochs=2, precision="64-true").untimed())
-        states.append(snapshot(module))
-    assert max(distance(states[0], other) for other in states[1:]) < 1e-9
-    for other in rows[1:]:
-        assert [pytest.approx(row, abs=1e-9) for row in rows[0]] == other
+        return a2c(Letters(), optimization=optimization, lam=0.5, entropy_coef=0.1)
+
+    microbatches_change_nothing(build, lambda: rollouts(Letters()))
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["separate critic", "shared trunk"])
 def test_resumed_a2c_is_bit_identical(tmp_path, shared):
-    def run(*callbacks, **settings):
-        task = Letters()
+    def build():
         optimization = Optimization(1e-2, "cosine", warmup=0.25, weight_decay=0.01)
         critic = CriticOptions(shared=shared, warmup=1)
-        module = a2c(task, critic=critic, optimization=optimization, kl=AdaptiveKLControl(0.1, target=0.05))
-        rows = fit(module, rollouts(task), *callbacks, max_epochs=4, **settings)
-        return rows.untimed(), snapshot(module)
+        return a2c(Letters(), critic=critic, optimization=optimization, kl=AdaptiveKLControl(0.1, target=0.05))
 
-    whole = run(ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True))
-    resumed = run(ckpt_path=tmp_path / "epoch=1.ckpt")
-    assert resumed[0] == whole[0][3:]
-    assert same(resumed[1], whole[1])
+    resumed_run_is_identical(build, lambda: rollouts(Letters()), tmp_path)
 
 
 def test_a2c_warms_its_critic_up_before_the_policy_moves():
-    task, states = Letters(), []
-    module = a2c(task, critic=CriticOptions(warmup=1))
-    record = AtHook("on_train_epoch_end", lambda _, m: states.append((snapshot(m.policy), snapshot(m.critic))))
-    fit(module, rollouts(task), record, max_epochs=2)
-    reference = snapshot(module.reference)
-    assert same(states[0][0], reference)
-    assert distance(states[1][0], reference) > 1e-3
-    assert distance(states[0][1], states[1][1]) > 1e-3
+    policy_waits_for_the_critic(a2c(Letters(), critic=CriticOptions(warmup=1)), rollouts(Letters()), warmup=1)
 
 
 # -- what it says and what it learns ------------------------------------------------------------------------------

@@ -80,5 +80,5 @@ def test_resumed_ppo_with_adapters_is_bit_identical_and_keeps_its_reference(pret
     resumed, rest = run(ckpt_path=tmp_path / "epoch=0.ckpt")
     assert rest == rows[2:]
     assert same(snapshot(resumed), snapshot(whole))
-    assert fingerprint(resumed.reference) == resumed.reference_hash == whole.reference_hash
-    assert moved(whole.policy, snapshot(whole.reference)) == trained(whole.policy)
+    assert fingerprint(resumed.reference.policy) == resumed.reference.fingerprint == whole.reference.fingerprint
+    assert moved(whole.policy, snapshot(whole.reference.policy)) == trained(whole.policy)

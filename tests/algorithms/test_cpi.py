@@ -4,8 +4,22 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from training_helpers import AtHook, Letters, distance, fit, rollouts, same, snapshot, tiny
+from bandit_oracles import exact_critic
+from run_checks import (
+    microbatches_change_nothing,
+    padding_changes_nothing,
+    policy_waits_for_the_critic,
+    resumed_run_is_identical,
+)
+from training_helpers import (
+    Iterations,
+    Letters,
+    distance,
+    fit,
+    rollouts,
+    snapshot,
+    tiny,
+)
 
 from rlhf_lightning.algorithms.cpi import CPI
 from rlhf_lightning.algorithms.parts.critic import CriticOptions
@@ -86,16 +100,16 @@ def on_all_responses(**settings):
     module.double()
     with torch.no_grad():
         module.policy.logits.copy_(QUARTERS.log())
-    module.critic = Objective(SCORES).critic(module.policy, gamma=1.0)
+    module.critic.network = exact_critic(Objective(SCORES), module.policy, gamma=1.0)
     numbers = [number for number in range(len(RESPONSES)) for _ in range(frequency(number))]
     rollout, scores = as_rollout(module.policy, numbers), SCORES[numbers]
     scored = ScoredRollout(rollout, rewards=last_action_rewards(scores, rollout.action_mask), scores=scores)
     with torch.no_grad():
-        return module, module.prepare(scored)
+        return module, module.prepare(scored).batch
 
 
 def loss(module, batch):
-    whole = module.whole(batch)
+    whole = module.as_one_minibatch(batch)
     return sum(module.loss(part, whole).value for part in whole.parts)
 
 
@@ -132,7 +146,7 @@ def test_small_share_stays_close_to_the_policy():
 
 def test_share_of_zero_leaves_the_policy_in_place():
     module, batch = on_all_responses(mixture=0.0)
-    assert torch.equal(batch.advantages[batch.action_mask], torch.ones(int(batch.action_mask.sum())).double())
+    assert torch.equal(batch.weights[batch.action_mask], torch.ones(int(batch.action_mask.sum())).double())
     assert flat_gradient(loss(module, batch), module.policy).abs().max() < 1e-12
     module, batch = on_all_responses(mixture=0.1)
     assert flat_gradient(loss(module, batch), module.policy).abs().max() > 1e-3
@@ -140,11 +154,10 @@ def test_share_of_zero_leaves_the_policy_in_place():
 
 @pytest.mark.parametrize(("alpha", "eta"), [(0.3, 1.0), (1.0, 0.02)])
 def test_weights_have_mean_one_over_the_actions(alpha, eta):
-    task = Letters()
+    task, seen = Letters(), Iterations()
     module = algorithm(task, mixture=alpha, eta=eta)
-    row = fit(module, rollouts(task), max_epochs=1, precision="64-true").rows[-1]
-    mask = module.batch.action_mask
-    weights = module.batch.advantages
+    row = fit(module, rollouts(task), seen, max_epochs=1, precision="64-true").rows[-1]
+    mask, weights = seen.batch.action_mask, seen.batch.weights
     assert weights[mask].mean().item() == pytest.approx(1, abs=1e-12)
     assert weights[mask].min() >= 1 - alpha
     assert torch.equal(weights[~mask], torch.zeros_like(weights[~mask]))
@@ -152,7 +165,7 @@ def test_weights_have_mean_one_over_the_actions(alpha, eta):
 
 
 def test_update_approaches_the_mixture_of_what_was_sampled():
-    task = Bandit()
+    task, seen = Bandit(), Iterations()
     module = algorithm(
         task,
         backbone=TabularBackbone(scale=0.3),
@@ -162,12 +175,12 @@ def test_update_approaches_the_mixture_of_what_was_sampled():
         minibatch_size=64,
         inner_epochs=150,
     )
-    row = fit(module, rollouts(task, task.gold(), size=64, max_new_tokens=3), max_epochs=1).rows[-1]
-    batch, weighted = module.batch, torch.zeros(OPEN, 3)
+    row = fit(module, rollouts(task, task.gold(), size=64, max_new_tokens=3), seen, max_epochs=1).rows[-1]
+    batch, weighted = seen.batch, torch.zeros(OPEN, 3)
     for i in range(len(batch)):
         prefix = 0
         for t, token in enumerate(batch.actions[i][batch.action_mask[i]].tolist()):
-            weighted[prefix, token] += batch.advantages[i, t]
+            weighted[prefix, token] += batch.weights[i, t]
             prefix = 2 * prefix + token
     often = weighted.min(-1).values > 0  # prefixes after which all three tokens were drawn
     assert often.sum() >= 4
@@ -181,15 +194,9 @@ def test_update_approaches_the_mixture_of_what_was_sampled():
 
 @pytest.mark.parametrize("shared", [False, True], ids=["separate critic", "shared trunk"])
 def test_critic_warmup_leaves_the_policy_of_cpi_as_it_is(shared):
-    task, states = Letters(), []
-    optimization = Optimization(lr=1e-2, weight_decay=0.1)
-    module = algorithm(task, critic=CriticOptions(warmup=1, shared=shared), optimization=optimization)
-    record = AtHook("on_train_epoch_end", lambda _, m: states.append((snapshot(m.policy), snapshot(m.critic))))
-    fit(module, rollouts(task), record, max_epochs=2)
-    reference = snapshot(module.reference)
-    assert same(states[0][0], reference)
-    assert distance(states[1][0], reference) > 1e-3
-    assert distance(states[0][1], states[1][1]) > 1e-3
+    critic, optimization = CriticOptions(warmup=1, shared=shared), Optimization(lr=1e-2, weight_decay=0.1)
+    module = algorithm(Letters(), critic=critic, optimization=optimization)
+    policy_waits_for_the_critic(module, rollouts(Letters()), warmup=1)
 
 
 def test_only_adapters_move_in_cpi(tmp_path):
@@ -197,7 +204,7 @@ def test_only_adapters_move_in_cpi(tmp_path):
     tiny().policy(task.tokenizer).save(tmp_path)
     module = algorithm(task, backbone=tiny(checkpoint=str(tmp_path), lora=LoRA(rank=2, alpha=8.0)))
     fit(module, rollouts(task), max_epochs=2)
-    start, end = snapshot(module.reference), snapshot(module.policy)
+    start, end = snapshot(module.reference.policy), snapshot(module.policy)
     assert {name for name in end if not torch.equal(end[name], start[name])} == {n for n in end if ".lora_" in n}
 
 
@@ -205,47 +212,23 @@ def test_only_adapters_move_in_cpi(tmp_path):
 
 
 def test_microbatches_change_nothing_in_cpi():
-    task, states = Letters(), []
-    for size in (None, 1, 3):
-        module = algorithm(task, optimization=Optimization(3e-3, max_grad_norm=0.1, microbatch_size=size))
-        fit(module, rollouts(task), max_epochs=3, precision="64-true")
-        states.append(snapshot(module))
-    assert max(distance(states[0], other) for other in states[1:]) < 1e-9
-    assert distance(snapshot(module.policy), snapshot(module.reference)) > 0.01
+    def build(size):
+        return algorithm(Letters(), optimization=Optimization(3e-3, max_grad_norm=0.1, microbatch_size=size))
 
-
-def poison(trainer, module):
-    """NaN, and tokens that were never drawn, wherever the batch only pads."""
-    batch = module.batch
-    hidden = ~batch.action_mask
-    assert hidden.any()
-    for name in ("old_logprobs", "old_values", "advantages", "returns"):
-        setattr(batch, name, getattr(batch, name).masked_fill(hidden, math.nan))
-    batch.actions = torch.where(hidden, 7, batch.actions)
+    module, _ = microbatches_change_nothing(build, lambda: rollouts(Letters()), iterations=3)
+    assert distance(snapshot(module.policy), snapshot(module.reference.policy)) > 0.01
 
 
 def test_padding_changes_nothing_in_cpi():
-    task, states = Letters(), []
-    for callbacks in ([], [AtHook("on_train_batch_start", poison)]):
-        module = algorithm(task, minibatch_size=4)
-        rows = fit(module, rollouts(task), *callbacks, max_epochs=2)
-        states.append((snapshot(module), rows.untimed()))
-    assert same(states[0][0], states[1][0])
-    assert states[0][1] == states[1][1]
+    padding_changes_nothing(lambda: algorithm(Letters(), minibatch_size=4), lambda: rollouts(Letters()))
 
 
 def test_resumed_cpi_is_bit_identical(tmp_path):
-    def run(*callbacks, **settings):
-        task = Letters()
+    def build():
         optimization = Optimization(1e-2, "cosine", warmup=0.25, weight_decay=0.01)
-        module = algorithm(task, optimization=optimization, minibatch_size=4)
-        rows = fit(module, rollouts(task), *callbacks, max_epochs=3, **settings)
-        return rows.untimed(), snapshot(module)
+        return algorithm(Letters(), optimization=optimization, minibatch_size=4)
 
-    whole = run(ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True))
-    resumed = run(ckpt_path=tmp_path / "epoch=0.ckpt")
-    assert resumed[0] == whole[0][2:]
-    assert same(resumed[1], whole[1])
+    resumed_run_is_identical(build, lambda: rollouts(Letters()), tmp_path, iterations=3, after=1)
 
 
 # -- what it says and what it learns ------------------------------------------------------------------------------

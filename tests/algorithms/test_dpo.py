@@ -117,15 +117,14 @@ def test_optimum_of_the_loss_is_the_tilted_reference():
 
     def loss():
         optimizer.zero_grad()
-        logprobs, ref_logprobs = (module.logprobs(policy, encoded) for policy in (module.policy, module.reference))
-        value = (weights * module.loss.per_pair(*(logprobs - ref_logprobs).sum(-1).chunk(2))).sum()
+        value = (weights * module.loss.per_pair(*module.log_ratios(encoded).chunk(2))).sum()
         value.backward()
         return value
 
     optimizer.step(loss)
     alone = module.encode([PreferencePair(PROMPT, response, response) for response in rewards])
     with torch.no_grad():
-        reached, start = (module.logprobs(p, alone).sum(-1)[:15] for p in (module.policy, module.reference))
+        reached, start = (module.logprobs(p, alone).sum(-1)[:15] for p in (module.policy, module.reference.policy))
     wanted = (start + torch.tensor(list(rewards.values()), dtype=torch.float64) / 0.5).softmax(-1)
     assert start.exp().sum().item() == pytest.approx(1)
     assert torch.allclose(reached.exp(), wanted, atol=1e-5)

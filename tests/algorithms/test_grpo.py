@@ -4,18 +4,26 @@ import statistics
 
 import pytest
 import torch
-from group_helpers import (
-    action_logprobs,
+from group_helpers import group_rollouts
+from plain_forward import action_logprobs, sequences, share_of_b, token_logprobs
+from run_checks import (
     compared_gradients,
-    group_rollouts,
-    in_microbatches,
-    interrupted,
-    poison,
-    sequences,
-    share_of_b,
-    token_logprobs,
+    microbatches_change_nothing,
+    padding_changes_nothing,
+    resumed_run_is_identical,
 )
-from training_helpers import AtHook, CountsB, Letters, PaysFor, distance, fit, same, snapshot, tiny
+from training_helpers import (
+    AtHook,
+    BeforeUpdate,
+    CountsB,
+    Iterations,
+    Letters,
+    PaysFor,
+    fit,
+    same,
+    snapshot,
+    tiny,
+)
 
 from rlhf_lightning.algorithms.grpo import GRPO, ResponseMean, ResponseSum, TokenMean
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl, KLLoss
@@ -49,25 +57,25 @@ def grpo(task=None, **settings):
 
 def test_averages_of_a_microbatch_by_hand():
     # responses of 3 and 1 tokens, in a minibatch of 5 responses and 12 tokens
-    places = torch.tensor([[True, True, True], [True, False, False]])
+    positions = torch.tensor([[True, True, True], [True, False, False]])
     losses = torch.tensor([1.0, 2.0, 6.0, 4.0])
     counts = {"responses": 5, "count": 12}
-    assert ResponseMean().of(losses, places, **counts).item() == pytest.approx((9 / 3 + 4) / 5)
-    assert TokenMean().of(losses, places, **counts).item() == pytest.approx(13 / 12)
-    assert ResponseSum().of(losses, places, **counts).item() == pytest.approx(13 / 5)
+    assert ResponseMean().reduce(losses, positions, **counts).item() == pytest.approx((9 / 3 + 4) / 5)
+    assert TokenMean().reduce(losses, positions, **counts).item() == pytest.approx(13 / 12)
+    assert ResponseSum().reduce(losses, positions, **counts).item() == pytest.approx(13 / 5)
     first = torch.tensor([[True, False, False], [True, False, False]])
     counts = {"responses": 5, "count": 5}
     for average in (ResponseMean(), TokenMean(), ResponseSum()):
-        assert average.of(torch.tensor([3.0, 4.0]), first, **counts).item() == pytest.approx(7 / 5)
+        assert average.reduce(torch.tensor([3.0, 4.0]), first, **counts).item() == pytest.approx(7 / 5)
 
 
 def by_hand(variant):
     """The loss of a variant, by a loop over rows and tokens."""
     low, high = variant.get("clip", (0.2, 0.2))
 
-    def loss(module, batch, old):
-        rows = list(sequences(batch))
-        logprobs = action_logprobs(module.policy, batch)
+    def loss(module, prepared, old):
+        rows = list(sequences(prepared.batch))
+        logprobs = action_logprobs(module.policy, prepared.batch)
         if old is None:
             return group_scores(module, rows), [row.tolist() for row in logprobs]
         advantages, before = old
@@ -112,7 +120,7 @@ def divergences(module, rows, variant):
     result = []
     for prompt, actions in rows:
         own = token_logprobs(module.policy, prompt, actions)
-        reference = token_logprobs(module.reference, prompt, actions).detach()
+        reference = token_logprobs(module.reference.policy, prompt, actions).detach()
         if variant["estimator"] == "exact":
             result.append([(p.exp() * (p - q)).sum() for p, q in zip(own, reference, strict=True)])
             continue
@@ -194,18 +202,20 @@ def test_grpo_ratio_is_one_at_the_first_step():
 
 
 def calls_of_the_reference(**settings):
-    """How often the reference is evaluated to prepare the batch, and in the update; the last row."""
+    """How often the reference is evaluated before the update, and in it up to its last step; the last row."""
     task, calls = Letters(), []
 
     def count(trainer, module):
-        evaluate = module.reference.hidden_before
-        module.reference.hidden_before = lambda *inputs: calls.append("forward") or evaluate(*inputs)
+        evaluate = module.reference.policy.hidden_before
+        module.reference.policy.hidden_before = lambda *inputs: calls.append("forward") or evaluate(*inputs)
 
-    mark = AtHook("on_train_batch_start", lambda trainer, module: calls.append("update"))
-    end = AtHook("on_train_batch_end", lambda trainer, module: calls.append("end"))
+    mark = BeforeUpdate(lambda trainer, module, prepared: calls.append("update"))
+    step = AtHook("on_before_optimizer_step", lambda trainer, module: calls.append("step"))
     module = grpo(task, **settings, inner_epochs=2)
-    rows = fit(module, group_rollouts(task), AtHook("on_train_epoch_start", count), mark, end, max_epochs=1).rows
-    return calls[: calls.index("update")].count("forward"), calls.index("end") - calls.index("update") - 1, rows[-1]
+    rows = fit(module, group_rollouts(task), AtHook("on_train_epoch_start", count), mark, step, max_epochs=1).rows
+    assert calls.count("step") == 2
+    start, end = calls.index("update"), len(calls) - calls[::-1].index("step")
+    return calls[:start].count("forward"), calls[start:end].count("forward"), rows[-1]
 
 
 def test_grpo_evaluates_the_reference_in_the_loss_only_where_the_exact_kl_is_asked_for():
@@ -223,15 +233,15 @@ def test_grpo_evaluates_the_reference_in_the_loss_only_where_the_exact_kl_is_ask
 def test_grpo_reports_the_kl_and_the_coefficient_that_the_loss_holds(estimator):
     task, measured, coefficients = Letters(), [], []
 
-    def measure(trainer, module):
-        rows = divergences(module, list(sequences(module.batch)), {"estimator": estimator})
+    def measure(trainer, module, prepared):
+        rows = divergences(module, list(sequences(prepared.batch)), {"estimator": estimator})
         with torch.no_grad():
             measured.append((sum(sum(row).item() for row in rows), len(rows), sum(len(row) for row in rows)))
-            coefficients.append(module.kl.coef)
+            coefficients.append(module.reference.kl.coef)
 
     kl = AdaptiveKLControl(0.1, estimator, KLLoss(estimator), target=0.05)
     module = grpo(task, kl=kl, optimization=Optimization(lr=3e-2))
-    rows = fit(module, group_rollouts(task), AtHook("on_train_batch_start", measure), max_epochs=4).rows[1:]
+    rows = fit(module, group_rollouts(task), BeforeUpdate(measure), max_epochs=4).rows[1:]
     assert [row["kl_control/coef"] for row in rows] == coefficients
     coef = 0.1
     for row, (total, responses, tokens) in zip(rows, measured, strict=True):
@@ -239,20 +249,16 @@ def test_grpo_reports_the_kl_and_the_coefficient_that_the_loss_holds(estimator):
         assert row["objective/kl_ref_sequence"] == pytest.approx(total / responses, abs=1e-5)
         assert row["objective/kl_ref_token"] == pytest.approx(total / tokens, abs=1e-5)
         coef *= 1 + 0.5 * min(max(row["objective/kl_ref_sequence"] / 0.05 - 1, -0.2), 0.2)
-    assert module.kl.coef == pytest.approx(coef)
+    assert module.reference.kl.coef == pytest.approx(coef)
     assert min(coefficients) < 0.1 < coef
 
 
 def test_grpo_overlong_responses_are_punished_before_groups_are_compared():
-    task, seen = Letters(), []
-
-    def look(trainer, module):
-        seen.append((module.batch, module.scored))
-
+    task, seen = Letters(), Iterations()
     module = grpo(task, overlong_cache=2, normalize_std=False)
     data = group_rollouts(task, max_new_tokens=4)
-    [_, row] = fit(module, data, AtHook("on_train_batch_start", look), max_epochs=1).rows
-    [(batch, scored)] = seen
+    [_, row] = fit(module, data, seen, max_epochs=1).rows
+    batch, [scored] = seen.batch, seen.scored
     # of at most 4 tokens, the last 2 are the cache: 2 or fewer cost nothing, 3 a half, 4 all
     punishment = [{1: 0.0, 2: 0.0, 3: 0.5, 4: 1.0}[int(n)] for n in batch.action_mask.sum(-1)]
     assert len(set(punishment)) > 1
@@ -265,12 +271,12 @@ def test_grpo_overlong_responses_are_punished_before_groups_are_compared():
 
 
 def test_grpo_price_in_the_reward_stands_in_the_reported_reward():
-    task, seen = Letters(), []
-    hook = AtHook("on_train_batch_start", lambda trainer, module: seen.append(module.scored.scores.mean().item()))
+    task, seen = Letters(), Iterations()
     module = grpo(task, kl=KLControl(0.5), optimization=Optimization(lr=3e-2))
-    rows = fit(module, group_rollouts(task), hook, max_epochs=3).rows[1:]
-    for row, score in zip(rows, seen, strict=True):
-        assert row["objective/reward"] == pytest.approx(score - 0.5 * row["objective/kl_ref_sequence"], abs=1e-6)
+    rows = fit(module, group_rollouts(task), seen, max_epochs=3).rows[1:]
+    for row, scored in zip(rows, seen.scored, strict=True):
+        price = 0.5 * row["objective/kl_ref_sequence"]
+        assert row["objective/reward"] == pytest.approx(scored.scores.mean().item() - price, abs=1e-6)
     assert rows[-1]["objective/kl_ref_sequence"] > 0.01
 
 
@@ -287,28 +293,21 @@ def test_grpo_update_ends_where_the_policy_has_gone_too_far():
 
 @pytest.mark.parametrize("ratio", [MeanRatio(), TokenRatio()], ids=["responses", "tokens"])
 def test_grpo_padding_changes_nothing(ratio):
-    task, results = Letters(), []
-    for callbacks in ([], [poison("old_logprobs", "ref_logprobs", "advantages", "returns", "old_values")]):
-        module = grpo(task, minibatch_size=3, inner_epochs=2, ratio=ratio)
-        rows = fit(module, group_rollouts(task), *callbacks, max_epochs=2).untimed()
-        results.append((rows, snapshot(module)))
-    assert results[0][0] == results[1][0]
-    assert same(results[0][1], results[1][1])
+    padding_changes_nothing(
+        lambda: grpo(minibatch_size=3, inner_epochs=2, ratio=ratio), lambda: group_rollouts(Letters())
+    )
 
 
 @pytest.mark.parametrize("name", ["GRPO", "GSPO"])
 def test_grpo_microbatches_change_nothing(name):
-    settings = GRPO_AND_RELATIVES[name][0] | {"surrogate": Clip(0.01)}
+    settings = GRPO_AND_RELATIVES[name][0] | {"surrogate": Clip(0.01), "dynamic_sampling": 2, "overlong_cache": 1}
 
-    def build(**more):
-        return grpo(minibatch_size=4, inner_epochs=3, dynamic_sampling=2, overlong_cache=1, **settings, **more)
+    def build(size):
+        optimization = Optimization(lr=1e-2, microbatch_size=size)
+        return grpo(minibatch_size=4, inner_epochs=3, optimization=optimization, **settings)
 
-    (rows, parameters), *others = in_microbatches(build, lambda: group_rollouts(Letters()))
+    _, rows = microbatches_change_nothing(build, lambda: group_rollouts(Letters()))
     assert rows[-1]["policy/clip_fraction"] > 0.05
-    for other_rows, other_parameters in others:
-        assert distance(parameters, other_parameters) < 1e-9
-        for row, other in zip(rows, other_rows, strict=True):
-            assert other == pytest.approx(row, rel=1e-7, abs=1e-9)
 
 
 # -- dynamic sampling --------------------------------------------------------------------------------------------
@@ -325,7 +324,7 @@ class PaysSome(CountsB):
 
 def run_with_spy(reward, *, iterations=3, **settings):
     """Rows of a run; of each iteration the rollouts that were drawn, and what was trained on."""
-    task, drawn, used = Letters(), {}, []
+    task, drawn, seen = Letters(), {}, Iterations()
     data = group_rollouts(task, reward, size=16)
     collect = data.collect
 
@@ -336,8 +335,8 @@ def run_with_spy(reward, *, iterations=3, **settings):
 
     data.collect = spy
     module = grpo(task, kl=KLControl(0.0), **settings)
-    look = AtHook("on_train_batch_start", lambda trainer, module: used.append((module.scored, module.batch)))
-    rows = fit(module, data, look, max_epochs=iterations).rows[1:]
+    rows = fit(module, data, seen, max_epochs=iterations).rows[1:]
+    used = [(scored, prepared.batch) for scored, prepared in zip(seen.scored, seen.prepared, strict=True)]
     return module, rows, [drawn[iteration] for iteration in range(iterations)], used
 
 
@@ -393,17 +392,16 @@ def test_grpo_dynamic_sampling_fills_the_batch_with_groups_that_differ():
 def test_grpo_chosen_log_probabilities_are_those_of_the_policy():
     task, gaps = Letters(), []
 
-    def compare(trainer, module):
-        batch = module.batch
-        rows = action_logprobs(module.policy, batch), action_logprobs(module.reference, batch)
+    def compare(trainer, module, prepared):
+        batch = prepared.batch
+        rows = action_logprobs(module.policy, batch), action_logprobs(module.reference.policy, batch)
         for i, (own, reference) in enumerate(zip(*rows, strict=True)):
             mask = batch.action_mask[i]
             gaps.append((batch.old_logprobs[i][mask] - own).abs().max().item())
             gaps.append((batch.ref_logprobs[i][mask] - reference).abs().max().item())
 
     module = grpo(task, dynamic_sampling=3)
-    hook = AtHook("on_train_batch_start", compare)
-    fit(module, group_rollouts(task, PaysSome(), max_new_tokens=6), hook, max_epochs=3)
+    fit(module, group_rollouts(task, PaysSome(), max_new_tokens=6), BeforeUpdate(compare), max_epochs=3)
     assert len(gaps) == 48
     assert max(gaps) < 1e-4
 
@@ -433,7 +431,7 @@ def test_grpo_without_any_difference_stays_where_it_is():
         assert len(scored) == 16
         assert batch.advantages.abs().max() == 0
         assert row["policy/grad_norm"] == 0
-    assert same(snapshot(module.policy), snapshot(module.reference))
+    assert same(snapshot(module.policy), snapshot(module.reference.policy))
 
 
 @pytest.mark.parametrize("dynamic_sampling", [1, 3])
@@ -448,10 +446,8 @@ def test_grpo_resumed_run_is_bit_identical(tmp_path, dynamic_sampling):
             optimization=Optimization(1e-2, "cosine"),
         )
 
-    whole, resumed = interrupted(build, lambda: group_rollouts(Letters(), PaysSome(), size=16), tmp_path)
-    assert resumed[0] == whole[0][3:]
-    assert same(resumed[1], whole[1])
-    assert (whole[0][-1]["samples"] > 64) == (dynamic_sampling > 1)
+    _, _, rows = resumed_run_is_identical(build, lambda: group_rollouts(Letters(), PaysSome(), size=16), tmp_path)
+    assert (rows[-1]["samples"] > 64) == (dynamic_sampling > 1)
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------

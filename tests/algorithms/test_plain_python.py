@@ -93,7 +93,7 @@ def test_fast_dev_run_works(tmp_path):
 
 def test_data_of_another_kind_is_refused_before_training():
     module, _ = build("ppo")
-    with pytest.raises(UserError, match="PPO needs data of class RolloutDataModule, got DemonstrationDataModule"):
+    with pytest.raises(UserError, match=r"PPO needs data that collects rollouts .*, got DemonstrationDataModule"):
         fit(module, DemonstrationDataModule(Letters()), max_epochs=1)
 
 

@@ -37,7 +37,7 @@ def test_ppo_reaches_the_optimum_of_a_bandit(tokens):
     assert rows.rows[-1]["eval/score"] > 0.95
     assert rows.rows[-1]["objective/score"] > 0.95
     assert first_token(module.policy)[B] > 0.95
-    assert first_token(module.reference)[B] < 0.4
+    assert first_token(module.reference.policy)[B] < 0.4
 
 
 def test_ppo_with_kl_penalty_approaches_the_regularized_optimum():
@@ -50,7 +50,7 @@ def test_ppo_with_kl_penalty_approaches_the_regularized_optimum():
         optimization=Optimization(lr=1e-2, schedule="linear"),
         kl=KLControl(beta),
     )
-    reference = first_token(module.reference)
+    reference = first_token(module.reference.policy)
     # π* = π_ref e^{r/β} / Z, where only b pays: e² = 7.39 times its weight
     optimum = reference * torch.tensor([1.0, 1.0, 1.0, 7.389056])
     optimum = optimum / optimum.sum()

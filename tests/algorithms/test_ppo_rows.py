@@ -5,7 +5,19 @@ import math
 
 import pytest
 import torch
-from training_helpers import AtHook, Letters, OneToken, PaysFor, fit, ppo, quiet_trainer, rollouts, snapshot, tiny
+from training_helpers import (
+    AtHook,
+    BeforeUpdate,
+    Letters,
+    OneToken,
+    PaysFor,
+    fit,
+    ppo,
+    quiet_trainer,
+    rollouts,
+    snapshot,
+    tiny,
+)
 
 from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
@@ -89,17 +101,17 @@ def test_early_stop_at_once_still_gives_a_whole_row():
 def test_logged_kl_is_the_one_in_the_reward(estimator):
     task, measured = Letters(), []
 
-    def by_hand(trainer, module):
-        batch = module.batch
+    def by_hand(trainer, module, prepared):
+        batch = prepared.batch
         with torch.no_grad():
             own = module.policy.evaluate(batch.context, batch.actions, batch.action_mask).logprobs
-            reference = module.reference.evaluate(batch.context, batch.actions, batch.action_mask).logprobs
+            reference = module.reference.policy.evaluate(batch.context, batch.actions, batch.action_mask).logprobs
         delta = (own - reference)[batch.action_mask]
         values = {"k1": delta, "k2": delta**2 / 2, "k3": (-delta).exp() - 1 + delta}[estimator]
         measured.append((values.sum().item() / len(batch), values.mean().item()))
 
     module = ppo(task, kl=KLControl(0.7, estimator), inner_epochs=4)
-    rows = fit(module, rollouts(task), AtHook("on_train_batch_start", by_hand), max_epochs=4).rows[1:]
+    rows = fit(module, rollouts(task), BeforeUpdate(by_hand), max_epochs=4).rows[1:]
     assert max(abs(row["objective/kl_ref_sequence"]) for row in rows) > 0.01
     for row, (sequence, token) in zip(rows, measured, strict=True):
         penalty = 0.7 * row["objective/kl_ref_sequence"]
@@ -116,7 +128,7 @@ def test_adaptive_controller_steps_once_an_iteration():
         error = min(max(row["objective/kl_ref_sequence"] / 0.05 - 1, -0.2), 0.2)
         assert following["kl_control/coef"] == pytest.approx(row["kl_control/coef"] * (1 + 0.5 * error))
     assert rows[1]["kl_control/coef"] == pytest.approx(0.09)  # no KL yet: 1 − 0.5 × 0.2
-    assert module.kl.coef != rows[-1]["kl_control/coef"]
+    assert module.reference.kl.coef != rows[-1]["kl_control/coef"]
 
 
 def test_controller_waits_while_only_the_critic_learns():
@@ -163,7 +175,7 @@ def test_win_rate_is_that_of_the_prompts_at_hand():
     fresh = ppo(task)
     fresh.configure_model()
     fresh.policy.load_state_dict(module.policy.state_dict())
-    fresh.reference.load_state_dict(module.reference.state_dict())
+    fresh.reference.policy.load_state_dict(module.reference.policy.state_dict())
     [alone] = trainer.validate(fresh, rollouts(task, eval_prompts=3), verbose=False)
     assert few["eval/win_rate"] == alone["eval/win_rate"]
     assert few["eval/win_rate_low"] < many["eval/win_rate_low"]
@@ -234,5 +246,5 @@ def test_training_leaves_the_reference_as_it_is():
     start = []
     record = AtHook("on_fit_start", lambda _, m: start.append(snapshot(m.policy)))
     fit(module, rollouts(task), record, max_epochs=2)
-    assert all(torch.equal(start[0][name], tensor) for name, tensor in snapshot(module.reference).items())
+    assert all(torch.equal(start[0][name], tensor) for name, tensor in snapshot(module.reference.policy).items())
     assert not all(torch.equal(start[0][name], tensor) for name, tensor in snapshot(module.policy).items())

@@ -2,7 +2,21 @@
 
 import pytest
 import torch
-from training_helpers import AtHook, Letters, distance, fit, ppo, rollouts, same, snapshot, tiny
+from plain_forward import sequences, share_of_b, state_values, token_logprobs, value_weight
+from run_checks import compared_gradients, padding_changes_nothing, policy_waits_for_the_critic
+from training_helpers import (
+    AtHook,
+    BeforeUpdate,
+    Iterations,
+    Letters,
+    distance,
+    fit,
+    ppo,
+    rollouts,
+    same,
+    snapshot,
+    tiny,
+)
 
 from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -11,39 +25,17 @@ from rlhf_lightning.training.optimization import Optimization
 BETA, GAMMA, LAM = 0.3, 0.9, 0.7
 
 
-def sequences(batch):
-    """Each row as plain lists: prompt ids and action ids."""
-    for row in range(len(batch)):
-        prompt = batch.context.input_ids[row][batch.context.attention_mask[row]].tolist()
-        yield prompt, batch.actions[row][batch.action_mask[row]].tolist()
-
-
-def token_logprobs(policy, prompt, actions):
-    """Log-probabilities of all tokens at each action, [T, V]."""
-    logits = policy.model(torch.tensor([prompt + actions])).logits[0, len(prompt) - 1 : -1]
-    return (logits / policy.temperature).log_softmax(-1)
-
-
-def state_values(module, prompt, actions):
-    """Values before each action."""
-    trunk = (module.policy if module.critic_options.shared else module.critic).model.base_model
-    score = module.critic.score if module.critic_options.shared else module.critic.model.score
-    hidden = trunk(torch.tensor([prompt + actions])).last_hidden_state[0, len(prompt) - 1 : -1]
-    return score(hidden).squeeze(-1)
-
-
-def by_hand(module, batch):
+def by_hand(module, prepared, old):
     """The loss of a plain actor-critic on the batch, by a loop over rows and tokens."""
+    batch = prepared.batch
     all_advantages, all_returns = [], []
     for prompt, actions in sequences(batch):
-        words = [module.policy.tokenizer.convert_ids_to_tokens(a) for a in actions if a > 1]
-        score = words.count("b") / max(len(words), 1)
         with torch.no_grad():
             own = token_logprobs(module.policy, prompt, actions)
-            reference = token_logprobs(module.reference, prompt, actions)
+            reference = token_logprobs(module.reference.policy, prompt, actions)
             values = state_values(module, prompt, actions).tolist()
         rewards = [-BETA * (own[t, a] - reference[t, a]).item() for t, a in enumerate(actions)]
-        rewards[-1] += score
+        rewards[-1] += share_of_b(module.policy, actions)
         advantages, running, following = [], 0.0, 0.0
         for t in reversed(range(len(actions))):
             running = rewards[t] + GAMMA * following - values[t] + GAMMA * LAM * running
@@ -63,20 +55,13 @@ def by_hand(module, batch):
             policy_loss = policy_loss - (advantages[t] - mean) / (deviation + 1e-8) * logprobs[t, action]
             policy_loss = policy_loss - module.entropy_coef * entropy
             value_loss = value_loss + (values[t] - returns[t]) ** 2 / 2
-    weight = module.critic_options.coef if module.critic_options.shared else 1.0
-    return (policy_loss + weight * value_loss) / len(batch)
-
-
-def trained_parameters(module):
-    """The parameters that training moves, by name."""
-    parts = {"policy": module.policy, "critic": module.critic}
-    return {f"{k}.{name}": p for k, part in parts.items() for name, p in part.named_parameters()}
+    return (policy_loss + value_weight(module) * value_loss) / len(batch)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["separate critic", "shared trunk"])
 @pytest.mark.parametrize("entropy_coef", [0.0, 0.5])
 def test_ppo_gradient_at_the_old_policy_is_the_policy_gradient(shared, entropy_coef):
-    task, checked = Letters(), []
+    task = Letters()
     module = ppo(
         task,
         optimization=Optimization(lr=1e-2, microbatch_size=3, max_grad_norm=1e-3),
@@ -87,22 +72,8 @@ def test_ppo_gradient_at_the_old_policy_is_the_policy_gradient(shared, entropy_c
         entropy_coef=entropy_coef,
         temperature=0.8,
     )
-
-    def compare(trainer, module):
-        if trainer.current_epoch == 0:
-            return  # there the policy is the reference and every value is 0
-        gradients = {name: p.grad.clone() for name, p in trained_parameters(module).items()}
-        with torch.enable_grad():
-            parameters = trained_parameters(module)
-            expected = torch.autograd.grad(by_hand(module, module.batch), list(parameters.values()))
-        for (name, gradient), wanted in zip(gradients.items(), expected, strict=True):
-            assert torch.allclose(gradient, wanted, rtol=1e-8, atol=1e-11), name
-        assert max(g.abs().max() for g in expected) > 1e-3
-        checked.append(trainer.current_epoch)
-
-    # callbacks run before the module clips
-    fit(module, rollouts(task), AtHook("on_before_optimizer_step", compare), max_epochs=3, precision="64-true")
-    assert checked == [1, 2]
+    # in the first iteration the policy is the reference and every value is 0
+    assert compared_gradients(module, rollouts(task), by_hand, start=1) == 2
 
 
 def test_entropy_bonus_raises_entropy():
@@ -126,14 +97,14 @@ def test_first_log_ratio_is_zero_in_float32(style):
         task, backbone=tiny(style=style, width=32, layers=2), temperature=0.7, minibatch_size=16, inner_epochs=2
     )
 
-    def measure(trainer, module):
-        batch = module.batch
+    def measure(trainer, module, prepared):
+        batch = prepared.batch
         with torch.no_grad():
             now = module.policy.evaluate(batch.context, batch.actions, batch.action_mask).logprobs
         gaps.append((now - batch.old_logprobs)[batch.action_mask].abs().max().item())
 
     data = rollouts(task, size=16, decode_batch_size=5, max_new_tokens=6)
-    fit(module, data, AtHook("on_train_batch_start", measure), max_epochs=3)
+    fit(module, data, BeforeUpdate(measure), max_epochs=3)
     assert len(gaps) == 3
     assert max(gaps) <= 1e-4
 
@@ -154,25 +125,10 @@ def test_first_ratio_is_one_under_autocast():
     assert max(row["policy/ratio_max"] for row in rows[1:]) == pytest.approx(1, abs=5e-4)
 
 
-def poison(trainer, module):
-    """NaN, and tokens that were never drawn, wherever the batch only pads."""
-    batch = module.batch
-    hidden = ~batch.action_mask
-    assert hidden.any()
-    for name in ("old_logprobs", "old_values", "advantages", "returns"):
-        setattr(batch, name, getattr(batch, name).masked_fill(hidden, float("nan")))
-    batch.actions = torch.where(hidden, 7, batch.actions)
-
-
 @pytest.mark.parametrize("critic", [CriticOptions(), CriticOptions(clip_range=0.1), CriticOptions(shared=True)])
 def test_padding_changes_nothing(critic):
-    task, states = Letters(), []
-    for callbacks in ([], [AtHook("on_train_batch_start", poison)]):
-        module = ppo(task, critic=critic, minibatch_size=4, inner_epochs=2, entropy_coef=0.1, stop_kl=10.0)
-        rows = fit(module, rollouts(task), *callbacks, max_epochs=2)
-        states.append((snapshot(module), rows.untimed()))
-    assert same(states[0][0], states[1][0])
-    assert states[0][1] == states[1][1]
+    settings = {"critic": critic, "minibatch_size": 4, "inner_epochs": 2, "entropy_coef": 0.1, "stop_kl": 10.0}
+    padding_changes_nothing(lambda: ppo(Letters(), **settings), lambda: rollouts(Letters()))
 
 
 def test_value_clipping_holds_values_back():
@@ -180,19 +136,18 @@ def test_value_clipping_holds_values_back():
     task, moved = Letters(), {}
     for clip_range in (None, 0.05):
         module = ppo(task, critic=CriticOptions(lr=1e-2, clip_range=clip_range), inner_epochs=10, kl=KLControl(0.0))
-        old = {}
+        seen = Iterations()
 
-        def far(trainer, module, old=old):
-            old["values"] = module.batch.old_values
-            module.batch.returns = module.batch.old_values + 10.0
+        def far(trainer, module, prepared):
+            prepared.batch.returns = prepared.batch.old_values + 10.0
 
-        def measure(trainer, module, old=old, clip_range=clip_range):
-            batch = module.batch
+        def measure(trainer, module, seen=seen, clip_range=clip_range):
+            batch = seen.batch
             with torch.no_grad():
-                values = module.critic.values(batch.context, batch.actions, batch.action_mask)
-            moved[clip_range] = (values - old["values"])[batch.action_mask].mean().item()
+                values = module.critic.network.values(batch.context, batch.actions, batch.action_mask)
+            moved[clip_range] = (values - batch.old_values)[batch.action_mask].mean().item()
 
-        callbacks = AtHook("on_train_batch_start", far), AtHook("on_train_batch_end", measure)
+        callbacks = seen, BeforeUpdate(far), AtHook("on_train_batch_end", measure)
         row = fit(module, rollouts(task), *callbacks, max_epochs=1).rows[-1]
         assert ("value/clip_fraction" in row) == (clip_range is not None)
     assert row["value/clip_fraction"] > 0.2
@@ -201,20 +156,9 @@ def test_value_clipping_holds_values_back():
 
 @pytest.mark.parametrize("shared", [False, True], ids=["separate critic", "shared trunk"])
 def test_critic_warmup_leaves_the_policy_as_it_is(shared):
-    task, states = Letters(), []
-    module = ppo(
-        task,
-        critic=CriticOptions(warmup=2, shared=shared),
-        inner_epochs=2,
-        optimization=Optimization(lr=1e-2, weight_decay=0.1),
-    )
-    record = AtHook("on_train_epoch_end", lambda _, m: states.append((snapshot(m.policy), snapshot(m.critic))))
-    rows = fit(module, rollouts(task), record, max_epochs=3).rows
-    reference = snapshot(module.reference)
-    assert same(states[0][0], reference)
-    assert same(states[1][0], reference)
-    assert distance(states[2][0], reference) > 1e-3
-    assert distance(states[0][1], states[1][1]) > 1e-3
+    critic, optimization = CriticOptions(warmup=2, shared=shared), Optimization(lr=1e-2, weight_decay=0.1)
+    module = ppo(Letters(), critic=critic, inner_epochs=2, optimization=optimization)
+    rows = policy_waits_for_the_critic(module, rollouts(Letters()), warmup=2)
     assert "policy/grad_norm" not in rows[2]
     assert rows[3]["policy/grad_norm"] > 0
 

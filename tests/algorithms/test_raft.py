@@ -2,17 +2,24 @@
 
 import pytest
 import torch
-from group_helpers import (
-    action_logprobs,
+from group_helpers import group_rollouts
+from plain_forward import action_logprobs, sequences, share_of_b
+from run_checks import (
     compared_gradients,
-    group_rollouts,
-    in_microbatches,
-    interrupted,
-    poison,
-    sequences,
-    share_of_b,
+    microbatches_change_nothing,
+    padding_changes_nothing,
+    resumed_run_is_identical,
 )
-from training_helpers import AtHook, Letters, OneToken, PaysFor, distance, fit, same, snapshot, tiny
+from training_helpers import (
+    AtHook,
+    BeforeUpdate,
+    Iterations,
+    Letters,
+    OneToken,
+    PaysFor,
+    fit,
+    tiny,
+)
 
 from rlhf_lightning.algorithms import raft as raft_module
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
@@ -32,7 +39,7 @@ def raft(task=None, **settings):
 def best_rows(module, rollout):
     """Of each prompt, the row with the highest score less β log π/π_ref, the first of equals."""
     with torch.no_grad():
-        own, reference = (action_logprobs(policy, rollout) for policy in (module.policy, module.reference))
+        own, reference = (action_logprobs(policy, rollout) for policy in (module.policy, module.reference.policy))
     chosen = []
     for first in range(0, len(rollout), SAMPLES):
         best, highest = None, float("-inf")
@@ -45,32 +52,30 @@ def best_rows(module, rollout):
 
 
 def test_raft_keeps_the_best_response_to_each_prompt_by_penalized_reward():
-    task, found, unpenalized = Letters(), [], []
+    task, found, unpenalized, seen = Letters(), [], [], Iterations()
 
-    def compare(trainer, module):
-        rollout, rows = module.scored.rollout, best_rows(module, module.scored.rollout)
-        everything = list(sequences(rollout))
-        assert list(sequences(module.batch)) == [everything[row] for row in rows]
-        assert module.row["objective/score_kept"] == pytest.approx(module.scored.scores[rows].mean().item())
-        groups = module.scored.scores.view(-1, SAMPLES)
+    def compare(trainer, module, prepared):
+        rows, scores = best_rows(module, prepared.rollout), seen.scored[-1].scores
+        everything = list(sequences(prepared.rollout))
+        assert list(sequences(prepared.batch)) == [everything[row] for row in rows]
+        assert prepared.metrics["objective/score_kept"] == pytest.approx(scores[rows].mean().item())
+        groups = scores.view(-1, SAMPLES)
         unpenalized.append([i * SAMPLES + int(best) for i, best in enumerate(groups.argmax(-1))])
         found.append(rows)
 
     module = raft(task, kl=KLControl(BETA), inner_epochs=4)
-    hook = AtHook("on_train_batch_start", compare)
-    fit(module, group_rollouts(task, size=16), hook, max_epochs=5, precision="64-true")
+    fit(module, group_rollouts(task, size=16), seen, BeforeUpdate(compare), max_epochs=5, precision="64-true")
     assert found != unpenalized
     assert len({row % SAMPLES for rows in found for row in rows}) > 2
 
 
 @pytest.mark.parametrize("inner_epochs", [1, 2])
 def test_raft_gradient_is_that_of_the_likelihood_of_the_best(inner_epochs):
-    def by_hand(module, batch, best):
-        rollout = module.scored.rollout
-        if best is None:
-            return best_rows(module, rollout)
-        rows = action_logprobs(module.policy, rollout)
-        return -sum(rows[i].sum() for i in best) / len(best)
+    def by_hand(module, prepared, old):
+        if old is None:
+            return best_rows(module, prepared.rollout)
+        rows = action_logprobs(module.policy, prepared.rollout)
+        return -sum(rows[i].sum() for i in old) / len(old)
 
     task = Letters()
     optimization = Optimization(lr=1e-2, microbatch_size=3, max_grad_norm=1e-3)
@@ -79,58 +84,50 @@ def test_raft_gradient_is_that_of_the_likelihood_of_the_best(inner_epochs):
 
 
 def test_raft_steps_pass_several_times_over_what_was_kept():
-    task, sizes = Letters(), []
+    task, sizes, seen = Letters(), [], Iterations()
 
     def count(trainer, module):
-        assert len(module.batch) == 4
-        sizes.append(len(module.scored))
+        assert len(seen.batch) == 4
+        sizes.append(len(seen.scored[-1]))
 
     module = raft(task, inner_epochs=3, minibatch_size=2)
-    rows = fit(module, group_rollouts(task, size=16), AtHook("on_before_optimizer_step", count), max_epochs=1).rows
+    hooks = seen, AtHook("on_before_optimizer_step", count)
+    rows = fit(module, group_rollouts(task, size=16), *hooks, max_epochs=1).rows
     assert sizes == [16] * 6
     assert rows[-1]["policy/steps"] == 6
     assert rows[-1]["samples"] == 16
 
 
 def test_raft_reports_the_kl_to_the_old_policy_over_all_responses():
-    task, before, measured = Letters(), [], []
+    task, before, measured, seen = Letters(), [], [], Iterations()
+
+    @torch.no_grad()
+    def remember(trainer, module, prepared):
+        before.append(torch.cat(action_logprobs(module.policy, prepared.rollout)))
 
     def measure(trainer, module):
-        now = torch.cat(action_logprobs(module.policy, module.scored.rollout))
+        now = torch.cat(action_logprobs(module.policy, seen.prepared[-1].rollout))
         difference = now - before.pop()
         measured.append((difference.exp() - 1 - difference).mean().item())
 
-    hooks = (
-        AtHook(
-            "on_train_batch_start",
-            lambda _, m: before.append(torch.cat(action_logprobs(m.policy, m.scored.rollout)).detach()),
-        ),
-        AtHook("on_train_batch_end", measure),
-    )
+    hooks = seen, BeforeUpdate(remember), AtHook("on_train_batch_end", measure)
     rows = fit(raft(task), group_rollouts(task), *hooks, max_epochs=3, precision="64-true").rows[1:]
     assert [row["policy/kl_old"] for row in rows] == pytest.approx(measured, rel=1e-6)
     assert min(measured) > 1e-4
 
 
 def test_raft_padding_changes_nothing():
-    task, results = Letters(), []
-    for callbacks in ([], [poison("old_logprobs", "advantages", "returns", "old_values")]):
-        module = raft(task, minibatch_size=3)
-        rows = fit(module, group_rollouts(task, size=32, max_new_tokens=6), *callbacks, max_epochs=2).untimed()
-        results.append((rows, snapshot(module)))
-    assert results[0][0] == results[1][0]
-    assert same(results[0][1], results[1][1])
+    padding_changes_nothing(
+        lambda: raft(minibatch_size=3), lambda: group_rollouts(Letters(), size=32, max_new_tokens=6)
+    )
 
 
 def test_raft_microbatches_change_nothing():
-    def build(**settings):
-        return raft(minibatch_size=4, kl=AdaptiveKLControl(0.1), **settings)
+    def build(size):
+        optimization = Optimization(lr=1e-2, microbatch_size=size)
+        return raft(minibatch_size=4, kl=AdaptiveKLControl(0.1), optimization=optimization)
 
-    (rows, parameters), *others = in_microbatches(build, lambda: group_rollouts(Letters(), size=16, samples=2))
-    for other_rows, other_parameters in others:
-        assert distance(parameters, other_parameters) < 1e-9
-        for row, other in zip(rows, other_rows, strict=True):
-            assert other == pytest.approx(row, rel=1e-7, abs=1e-9)
+    microbatches_change_nothing(build, lambda: group_rollouts(Letters(), size=16, samples=2))
 
 
 def test_raft_resumed_run_is_bit_identical(tmp_path):
@@ -138,9 +135,7 @@ def test_raft_resumed_run_is_bit_identical(tmp_path):
         kl = AdaptiveKLControl(0.1, target=0.05)
         return raft(minibatch_size=2, eval_every=2, kl=kl, optimization=Optimization(1e-2, "cosine"))
 
-    whole, resumed = interrupted(build, lambda: group_rollouts(Letters(), size=16), tmp_path)
-    assert resumed[0] == whole[0][3:]
-    assert same(resumed[1], whole[1])
+    resumed_run_is_identical(build, lambda: group_rollouts(Letters(), size=16), tmp_path)
 
 
 def test_raft_learns_what_pays():

@@ -1,17 +1,23 @@
 """REINFORCE: gradients against a loop that shares no code with it, its baselines, and what must not change it."""
 
-import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from plain_forward import sequences, share_of_b, state_values, token_logprobs, value_weight
+from run_checks import (
+    compared_gradients,
+    microbatches_change_nothing,
+    padding_changes_nothing,
+    policy_waits_for_the_critic,
+    resumed_run_is_identical,
+)
 from training_helpers import (
-    AtHook,
     Letters,
     OneToken,
     PaysFor,
-    distance,
+    Rows,
     fit,
     rollouts,
     same,
@@ -25,7 +31,7 @@ from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
 from rlhf_lightning.algorithms.reinforce import REINFORCE
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.critic import Critic
+from rlhf_lightning.models.critic import ValueNetwork
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import ObservationContext, Rollout, ScoredRollout
@@ -47,40 +53,21 @@ def reinforce(task, **settings):
 # -- gradients ----------------------------------------------------------------------------------------------------
 
 
-def token_logprobs(policy, prompt, actions):
-    """Log-probabilities of all tokens at each action, [T, V]."""
-    logits = policy.model(torch.tensor([prompt + actions])).logits[0, len(prompt) - 1 : -1]
-    return (logits / policy.temperature).log_softmax(-1)
-
-
-def state_values(module, prompt, actions):
-    """Values before each action; none without a critic."""
-    options = module.critic_options
-    if options is None:
-        return None
-    trunk = (module.policy if options.shared else module.critic).model.base_model
-    score = module.critic.score if options.shared else module.critic.model.score
-    hidden = trunk(torch.tensor([prompt + actions])).last_hidden_state[0, len(prompt) - 1 : -1]
-    return score(hidden).squeeze(-1)
-
-
 def returns_by_hand(module, prompt, actions):
     """The rewards to go of one response, as numbers."""
-    words = [module.policy.tokenizer.convert_ids_to_tokens(a) for a in actions if a > 1]
     with torch.no_grad():
         own = token_logprobs(module.policy, prompt, actions)
-        reference = token_logprobs(module.reference, prompt, actions)
+        reference = token_logprobs(module.reference.policy, prompt, actions)
     rewards = [-BETA * (own[t, a] - reference[t, a]).item() for t, a in enumerate(actions)]
-    rewards[-1] += words.count("b") / max(len(words), 1)
+    rewards[-1] += share_of_b(module.policy, actions)
     return [sum(GAMMA ** (k - t) * rewards[k] for k in range(t, len(actions))) for t in range(len(actions))]
 
 
-def by_hand(module, batch, means):
+def by_hand(module, prepared, old, *, means):
     """The loss on the batch, by a loop over rows and tokens; its mean return joins those of the batches before."""
-    rows = [
-        (batch.context.input_ids[i][batch.context.attention_mask[i]].tolist(), row[batch.action_mask[i]].tolist())
-        for i, row in enumerate(batch.actions)
-    ]
+    if old is None:
+        return True  # nothing to keep: there is one step
+    rows = list(sequences(prepared.batch))
     returns = [returns_by_hand(module, *row) for row in rows]
     before = {0: 0.0, 1: means[0] if means else 0.0, 2: (means[0] + 2 * means[-1]) / 3 if means else 0.0}[len(means)]
     means.append(sum(row[0] for row in returns) / len(rows))
@@ -96,19 +83,13 @@ def by_hand(module, batch, means):
             policy_loss = policy_loss + ENTROPY * (logprobs[t].exp() * logprobs[t]).sum()
             if values is not None:
                 value_loss = value_loss + (values[t] - rewards_to_go[t]) ** 2 / 2
-    weight = module.critic_options.coef if module.critic_options and module.critic_options.shared else 1.0
-    return (policy_loss + weight * value_loss) / len(rows)
-
-
-def trained_parameters(module):
-    """The parameters that training moves, by name."""
-    return {name: p for name, p in module.named_parameters() if not name.startswith("reference.")}
+    return (policy_loss + value_weight(module) * value_loss) / len(rows)
 
 
 @pytest.mark.parametrize("reward_to_go", [True, False], ids=["reward to go", "whole return"])
 @pytest.mark.parametrize("baseline", BASELINES.values(), ids=BASELINES)
 def test_reinforce_gradient_by_hand(baseline, reward_to_go):
-    task, means = Letters(), []
+    task, means, rows = Letters(), [], Rows()
     module = reinforce(
         task,
         optimization=Optimization(lr=1e-2, microbatch_size=3, max_grad_norm=1e-3),
@@ -119,18 +100,7 @@ def test_reinforce_gradient_by_hand(baseline, reward_to_go):
         entropy_coef=ENTROPY,
         temperature=0.8,
     )
-
-    def compare(trainer, module):
-        gradients = {name: p.grad.clone() for name, p in trained_parameters(module).items()}
-        with torch.enable_grad():
-            parameters = trained_parameters(module)
-            expected = torch.autograd.grad(by_hand(module, module.batch, means), list(parameters.values()))
-        for (name, gradient), wanted in zip(gradients.items(), expected, strict=True):
-            assert torch.allclose(gradient, wanted, rtol=1e-8, atol=1e-11), name
-        assert max(g.abs().max() for g in expected) > 1e-3
-
-    # callbacks run before the module clips
-    rows = fit(module, rollouts(task), AtHook("on_before_optimizer_step", compare), max_epochs=3, precision="64-true")
+    assert compared_gradients(module, rollouts(task), partial(by_hand, means=means), rows) == 3
     assert len(means) == 3
     if isinstance(baseline, MovingAverage):
         expected = [0, means[0], (means[0] + 2 * means[1]) / 3]
@@ -160,7 +130,7 @@ class Steps(Task):
     provides = frozenset({"environments"})
 
 
-class AsObserved(Critic):
+class AsObserved(ValueNetwork):
     """The value of an observation is the observation."""
 
     def values(self, context, actions, action_mask, trunk=None):
@@ -170,10 +140,10 @@ class AsObserved(Critic):
         return torch.where(part.terminated, 0.0, part.context.next_observations[..., 0])
 
 
-def prepared(**settings):
+def judged(**settings):
     """Two environments: an episode that ends and one that goes on; one that is cut, and one of a single step."""
     module = reinforce(Steps(), kl=KLControl(0.0), gamma=0.5, **settings)
-    module.reference, module.critic = None, AsObserved()
+    module.policy, module.critic.network = None, AsObserved()  # nothing here asks the policy
     values = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
     following = torch.tensor([[2.0, 90.0, 4.0, 10.0], [6.0, 20.0, 90.0, math.nan]])
     rollout = Rollout(
@@ -186,54 +156,53 @@ def prepared(**settings):
         rows=torch.arange(2),
     )
     rewards = torch.tensor([[1.0, 2.0, 4.0, 8.0], [3.0, 6.0, 5.0, math.nan]])
-    batch = module.prepare(ScoredRollout(rollout, rewards, torch.zeros(2)))
-    counted = batch.action_mask
-    return module, batch.advantages[counted].tolist(), batch.returns[counted].tolist()
+    prepared = module.prepare(ScoredRollout(rollout, rewards, torch.zeros(2)))
+    return module, prepared, prepared.batch.advantages[prepared.batch.action_mask].tolist()
 
 
 def test_rewards_to_go_stop_where_an_episode_ends():
-    _, advantages, returns = prepared(baseline=NoBaseline())
+    _, prepared, advantages = judged(baseline=NoBaseline())
     # 1 + 2/2, 2 | 4 + 8/2, 8 seen so far || 3 + 6/2, 6 cut | 5
-    assert returns == [2, 2, 8, 8, 6, 6, 5]
-    assert advantages == returns
+    assert advantages == [2, 2, 8, 8, 6, 6, 5]
+    assert prepared.batch.returns is None  # no critic to fit
 
 
 def test_whole_return_is_that_of_the_own_episode():
-    _, advantages, returns = prepared(baseline=NoBaseline(), reward_to_go=False)
+    _, _, advantages = judged(baseline=NoBaseline(), reward_to_go=False)
     assert advantages == [2, 2, 8, 8, 6, 6, 5]
-    assert returns == [2, 2, 8, 8, 6, 6, 5]
 
 
 @pytest.mark.parametrize("reward_to_go", [True, False])
 def test_batch_mean_weighs_every_episode_the_same(reward_to_go):
-    module, advantages, _ = prepared(baseline=BatchMean(), reward_to_go=reward_to_go)
+    _, prepared, advantages = judged(baseline=BatchMean(), reward_to_go=reward_to_go)
     mean = (2 + 8 + 6 + 5) / 4
-    assert module.row["policy/baseline"] == mean
+    assert prepared.metrics["policy/baseline"] == mean
     assert advantages == [r - mean for r in (2, 2, 8, 8, 6, 6, 5)]
 
 
 def test_moving_average_learns_after_the_batch_was_judged():
-    module, advantages, _ = prepared(baseline=MovingAverage())
-    assert module.row["policy/baseline"] == 0
+    module, prepared, advantages = judged(baseline=MovingAverage())
+    assert prepared.metrics["policy/baseline"] == 0
     assert advantages == [2, 2, 8, 8, 6, 6, 5]
     assert module.baseline.value(torch.zeros(1)) == 5.25
 
 
 def test_value_baseline_continues_what_was_cut():
     # the rollout ends inside the second episode, worth 10 from there; a time limit cuts the third, worth 20
-    _, advantages, returns = prepared(baseline=ValueBaseline())
+    _, prepared, advantages = judged(baseline=ValueBaseline())
+    returns = prepared.batch.returns[prepared.batch.action_mask].tolist()
     assert returns == [2, 2, 4 + 8 / 2 + 10 / 4, 8 + 10 / 2, 3 + 6 / 2 + 20 / 4, 6 + 20 / 2, 5]
     assert advantages == [2 - 1, 2 - 2, 10.5 - 3, 13 - 4, 11 - 5, 16 - 6, 5 - 7]
 
 
 def test_value_baseline_of_the_whole_return_is_the_value_at_the_start():
-    _, advantages, _ = prepared(baseline=ValueBaseline(), reward_to_go=False)
+    _, _, advantages = judged(baseline=ValueBaseline(), reward_to_go=False)
     assert advantages == [1, 1, 7.5, 7.5, 6, 6, -2]
 
 
 def test_whitened_advantages_have_mean_0_and_variance_1():
-    _, plain, _ = prepared(baseline=NoBaseline())
-    _, advantages, _ = prepared(baseline=NoBaseline(), whiten_advantages=True)
+    _, _, plain = judged(baseline=NoBaseline())
+    _, _, advantages = judged(baseline=NoBaseline(), whiten_advantages=True)
     mean = sum(plain) / 7
     deviation = (sum((r - mean) ** 2 for r in plain) / 7) ** 0.5
     assert advantages == pytest.approx([(r - mean) / deviation for r in plain], abs=1e-6)
@@ -242,55 +211,35 @@ def test_whitened_advantages_have_mean_0_and_variance_1():
 # -- what must not change it --------------------------------------------------------------------------------------
 
 
-def poison(trainer, module):
-    """NaN, and tokens that were never drawn, wherever the batch only pads."""
-    batch = module.batch
-    hidden = ~batch.action_mask
-    assert hidden.any()
-    for name in ("old_logprobs", "old_values", "advantages", "returns"):
-        setattr(batch, name, getattr(batch, name).masked_fill(hidden, float("nan")))
-    batch.actions = torch.where(hidden, 7, batch.actions)
-
-
 @pytest.mark.parametrize("baseline", [BatchMean(), ValueBaseline(CriticOptions(clip_range=0.1))], ids=["mean", "value"])
 def test_padding_changes_nothing_in_reinforce(baseline):
-    task, states = Letters(), []
-    for callbacks in ([], [AtHook("on_train_batch_start", poison)]):
-        module = reinforce(task, baseline=baseline, entropy_coef=0.1, whiten_advantages=True)
-        rows = fit(module, rollouts(task), *callbacks, max_epochs=2)
-        states.append((snapshot(module), rows.untimed()))
-    assert same(states[0][0], states[1][0])
-    assert states[0][1] == states[1][1]
+    padding_changes_nothing(
+        lambda: reinforce(Letters(), baseline=baseline, entropy_coef=0.1, whiten_advantages=True),
+        lambda: rollouts(Letters()),
+    )
 
 
 @pytest.mark.parametrize("baseline", [MovingAverage(), ValueBaseline()], ids=["average", "value"])
 def test_microbatches_change_nothing_in_reinforce(baseline):
-    task, states, rows = Letters(), [], []
-    for size in (None, 1, 3):
+    def build(size):
         optimization = Optimization(3e-3, max_grad_norm=0.1, microbatch_size=size)
-        module = reinforce(task, baseline=baseline, optimization=optimization, entropy_coef=0.1, reward_to_go=False)
-        rows.append(fit(module, rollouts(task), max_epochs=2, precision="64-true").untimed())
-        states.append(snapshot(module))
-    assert max(distance(states[0], other) for other in states[1:]) < 1e-9
-    for one, other in itertools.product(rows[:1], rows[1:]):
-        assert [pytest.approx(row, abs=1e-9) for row in one] == other
+        settings = {"baseline": baseline, "optimization": optimization, "entropy_coef": 0.1, "reward_to_go": False}
+        return reinforce(Letters(), **settings)
+
+    microbatches_change_nothing(build, lambda: rollouts(Letters()))
 
 
 @pytest.mark.parametrize("baseline", [MovingAverage(0.5), ValueBaseline()], ids=["average", "value"])
 def test_resumed_reinforce_is_bit_identical(tmp_path, baseline):
-    def run(*callbacks, **settings):
-        task = Letters()
+    def build():
         optimization = Optimization(1e-2, "cosine", warmup=0.25, weight_decay=0.01)
-        module = reinforce(task, baseline=baseline, optimization=optimization, kl=AdaptiveKLControl(0.1, target=0.05))
-        rows = fit(module, rollouts(task), *callbacks, max_epochs=4, **settings)
-        return rows.untimed(), snapshot(module), module.baseline.state_dict()
+        kl = AdaptiveKLControl(0.1, target=0.05)
+        return reinforce(Letters(), baseline=baseline, optimization=optimization, kl=kl)
 
-    whole = run(ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True))
-    resumed = run(ckpt_path=tmp_path / "epoch=1.ckpt")
-    assert resumed[0] == whole[0][3:]
-    assert same(resumed[1], whole[1])
-    assert resumed[2] == whole[2]
-    assert torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)["baseline"] != whole[2] or not whole[2]
+    whole, resumed, _ = resumed_run_is_identical(build, lambda: rollouts(Letters()), tmp_path)
+    state = whole.baseline.state_dict()
+    assert resumed.baseline.state_dict() == state
+    assert torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)["baseline"] != state or not state
 
 
 def test_two_modules_do_not_share_a_baseline():
@@ -300,14 +249,8 @@ def test_two_modules_do_not_share_a_baseline():
 
 
 def test_value_baseline_warms_up_before_the_policy_moves():
-    task, states = Letters(), []
-    module = reinforce(task, baseline=ValueBaseline(CriticOptions(warmup=1)))
-    record = AtHook("on_train_epoch_end", lambda _, m: states.append((snapshot(m.policy), snapshot(m.critic))))
-    fit(module, rollouts(task), record, max_epochs=2)
-    reference = snapshot(module.reference)
-    assert same(states[0][0], reference)
-    assert distance(states[1][0], reference) > 1e-3
-    assert distance(states[0][1], states[1][1]) > 1e-3
+    module = reinforce(Letters(), baseline=ValueBaseline(CriticOptions(warmup=1)))
+    policy_waits_for_the_critic(module, rollouts(Letters()), warmup=1)
 
 
 # -- what it says and what it learns ------------------------------------------------------------------------------

@@ -2,9 +2,15 @@
 
 import pytest
 import torch
-from group_helpers import compared_gradients, group_rollouts, in_microbatches, interrupted
+from group_helpers import group_rollouts
 from plain_forward import action_logprobs, sequences, share_of_b
-from training_helpers import BeforeUpdate, Iterations, Letters, distance, fit, poison, rollouts, same, snapshot, tiny
+from run_checks import (
+    compared_gradients,
+    microbatches_change_nothing,
+    padding_changes_nothing,
+    resumed_run_is_identical,
+)
+from training_helpers import Iterations, Letters, fit, rollouts, tiny
 
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.surrogates import Clip
@@ -55,9 +61,7 @@ def test_gradient_is_that_of_the_clipped_surrogate_with_advantages_by_hand(group
 
     task = Letters()
     optimization = Optimization(lr=1e-2, microbatch_size=3, max_grad_norm=1e-3)
-    module = build(
-        task, optimization=optimization, surrogate=Clip(0.1), inner_epochs=2, group_baseline=group_baseline
-    )
+    module = build(task, optimization=optimization, surrogate=Clip(0.1), inner_epochs=2, group_baseline=group_baseline)
     assert compared_gradients(module, group_rollouts(task), by_hand) == 6
 
 
@@ -71,20 +75,16 @@ def test_advantages_have_mean_0_and_variance_1_over_the_tokens_of_the_batch():
 
 def test_padding_microbatches_and_interruptions_change_nothing(tmp_path):
     settings = {"minibatch_size": 4, "inner_epochs": 2, "surrogate": Clip(0.05)}
-    ends = []
-    for callbacks in ([], [BeforeUpdate(poison)]):
-        module = build(**settings)
-        fit(module, group_rollouts(Letters()), *callbacks, max_epochs=2)
-        ends.append(snapshot(module))
-    assert same(*ends)
 
-    (_, parameters), *others = in_microbatches(
-        lambda **more: build(**settings, **more), lambda: group_rollouts(Letters())
-    )
-    assert max(distance(parameters, other) for _, other in others) < 1e-9
+    def module(size=None):
+        return build(optimization=Optimization(lr=1e-2, microbatch_size=size), **settings)
 
-    whole, resumed = interrupted(lambda: build(**settings), lambda: group_rollouts(Letters()), tmp_path)
-    assert same(whole[1], resumed[1])
+    def collect():
+        return group_rollouts(Letters())
+
+    padding_changes_nothing(module, collect)
+    microbatches_change_nothing(module, collect)
+    resumed_run_is_identical(module, collect, tmp_path)
 
 
 def test_reinforce_plus_plus_learns():

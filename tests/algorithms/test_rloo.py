@@ -2,17 +2,24 @@
 
 import pytest
 import torch
-from group_helpers import (
-    action_logprobs,
+from group_helpers import group_rollouts
+from plain_forward import action_logprobs, sequences, share_of_b
+from run_checks import (
     compared_gradients,
-    group_rollouts,
-    in_microbatches,
-    interrupted,
-    poison,
-    sequences,
-    share_of_b,
+    microbatches_change_nothing,
+    padding_changes_nothing,
+    resumed_run_is_identical,
 )
-from training_helpers import AtHook, Letters, OneToken, PaysFor, distance, fit, quiet_trainer, same, snapshot, tiny
+from training_helpers import (
+    AtHook,
+    Iterations,
+    Letters,
+    OneToken,
+    PaysFor,
+    fit,
+    quiet_trainer,
+    tiny,
+)
 
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
 from rlhf_lightning.algorithms.parts.surrogates import Clip, Penalty
@@ -29,15 +36,16 @@ def rloo(task=None, **settings):
     return RLOO(task or Letters(), tiny(), **{**defaults, **settings})
 
 
-def by_hand(module, batch, old):
+def by_hand(module, prepared, old):
     """The loss of whole responses, each compared with the others to its prompt, by a loop.
 
     Args:
         old: advantages and log-probabilities from the start of the update; None to return them.
     """
+    batch = prepared.batch
     logprobs = action_logprobs(module.policy, batch)
     if old is None:
-        reference = action_logprobs(module.reference, batch)
+        reference = action_logprobs(module.reference.policy, batch)
         returns = [
             share_of_b(module.policy, actions) - BETA * (logprobs[i] - reference[i]).sum().item()
             for i, (_, actions) in enumerate(sequences(batch))
@@ -64,29 +72,28 @@ def test_rloo_gradient_is_that_of_the_leave_one_out_estimator(inner_epochs):
 
 
 def test_rloo_gradient_at_the_first_step_is_the_score_function_times_the_advantage():
-    task, checked = Letters(), []
+    task, checked, seen = Letters(), [], Iterations()
 
     def compare(trainer, module):
         gradients = [parameter.grad.clone() for parameter in module.policy.parameters()]
         with torch.enable_grad():
-            advantages, _ = by_hand(module, module.batch, None)
-            rows = action_logprobs(module.policy, module.batch)
+            advantages, _ = by_hand(module, seen.prepared[-1], None)
+            rows = action_logprobs(module.policy, seen.batch)
             loss = -sum(a * row.sum() for a, row in zip(advantages, rows, strict=True)) / len(rows)
             expected = torch.autograd.grad(loss, list(module.policy.parameters()))
         assert all(torch.allclose(g, e, rtol=1e-7, atol=1e-11) for g, e in zip(gradients, expected, strict=True))
         checked.append(max(e.abs().max() for e in expected))
 
     hook = AtHook("on_before_optimizer_step", compare)
-    fit(rloo(task, kl=KLControl(BETA)), group_rollouts(task), hook, max_epochs=2, precision="64-true")
+    fit(rloo(task, kl=KLControl(BETA)), group_rollouts(task), seen, hook, max_epochs=2, precision="64-true")
     assert len(checked) == 2
     assert min(checked) > 1e-3
 
 
 def test_rloo_advantages_of_a_group_sum_to_zero_and_stand_at_every_token():
-    task, seen = Letters(), []
-    look = AtHook("on_train_batch_start", lambda trainer, module: seen.append(module.batch))
-    fit(rloo(task), group_rollouts(task, samples=2), look, max_epochs=1)
-    [batch] = seen
+    task, seen = Letters(), Iterations()
+    fit(rloo(task), group_rollouts(task, samples=2), seen, max_epochs=1)
+    batch = seen.batch
     first = batch.advantages[:, 0]
     assert torch.allclose(first.view(-1, 2).sum(-1), torch.zeros(4), atol=1e-6)
     assert first.abs().max() > 0.01
@@ -94,26 +101,18 @@ def test_rloo_advantages_of_a_group_sum_to_zero_and_stand_at_every_token():
 
 
 def test_rloo_padding_changes_nothing():
-    task, results = Letters(), []
-    for callbacks in ([], [poison("old_logprobs", "advantages", "returns", "old_values")]):
-        module = rloo(task, minibatch_size=3, inner_epochs=2, surrogate=Clip(0.1))
-        rows = fit(module, group_rollouts(task), *callbacks, max_epochs=2).untimed()
-        results.append((rows, snapshot(module)))
-    assert results[0][0] == results[1][0]
-    assert same(results[0][1], results[1][1])
+    settings = {"minibatch_size": 3, "inner_epochs": 2, "surrogate": Clip(0.1)}
+    padding_changes_nothing(lambda: rloo(**settings), lambda: group_rollouts(Letters()))
 
 
 def test_rloo_microbatches_change_nothing():
-    def build(**settings):
-        return rloo(minibatch_size=4, inner_epochs=3, surrogate=Clip(0.01), kl=AdaptiveKLControl(0.1), **settings)
+    def build(size):
+        optimization = Optimization(lr=1e-2, microbatch_size=size)
+        settings = {"surrogate": Clip(0.01), "kl": AdaptiveKLControl(0.1), "optimization": optimization}
+        return rloo(minibatch_size=4, inner_epochs=3, **settings)
 
-    (rows, parameters), *others = in_microbatches(build, lambda: group_rollouts(Letters()))
+    _, rows = microbatches_change_nothing(build, lambda: group_rollouts(Letters()))
     assert rows[-1]["policy/clip_fraction"] > 0.1
-    for other_rows, other_parameters in others:
-        assert distance(parameters, other_parameters) < 1e-9
-        assert [set(row) for row in other_rows] == [set(row) for row in rows]
-        for row, other in zip(rows, other_rows, strict=True):
-            assert other == pytest.approx(row, rel=1e-7, abs=1e-9)
 
 
 def test_rloo_resumed_run_is_bit_identical(tmp_path):
@@ -121,9 +120,7 @@ def test_rloo_resumed_run_is_bit_identical(tmp_path):
         kl = AdaptiveKLControl(0.1, target=0.05)
         return rloo(minibatch_size=4, inner_epochs=2, eval_every=2, kl=kl, optimization=Optimization(1e-2, "cosine"))
 
-    whole, resumed = interrupted(build, lambda: group_rollouts(Letters()), tmp_path)
-    assert resumed[0] == whole[0][3:]
-    assert same(resumed[1], whole[1])
+    resumed_run_is_identical(build, lambda: group_rollouts(Letters()), tmp_path)
 
 
 def test_rloo_ratio_is_one_at_the_first_step():
@@ -138,10 +135,10 @@ def test_rloo_ratio_is_one_at_the_first_step():
 
 
 def test_rloo_clipped_share_is_that_of_the_responses():
-    task, shares = Letters(), []
+    task, shares, seen = Letters(), [], Iterations()
 
     def count(trainer, module):
-        batch, clipped = module.batch, 0
+        batch, clipped = seen.batch, 0
         rows = action_logprobs(module.policy, batch)
         for i, row in enumerate(rows):
             old = batch.old_logprobs[i][batch.action_mask[i]].sum()
@@ -151,7 +148,7 @@ def test_rloo_clipped_share_is_that_of_the_responses():
 
     module = rloo(task, surrogate=Clip(0.02), inner_epochs=3)
     hook = AtHook("on_before_optimizer_step", count)
-    [_, row] = fit(module, group_rollouts(task), hook, max_epochs=1, precision="64-true").rows
+    [_, row] = fit(module, group_rollouts(task), seen, hook, max_epochs=1, precision="64-true").rows
     assert shares[0] == 0
     assert shares[-1] > 0
     assert row["policy/clip_fraction"] == pytest.approx(sum(shares) / 3)

@@ -6,8 +6,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from plain_forward import sequences, token_logprobs
+from run_checks import microbatches_change_nothing, padding_changes_nothing, policy_waits_for_the_critic
 from training_helpers import (
     AtHook,
+    BeforeUpdate,
+    Iterations,
     Letters,
     distance,
     fit,
@@ -18,6 +22,7 @@ from training_helpers import (
 )
 
 from rlhf_lightning.algorithms import trpo
+from rlhf_lightning.algorithms.parts import fisher as geometry
 from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
@@ -43,32 +48,22 @@ def algorithm(task, **settings):
 # -- the step -----------------------------------------------------------------------------------------------------
 
 
-def token_logprobs(policy, batch):
-    """Log-probabilities of all tokens at each action, row by row without any padding."""
-    rows = []
-    for i in range(len(batch)):
-        prompt = batch.context.input_ids[i][batch.context.attention_mask[i]].tolist()
-        actions = batch.actions[i][batch.action_mask[i]].tolist()
-        logits = policy.model(torch.tensor([prompt + actions])).logits[0, len(prompt) - 1 : -1]
-        rows.append((logits / policy.temperature).log_softmax(-1))
-    return rows
-
-
 class Witness:
     """Measures by loops what each iteration did: the KL from the old policy, and the gain of the surrogate."""
 
     def __init__(self):
-        self.before, self.kls, self.gains = None, [], []
-        self.callbacks = (AtHook("on_train_batch_start", self.start), AtHook("on_train_batch_end", self.end))
+        self.before, self.kls, self.gains, self.seen = None, [], [], Iterations()
+        self.callbacks = (self.seen, BeforeUpdate(self.start), AtHook("on_train_batch_end", self.end))
 
     @torch.no_grad()
-    def start(self, trainer, module):
-        self.before = token_logprobs(module.policy, module.batch)
+    def start(self, trainer, module, prepared):
+        self.before = [token_logprobs(module.policy, *row) for row in sequences(prepared.batch)]
 
     @torch.no_grad()
     def end(self, trainer, module):
-        batch, kl, gain = module.batch, 0.0, 0.0
-        for i, (p, q) in enumerate(zip(self.before, token_logprobs(module.policy, batch), strict=True)):
+        batch, kl, gain = self.seen.batch, 0.0, 0.0
+        for i, (p, row) in enumerate(zip(self.before, sequences(batch), strict=True)):
+            q = token_logprobs(module.policy, *row)
             kl += (p.exp() * (p - q)).sum().item()
             for t in range(len(p)):
                 ratio = (q - p)[t, batch.actions[i, t]].exp().item()
@@ -94,7 +89,7 @@ def test_accepted_steps_stay_in_the_trust_region_and_improve_the_surrogate(max_k
 
 @pytest.mark.parametrize("damping", [0.05, 1.0])
 def test_step_is_the_scaled_solution_of_the_damped_system(damping):
-    max_kl, found = 0.01, {}
+    max_kl, found, seen = 0.01, {}, Iterations()
     task = Bandit()
     module = algorithm(
         task,
@@ -105,18 +100,19 @@ def test_step_is_the_scaled_solution_of_the_damped_system(damping):
         fisher=FisherOptions(damping=damping, iterations=40, tolerance=1e-14),
     )
 
-    def remember(trainer, module):
+    def remember(trainer, module, prepared):
         found["logits"] = module.policy.logits.detach().clone()
 
     rows = fit(
         module,
         rollouts(task, task.gold(), size=12, max_new_tokens=3),
-        AtHook("on_train_batch_start", remember),
+        seen,
+        BeforeUpdate(remember),
         max_epochs=1,
         precision="64-true",
     ).rows
 
-    start, batch = found["logits"], module.batch
+    start, batch = found["logits"], seen.batch
     gradient = torch.zeros(OPEN, 3, dtype=torch.float64)
     fisher = damping * torch.eye(OPEN * 3, dtype=torch.float64)
     tokens = batch.action_mask.sum().item()
@@ -143,10 +139,9 @@ def test_step_is_the_scaled_solution_of_the_damped_system(damping):
 
 
 def test_advantages_are_whitened_over_the_rollout():
-    task = Letters()
-    module = algorithm(task)
-    fit(module, rollouts(task), max_epochs=1)
-    counted = module.batch.advantages[module.batch.action_mask].double()
+    task, seen = Letters(), Iterations()
+    fit(algorithm(task), rollouts(task), seen, max_epochs=1)
+    counted = seen.batch.advantages[seen.batch.action_mask].double()
     assert counted.mean().item() == pytest.approx(0, abs=1e-6)
     assert counted.var(unbiased=False).item() == pytest.approx(1, abs=1e-4)
 
@@ -156,14 +151,14 @@ def test_advantages_are_whitened_over_the_rollout():
 
 def misled(monkeypatch, change, iterations):
     """In some iterations conjugate gradient answers with something else."""
-    solve, calls = trpo.conjugate_gradient, []
+    solve, calls = geometry.conjugate_gradient, []
 
     def solve_badly(*args, **settings):
         solution, residual = solve(*args, **settings)
         calls.append(1)
         return (change(solution) if len(calls) in iterations else solution), residual
 
-    monkeypatch.setattr(trpo, "conjugate_gradient", solve_badly)
+    monkeypatch.setattr(geometry, "conjugate_gradient", solve_badly)
 
 
 def broken(solution):
@@ -177,7 +172,7 @@ def test_bad_direction_is_rejected_and_leaves_the_policy_bit_identical(change, m
     module = algorithm(task, optimization=Optimization(lr=1e-2, weight_decay=0.1))
     record = AtHook("on_train_epoch_end", lambda _, m: states.append((snapshot(m.policy), snapshot(m.critic))))
     rows = fit(module, rollouts(task), record, max_epochs=3).rows[1:]
-    reference = snapshot(module.reference)
+    reference = snapshot(module.reference.policy)
     assert same(states[0][0], reference)
     assert distance(states[1][0], reference) > 1e-3
     assert same(states[2][0], states[1][0])
@@ -191,18 +186,18 @@ def test_bad_direction_is_rejected_and_leaves_the_policy_bit_identical(change, m
 
 def test_step_that_is_too_long_for_every_backtrack_is_rejected(monkeypatch):
     task = Letters()
-    monkeypatch.setattr(trpo, "trust_region_scale", lambda direction, image, *, max_kl: direction.new_tensor(1e6))
+    monkeypatch.setattr(geometry, "trust_region_scale", lambda direction, image, *, max_kl: direction.new_tensor(1e6))
     module = algorithm(task, max_backtracks=1, shrink=0.9)
     row = fit(module, rollouts(task), max_epochs=1).rows[-1]
     assert (row["trust_region/rejections"], row["trust_region/backtracks"]) == (1, 1)
-    assert same(snapshot(module.policy), snapshot(module.reference))
+    assert same(snapshot(module.policy), snapshot(module.reference.policy))
 
 
 def test_line_search_goes_back_as_often_as_it_must(monkeypatch):
-    task, scale = Letters(), trpo.trust_region_scale
+    task, scale = Letters(), geometry.trust_region_scale
     fits = fit(algorithm(task), rollouts(task), max_epochs=1).rows[-1]
     assert fits["trust_region/backtracks"] == 0
-    monkeypatch.setattr(trpo, "trust_region_scale", lambda *args, **settings: 16 * scale(*args, **settings))
+    monkeypatch.setattr(geometry, "trust_region_scale", lambda *args, **settings: 16 * scale(*args, **settings))
     row = fit(algorithm(task, shrink=0.7), rollouts(task), max_epochs=1).rows[-1]
     assert 1 < row["trust_region/backtracks"] <= 8  # 16 · 0.7⁸ = 0.92 of the step that fits
     assert row["trust_region/step_size"] == 0.7 ** row["trust_region/backtracks"]
@@ -210,8 +205,8 @@ def test_line_search_goes_back_as_often_as_it_must(monkeypatch):
 
 
 def test_share_of_trpo_is_drawn_anew_in_each_iteration(monkeypatch):
-    keys, geometry = [], trpo.PolicyGeometry
-    monkeypatch.setattr(trpo, "PolicyGeometry", lambda *args, **kw: keys.append(kw["key"]) or geometry(*args, **kw))
+    keys, build = [], trpo.PolicyGeometry
+    monkeypatch.setattr(trpo, "PolicyGeometry", lambda *args, **kw: keys.append(kw["key"]) or build(*args, **kw))
     task = Letters()
     fit(algorithm(task), rollouts(task), max_epochs=3)
     assert keys == [0, 1, 2]
@@ -232,7 +227,7 @@ def test_resumed_trpo_is_bit_identical_and_goes_on_counting(tmp_path, monkeypatc
                 fisher=FisherOptions(fraction=0.5, iterations=5),
             )
             rows = fit(module, rollouts(task), *callbacks, max_epochs=4, **settings)
-        return rows.untimed(), snapshot(module), module.kl.state_dict()
+        return rows.untimed(), snapshot(module), module.reference.kl.state_dict()
 
     keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     whole = run(keep, bad={2, 4})
@@ -252,7 +247,7 @@ def test_only_adapters_move_and_the_trust_region_holds(tmp_path):
     backbone = tiny(checkpoint=str(tmp_path), lora=LoRA(rank=2, alpha=8.0))
     module = algorithm(task, backbone=backbone, max_kl=0.02, fisher=FisherOptions(damping=0.01, iterations=5))
     rows = fit(module, rollouts(task), *witness.callbacks, max_epochs=4).rows[1:]
-    start, end = snapshot(module.reference), snapshot(module.policy)
+    start, end = snapshot(module.reference.policy), snapshot(module.policy)
     moved = {name for name in end if not torch.equal(end[name], start[name])}
     assert moved == {name for name in end if ".lora_" in name}
     assert rows[-1]["trust_region/rejections"] == 0
@@ -267,17 +262,12 @@ def test_adamw_has_the_critic_alone():
     record = AtHook("on_train_start", lambda trainer, _: held.extend(trainer.optimizers[0].param_groups))
     fit(module, rollouts(task), record, max_epochs=1)
     assert [(group["name"], group["lr"]) for group in held] == [("value", 5e-3)]
-    assert {id(p) for group in held for p in group["params"]} == {id(p) for p in module.critic.parameters()}
+    assert {id(p) for group in held for p in group["params"]} == {id(p) for p in module.critic.network.parameters()}
 
 
 def test_policy_waits_while_the_critic_is_warmed_up():
-    task, states = Letters(), []
-    module = algorithm(task, critic=CriticOptions(warmup=1))
-    record = AtHook("on_train_epoch_end", lambda _, m: states.append((snapshot(m.policy), snapshot(m.critic))))
-    rows = fit(module, rollouts(task), record, max_epochs=2).rows
-    assert same(states[0][0], snapshot(module.reference))
-    assert distance(states[1][0], states[0][0]) > 1e-3
-    assert distance(states[1][1], states[0][1]) > 1e-3
+    module = algorithm(Letters(), critic=CriticOptions(warmup=1))
+    rows = policy_waits_for_the_critic(module, rollouts(Letters()), warmup=1)
     assert "trust_region/kl" not in rows[1]
     assert rows[2]["trust_region/kl"] > 0
 
@@ -286,41 +276,22 @@ def test_policy_waits_while_the_critic_is_warmed_up():
 
 
 def test_microbatches_change_nothing_in_trpo():
-    task, states, rows = Letters(), [], []
-    for size, of_fisher in ((None, None), (1, 3), (3, None)):
-        module = algorithm(
-            task,
-            optimization=Optimization(3e-3, max_grad_norm=0.1, microbatch_size=size),
-            fisher=FisherOptions(fraction=0.7, microbatch_size=of_fisher, iterations=3),
+    def build(sizes):
+        return algorithm(
+            Letters(),
+            optimization=Optimization(3e-3, max_grad_norm=0.1, microbatch_size=sizes[0]),
+            fisher=FisherOptions(fraction=0.7, microbatch_size=sizes[1], iterations=3),
             max_kl=0.01,
         )
-        rows.append(fit(module, rollouts(task), max_epochs=3, precision="64-true").untimed())
-        states.append(snapshot(module))
-    assert distance(snapshot(module.policy), snapshot(module.reference)) > 0.01
-    assert max(distance(states[0], other) for other in states[1:]) < 1e-9
-    for other in rows[1:]:
-        assert [pytest.approx(row, rel=1e-6, abs=1e-9) for row in rows[0]] == other
 
-
-def poison(trainer, module):
-    """NaN, and tokens that were never drawn, wherever the batch only pads."""
-    batch = module.batch
-    hidden = ~batch.action_mask
-    assert hidden.any()
-    for name in ("old_logprobs", "old_values", "advantages", "returns"):
-        setattr(batch, name, getattr(batch, name).masked_fill(hidden, math.nan))
-    batch.actions = torch.where(hidden, 7, batch.actions)
+    sizes = [(None, None), (1, 3), (3, None)]
+    module, _ = microbatches_change_nothing(build, lambda: rollouts(Letters()), sizes=sizes, iterations=3, rel=1e-6)
+    assert distance(snapshot(module.policy), snapshot(module.reference.policy)) > 0.01
 
 
 def test_padding_changes_nothing_in_trpo():
-    task, states = Letters(), []
-    for callbacks in ([], [AtHook("on_train_batch_start", poison)]):
-        module = algorithm(task)
-        rows = fit(module, rollouts(task), *callbacks, max_epochs=2)
-        states.append((snapshot(module), rows.untimed()))
-    assert same(states[0][0], states[1][0])
-    assert states[0][1] == states[1][1]
-    assert states[0][1][-1]["trust_region/kl"] > 0
+    rows = padding_changes_nothing(lambda: algorithm(Letters()), lambda: rollouts(Letters()))
+    assert rows[-1]["trust_region/kl"] > 0
 
 
 PRECISIONS = {
@@ -333,14 +304,14 @@ PRECISIONS = {
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_step_is_in_full_precision_under_autocast(precision, monkeypatch):
     task, seen, rows = Letters(), [], {}
-    solve = trpo.conjugate_gradient
+    solve = geometry.conjugate_gradient
 
     def watched(product, target, **settings):
         image = product(target)
         seen.append((torch.is_autocast_enabled("cpu"), target.dtype, image.dtype, (target @ image).dtype))
         return solve(product, target, **settings)
 
-    monkeypatch.setattr(trpo, "conjugate_gradient", watched)
+    monkeypatch.setattr(geometry, "conjugate_gradient", watched)
     for name, settings in (("float32", {}), (precision, PRECISIONS[precision])):
         rows[name] = fit(algorithm(task), rollouts(task), max_epochs=1, **settings).rows[-1]
     assert seen == [(False, torch.float32, torch.float32, torch.float32)] * 2
@@ -372,22 +343,16 @@ def test_rows_of_trpo_have_the_documented_names():
 
 
 def test_critic_is_fitted_to_the_returns():
-    task, errors = Letters(), []
+    task, errors, seen = Letters(), [], Iterations()
 
     @torch.no_grad()
-    def measure(trainer, module):
-        batch = module.batch
-        values = module.critic.values(batch.context, batch.actions, batch.action_mask)
+    def measure(trainer, module, *prepared):
+        batch = seen.batch
+        values = module.critic.network.values(batch.context, batch.actions, batch.action_mask)
         errors.append((values - batch.returns)[batch.action_mask].square().mean().item())
 
     module = algorithm(task, critic_epochs=20, max_kl=1e-9)
-    fit(
-        module,
-        rollouts(task),
-        AtHook("on_train_batch_start", measure),
-        AtHook("on_train_batch_end", measure),
-        max_epochs=1,
-    )
+    fit(module, rollouts(task), seen, BeforeUpdate(measure), AtHook("on_train_batch_end", measure), max_epochs=1)
     assert errors[1] < 0.3 * errors[0]
 
 

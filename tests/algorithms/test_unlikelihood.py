@@ -10,6 +10,7 @@ from training_helpers import AtHook, Letters, fit
 from rlhf_lightning.algorithms.unlikelihood import LogLikelihood, TokenUnlikelihood, Unlikelihood
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
@@ -81,7 +82,7 @@ def test_padding_of_a_short_rejected_response_is_not_avoided():
     module = build(Unlikelihood, Letters(), alpha=1.0, avoidance=TokenUnlikelihood())
     module.configure_model()
     pair = PreferencePair("ant", "b b b b", "a")
-    _, measured = module.loss_sum([pair], module.encode([pair]))
+    _, measured = module.loss_sum(Part([pair], module.encode([pair])))
     wanted = terms(module.policy, pair, TokenUnlikelihood())[1].item()
     assert measured["rejected_loss"].item() == pytest.approx(wanted, rel=1e-5)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 
-from rlhf_lightning.cli.values import check_values
+from rlhf_lightning.cli.values import value_mistakes
 from tests.cli_runs import fit, toy
 
 BENCHMARK = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "bad_configs.py"))
@@ -92,8 +93,8 @@ def test_null_is_taken_where_it_means_something(text):
     assert fit(*toy(epochs=1), "--config", "a.yaml") == 0
 
 
-def test_check_values_passes_over_what_is_not_given():
-    check_values("model", None)
+def test_value_mistakes_passes_over_what_is_not_given():
+    assert list(value_mistakes(Namespace(model=None))) == []
 
 
 @pytest.mark.parametrize("missing", ["optimizer_states", "shape"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.cli.errors import one_line
+from rlhf_lightning.cli.messages import explain
 from tests.cli_runs import FAKES, fit, toy
 
 FILES = {
@@ -140,4 +140,4 @@ def test_fit_mistake_in_shipped_configurations_is_one_line(configs, words, line,
 
 
 def test_one_line_gives_an_unforeseen_message_whole():
-    assert one_line("something\n  quite new") == "something quite new"
+    assert explain("something\n  quite new").line == "something quite new"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.__main__ import main
-from rlhf_lightning.commands import crossval
+from rlhf_lightning.pipeline import folds
 from rlhf_lightning.pipeline import processes as running
+from rlhf_lightning.records.runs import load_run
 
 FOLDS = {0: (0.66, 0.61, 0.71), 1: (0.64, 0.63, 0.72), 2: (0.68, 0.60, 0.70)}
 """Held-out accuracy and loss, accuracy in training."""
@@ -119,14 +120,12 @@ def test_crossval_reads_what_a_run_without_evaluation_logged(tmp_path):
     (tmp_path / "dpo" / "metrics.csv").write_text(
         "step,dpo/loss,eval/accuracy,eval/loss\n0,,0.5,0.69\n9,0.6,0.61,0.65\n"
     )
-    from rlhf_lightning.records.runs import load_run
-
-    row = crossval.fold_row(load_run(tmp_path / "dpo"))
+    row = folds.fold_row(load_run(tmp_path / "dpo"))
     assert row == {"accuracy": 0.61, "loss": 0.65, "train_accuracy": None, "gap": None}
-    summary = crossval.summarized([row, row | {"accuracy": 0.63}])
+    summary = folds.summarized([row, row | {"accuracy": 0.63}])
     assert list(summary) == ["accuracy", "loss"]
     assert summary["loss"] == {"mean": 0.65, "low": 0.65, "high": 0.65}
-    assert "train" not in crossval.table([row, row], summary)
+    assert "train" not in folds.table([row, row], summary)
 
 
 def test_crossval_again_skips_finished_folds_and_continues_an_interrupted_one(fits, capsys):

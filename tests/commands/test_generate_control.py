@@ -12,6 +12,7 @@ task: {class_path: rlhf_lightning.Control, init_args: {environment: Acrobot-v1}}
 def test_a_control_run_writes_no_text_and_says_so_in_one_line(tmp_path, monkeypatch, capsys, model):
     (tmp_path / "acrobot" / "export").mkdir(parents=True)
     (tmp_path / "acrobot" / "config.yaml").write_text(CONFIG)
+    (tmp_path / "acrobot" / "run.json").write_text('{"kind": "control", "algorithm": "PPO"}')
     monkeypatch.chdir(tmp_path)
     assert main(["generate", model, "hello"]) == 2
     said = capsys.readouterr().err

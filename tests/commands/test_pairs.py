@@ -7,7 +7,6 @@ import tiny_models
 import torch
 
 from rlhf_lightning.__main__ import main
-from rlhf_lightning.commands.pairs import write_pairs
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.backbone import LanguageBackbone
@@ -68,11 +67,16 @@ def records(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def write(root, path, **changes):
-    settings = {"count": 12, "max_new_tokens": 6, "batch_size": 8, "seed": 0, **changes}
-    policy = settings.pop("policy", root / "animals")
-    write_pairs(Ranked(), policy_path=str(policy), out=str(path), **settings)
-    return records(path)
+@pytest.fixture
+def write(root, write_pairs):
+    """Pairs of the task with five prompts."""
+
+    def run(path, **changes):
+        settings = {"policy": root / "animals", "count": 12, "max_new_tokens": 6, "batch_size": 8, "seed": 0, **changes}
+        write_pairs(Ranked(), out=path, **settings)
+        return records(path)
+
+    return run
 
 
 def test_pairs_of_the_task_are_annotated_and_can_be_trained_on(pairs, tmp_path):
@@ -95,8 +99,8 @@ def test_pairs_of_the_task_are_annotated_and_can_be_trained_on(pairs, tmp_path):
     assert len(data.train) + len(data.heldout) == 24
 
 
-def test_prompts_are_taken_in_whole_passes(root, tmp_path):
-    found = write(root, tmp_path / "p.jsonl", count=12)
+def test_prompts_are_taken_in_whole_passes(write, tmp_path):
+    found = write(tmp_path / "p.jsonl", count=12)
     taken = [record["prompt"] for record in found]
     everything = sorted(Ranked().prompts("train"))
     assert sorted(taken[:5]) == sorted(taken[5:10]) == everything
@@ -105,23 +109,23 @@ def test_prompts_are_taken_in_whole_passes(root, tmp_path):
     assert all(record["chosen"] < record["rejected"] for record in found)
 
 
-def test_pairs_do_not_depend_on_the_batch_size(root, tmp_path):
-    expected = write(root, tmp_path / "p.jsonl")
+def test_pairs_do_not_depend_on_the_batch_size(write, tmp_path):
+    expected = write(tmp_path / "p.jsonl")
     for size in (1, 2, 6, 100):
-        assert write(root, tmp_path / "q.jsonl", batch_size=size) == expected
+        assert write(tmp_path / "q.jsonl", batch_size=size) == expected
 
 
-def test_pairs_depend_on_the_seed_alone(root, tmp_path):
-    expected = write(root, tmp_path / "p.jsonl")
+def test_pairs_depend_on_the_seed_alone(write, tmp_path):
+    expected = write(tmp_path / "p.jsonl")
     torch.manual_seed(9)
-    assert write(root, tmp_path / "q.jsonl") == expected
-    assert write(root, tmp_path / "q.jsonl", seed=1) != expected
-    assert write(root, tmp_path / "q.jsonl", count=7) == expected[:7]
+    assert write(tmp_path / "q.jsonl") == expected
+    assert write(tmp_path / "q.jsonl", seed=1) != expected
+    assert write(tmp_path / "q.jsonl", count=7) == expected[:7]
 
 
-def test_equal_responses_are_drawn_again(root, tmp_path):
+def test_equal_responses_are_drawn_again(write, tmp_path):
     """With one token per response, the two are often equal at first, or empty."""
-    found = write(root, tmp_path / "p.jsonl", max_new_tokens=1, count=40)
+    found = write(tmp_path / "p.jsonl", max_new_tokens=1, count=40)
     assert all(record["chosen"] != record["rejected"] and record["chosen"] for record in found)
 
 
@@ -129,20 +133,20 @@ def test_equal_responses_are_drawn_again(root, tmp_path):
     ("labels", "complaint"),
     [("annotators", "an empty response or twice the same"), ("gold", "responses of equal gold reward")],
 )
-def test_policy_that_always_says_the_same_is_refused(root, tmp_path, labels, complaint):
+def test_policy_that_always_says_the_same_is_refused(write, tmp_path, labels, complaint):
     policy = tiny_models.policy("llama", scale=4000.0)
     policy.save(tmp_path / "stubborn")
     changes = {"count": 5, "max_new_tokens": 1, "labels": labels}
     with pytest.raises(UserError, match=f"20 times {complaint} to the prompt 'the ") as refused:
-        write(root, tmp_path / "p.jsonl", policy=tmp_path / "stubborn", **changes)
+        write(tmp_path / "p.jsonl", policy=tmp_path / "stubborn", **changes)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "p.jsonl").exists()
 
 
-def test_prompt_that_always_gets_the_same_is_left_out_and_counted(root, tmp_path, capsys):
+def test_prompt_that_always_gets_the_same_is_left_out_and_counted(write, tmp_path, capsys):
     policy = tiny_models.policy("llama", scale=400.0)
     policy.save(tmp_path / "stubborn")
-    found = write(root, tmp_path / "p.jsonl", policy=tmp_path / "stubborn", max_new_tokens=1, count=5)
+    found = write(tmp_path / "p.jsonl", policy=tmp_path / "stubborn", max_new_tokens=1, count=5)
     said = capsys.readouterr().out
     assert 0 < len(found) < 5
     sampled = re.fullmatch(
@@ -154,9 +158,9 @@ def test_prompt_that_always_gets_the_same_is_left_out_and_counted(root, tmp_path
     assert int(sampled[1]) >= 2 * (5 + 19 * (5 - len(found)))
 
 
-def test_gold_prefers_the_higher_reward_and_draws_ties_again(root, tmp_path):
-    found = write(root, tmp_path / "p.jsonl", labels="gold", count=40)
-    annotated = write(root, tmp_path / "q.jsonl", count=40)
+def test_gold_prefers_the_higher_reward_and_draws_ties_again(write, tmp_path):
+    found = write(tmp_path / "p.jsonl", labels="gold", count=40)
+    annotated = write(tmp_path / "q.jsonl", count=40)
     assert len(found) == 40
     gold, ties = LettersOfPrompt(), 0
     for own, other in zip(found, annotated, strict=True):
@@ -173,10 +177,10 @@ def test_gold_prefers_the_higher_reward_and_draws_ties_again(root, tmp_path):
     assert any(own["chosen"] > own["rejected"] for own in found)
 
 
-def test_gold_pairs_do_not_depend_on_the_batch_size(root, tmp_path):
-    expected = write(root, tmp_path / "p.jsonl", labels="gold")
+def test_gold_pairs_do_not_depend_on_the_batch_size(write, tmp_path):
+    expected = write(tmp_path / "p.jsonl", labels="gold")
     for size in (1, 6, 100):
-        assert write(root, tmp_path / "q.jsonl", labels="gold", batch_size=size) == expected
+        assert write(tmp_path / "q.jsonl", labels="gold", batch_size=size) == expected
 
 
 def test_gold_pairs_of_a_task_without_gold_are_refused(tmp_path, pairs):

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from rlhf_lightning.__main__ import main
-from rlhf_lightning.commands import pairs
+from rlhf_lightning.data import pairs
 from rlhf_lightning.data.preferences import PreferenceDataModule, RankingDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.backbone import LanguageBackbone
@@ -38,13 +38,13 @@ def from_demonstrations(policy, prompts, *, numbers, samples, seed, iteration, *
 
 
 @pytest.fixture
-def write(policy, tmp_path, monkeypatch):
+def write(policy, tmp_path, monkeypatch, write_pairs):
     monkeypatch.setattr(pairs, "sample_responses", from_demonstrations)
 
     def run(task=TASK, **changes):
         settings = {"count": 40, "max_new_tokens": 14, "batch_size": 64, "seed": 0, **changes}
-        pairs.write_pairs(task, policy_path=str(policy), out=str(tmp_path / "out.jsonl"), **settings)
-        return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        text = write_pairs(task, policy=policy, out=tmp_path / "out.jsonl", **settings)
+        return [json.loads(line) for line in text.splitlines()]
 
     return run
 

@@ -1,3 +1,4 @@
+import contextlib
 import re
 import subprocess
 import sys
@@ -8,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rlhf_lightning.commands.report import _figures, main
+from rlhf_lightning.commands.report import main
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.runs import load_run
+from rlhf_lightning.report.writing import figures_of
 from tests.plots import synthetic_kinds
 from tests.plots import synthetic_runs as synthetic
 
@@ -124,13 +126,17 @@ def weighted(path, concise):
 
 
 def offered(*paths):
-    """Names of the figures that a report of these runs may have, drawn or not."""
-    return {name for _, name, _, _ in _figures([load_run(path) for path in paths])}
+    """Names of the figures of these runs together that have their data."""
+    names = set()
+    for entry, name, _, draw in figures_of([load_run(path) for path in paths]):
+        with contextlib.suppress(UserError):
+            names |= {name} if entry.scope == "runs" and draw() else set()
+    return names
 
 
 def test_runs_that_weigh_objectives_differently_show_what_these_cost(tmp_path):
     runs = [weighted(tmp_path / f"w{weight}", weight) for weight in (0.5, 1.0)]
-    figures = _figures([load_run(path) for path in runs])
+    figures = figures_of([load_run(path) for path in runs])
     (draw,) = [draw for _, name, _, draw in figures if name == "pareto"]
     assert draw().texts[0].get_text() == "Helpful against concise"
     assert "pareto" not in offered(runs[0], weighted(tmp_path / "again", 0.5))
@@ -162,6 +168,15 @@ def test_a_preference_run_is_told_by_its_steps(capsys, tmp_path):
     assert "step 500" in text
     assert "iteration 500" not in text
     assert "score" not in text[text.index("One reply through training") : text.index("Training of the policy")]
+
+
+def test_a_run_of_the_version_before_is_reported(capsys, tmp_path):
+    run = synthetic.write_policy(tmp_path / "old", iterations=40)
+    (run / "run.json").unlink()
+    path, page = report(capsys, run)
+    assert {file.stem for file in path.parent.iterdir()} == {"report", "overoptimization", "components", "dashboard"}
+    assert "What is missing" not in page.text
+    assert "Score" in page.text
 
 
 def test_kinds_side_by_side_have_a_dashboard_each(capsys, tmp_path):

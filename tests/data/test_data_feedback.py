@@ -1,12 +1,14 @@
-"""Pairs, rankings and ratings as data: whose, in which respects, in which fold."""
+"""Pairs, rankings, ratings and labels as data: whose, in which respects, in which fold."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from rlhf_lightning.data.preferences import PreferenceDataModule, RankingDataModule, RatingDataModule
+from rlhf_lightning.data.feedback import names_of_annotators, names_of_objectives
+from rlhf_lightning.data.preferences import LabelDataModule, PreferenceDataModule, RankingDataModule, RatingDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.assistant import Assistant
+from rlhf_lightning.tasks.control import Control
 from rlhf_lightning.tasks.text import TextTask
 from rlhf_lightning.tasks.text.prompts_io import write_jsonl
 
@@ -17,6 +19,7 @@ KINDS = {
     PreferenceDataModule: {"chosen": "a", "rejected": "b"},
     RankingDataModule: {**ABC, "ranking": [2, 1, 0]},
     RatingDataModule: {"response": "a", "rating": 3},
+    LabelDataModule: {"completion": "a", "label": False},
 }
 
 
@@ -60,14 +63,15 @@ def test_each_kind_comes_from_a_file_split_by_prompt(module, kind):
     assert not train & heldout
     assert len(everything(data)) == 30
     assert len(data.train_batch(0)) == 4
-    assert data.annotators_found == list(PEOPLE)
-    assert data.objectives_found == sorted(RESPECTS)
+    assert names_of_annotators(data.train) == list(PEOPLE)
+    assert names_of_objectives(data.train) == sorted(RESPECTS)
 
 
 def test_kinds_read_what_they_are_named_after(module):
     assert module(PreferenceDataModule).train[0].responses == ("a", "b")
     assert module(RankingDataModule).train[0].responses == ("c", "b", "a")
     assert list(module(RatingDataModule).train[0].ratings.values()) == [3.0]
+    assert module(LabelDataModule).train[0].label is False
 
 
 def test_rankings_serve_as_pairs_and_pairs_as_rankings(module):
@@ -78,16 +82,23 @@ def test_rankings_serve_as_pairs_and_pairs_as_rankings(module):
     assert {one.responses for one in everything(rankings)} == {("a", "b")}
 
 
+def test_pairs_serve_as_labels(module):
+    data = module(LabelDataModule, rows(KINDS[PreferenceDataModule]))
+    assert [(one.response, one.label) for one in data.train[:4]] == [("a", True), ("b", False)] * 2
+    assert len(everything(data)) == 60
+    assert names_of_annotators(data.train) == list(PEOPLE)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_annotators_and_objectives_are_chosen(module, kind):
     data = module(kind, annotators=["ada", "eve"], heldout_fraction=0.5)
     assert {one.annotator for one in everything(data)} == {"ada", "eve"}
     assert len(everything(data)) == 20
-    assert data.annotators_found == ["ada", "eve"]
+    assert names_of_annotators(data.train) == ["ada", "eve"]
     data = module(kind, objectives=["concise"], annotators=["bob"], heldout_fraction=0.5)
     # records 1, 7, 13, 15, 21 and 27
     assert len(everything(data)) == 6
-    assert data.objectives_found == ["concise"]
+    assert names_of_objectives(data.train) == ["concise"]
 
 
 def test_chosen_objectives_of_ratings_lose_the_others(module):
@@ -96,7 +107,7 @@ def test_chosen_objectives_of_ratings_lose_the_others(module):
     data = module(RatingDataModule, records, objectives=["x"], heldout_fraction=0.4)
     assert sorted(one.ratings["x"] for one in everything(data)) == list(range(20))
     assert all(set(one.ratings) == {"x"} for one in everything(data))
-    assert module(RatingDataModule, records, heldout_fraction=0.4).objectives_found == ["x", "y"]
+    assert names_of_objectives(module(RatingDataModule, records, heldout_fraction=0.4).train) == ["x", "y"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +137,7 @@ def test_names_are_refused_where_there_are_none(module):
     with pytest.raises(UserError, match="names 'ada'; expected null: the preferences name no annotators"):
         module(PreferenceDataModule, records, annotators=["ada"])
     data = module(PreferenceDataModule, records)
-    assert (data.annotators_found, data.objectives_found) == ([], [])
+    assert (names_of_annotators(data.train), names_of_objectives(data.train)) == ([], [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,10 +181,8 @@ def test_eval_limit_bounds_a_fold(module):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_missing_feedback_names_the_argument(kind):
-    with pytest.raises(
-        UserError, match=rf"data\.init_args\.{kind.option} is missing: task Assistant has no {kind.kind}"
-    ):
-        kind(Assistant())
+    with pytest.raises(UserError, match=rf"data\.init_args\.{kind.option} is missing: task Control has no {kind.kind}"):
+        kind(Control("CartPole-v1"))
 
 
 def test_feedback_of_the_task_is_used_where_it_has_some():

@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from training_helpers import AtHook, CountsB, Letters, fit, ppo, rollouts, snapshot, tiny
+from training_helpers import AtHook, BeforeUpdate, CountsB, Letters, fit, ppo, rollouts, snapshot, tiny
 
 from rlhf_lightning.algorithms.a2c import A2C
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -103,11 +103,11 @@ def broken_environment(**settings: Any) -> Any:
 def broken_loss(**settings: Any) -> Any:
     """Advantages are not finite in the rows of one rank."""
 
-    def spoil(trainer: Any, module: Any) -> None:
+    def spoil(trainer: Any, module: Any, prepared: Any) -> None:
         if second():
-            module.batch.advantages[1::2] = float("nan")  # its rows, where the order is that of the batch
+            prepared.batch.advantages[1::2] = float("nan")  # its rows, where the order is that of the batch
 
-    return with_reward(CountsB(), AtHook("on_train_batch_start", spoil), **settings)
+    return with_reward(CountsB(), BeforeUpdate(spoil), **settings)
 
 
 def broken_gradient(**settings: Any) -> Any:

@@ -43,8 +43,7 @@ from rlhf_lightning.reward_modeling.losses import PlackettLuce
 from rlhf_lightning.reward_modeling.module import RewardModeling
 from rlhf_lightning.rewards.composite import CompositeReward
 from rlhf_lightning.rewards.objectives import Lagrangian
-from rlhf_lightning.rewards.scaling import Clip as RewardClip
-from rlhf_lightning.rewards.scaling import RunningZScore
+from rlhf_lightning.rewards.scaling import ClipScores, RunningZScore
 from rlhf_lightning.tasks.control import Control
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Ranking
@@ -108,7 +107,7 @@ def run_objectives(microbatch_size: int | None = None, **settings: Any) -> tuple
         CompositeReward({"b": CountsB(), "one": PaysFor("b")}, {"one": 0.5}),
         size=12,
         eval_prompts=7,
-        scaling=[RunningZScore(), RewardClip(-3, 3)],
+        scaling=[RunningZScore(), ClipScores(-3, 3)],
         weights=Lagrangian("b", {"one": 0.3}, lr=0.5),
         monitors={"watched": PaysFor("a")},
         length_penalty=0.01,

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 from rlhf_lightning.evaluation.perplexity import demonstration_nats, perplexity
 from rlhf_lightning.rollout.statistics import (
-    distinct,
+    distinct_ngrams,
     sample_records,
     score_statistics,
     standard_error,
@@ -64,7 +64,7 @@ def test_text_statistics_by_hand():
     ],
 )
 def test_distinct_by_hand(responses, n, expected):
-    assert distinct(responses, n) == expected
+    assert distinct_ngrams(responses, n) == expected
 
 
 def test_score_statistics_are_means_of_scores_and_measures():

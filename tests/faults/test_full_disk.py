@@ -108,8 +108,8 @@ def test_fit_ends_in_one_line_and_goes_on_when_there_is_room(name, tmp_path, mon
 
             patch.setattr("torch.save", save)
         else:
-            module = {"metrics.csv": "metrics_file", "samples.jsonl": "json_lines"}[name]
-            patch.setattr(f"rlhf_lightning.callbacks.{module}.open", lambda *_, **__: open(FULL, "a"), raising=False)  # noqa: SIM115
+            module = {"metrics.csv": "callbacks.metrics_file", "samples.jsonl": "records.json_lines"}[name]
+            patch.setattr(f"rlhf_lightning.{module}.open", lambda *_, **__: open(FULL, "a"), raising=False)  # noqa: SIM115
         assert fit(*toy("ToyIterations", "--name", "halved")) == 2
     error = capsys.readouterr().err
     assert error.endswith(f"{name} cannot be written: No space left on device\n")

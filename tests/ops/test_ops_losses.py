@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from rlhf_lightning.ops.losses import (
     clipped_surrogate_loss,
     conservative_weights,
-    penalized_surrogate_loss,
     policy_gradient_loss,
     ratio_is_clipped,
     unlikelihood_loss,
@@ -175,10 +174,6 @@ def expected_loss(loss) -> tuple[torch.Tensor, torch.Tensor]:
         lambda new, old, a: policy_gradient_loss(new, a),
         lambda new, old, a: clipped_surrogate_loss(new - old, a, clip_range=0.1, clip_range_high=0.2, dual_clip=3.0),
         lambda new, old, a: clipped_surrogate_loss(new - old, a, **NO_CLIP),
-        # the exact KL(π_old‖π) has no gradient at π_old
-        lambda new, old, a: penalized_surrogate_loss(
-            new - old, a, (old.exp() * (old - new)).sum().expand(3), kl_coef=7.0
-        ),
     ],
 )
 def test_expected_gradient_on_policy_is_the_policy_gradient(loss):
@@ -208,7 +203,6 @@ def test_a_bad_action_of_infinite_ratio_shows_without_dual_clip():
         policy_gradient_loss,
         lambda x, a: clipped_surrogate_loss(x, a, **CLIP),
         lambda x, a: clipped_surrogate_loss(x, a, **NO_CLIP),
-        lambda x, a: penalized_surrogate_loss(x, a, x**2, kl_coef=0.1),
         lambda x, a: unlikelihood_loss(-x.abs()),
         lambda x, a: value_loss(x, a, a + 1, value_clip_range=1.0),
         lambda x, a: value_loss(x, a, a + 1, value_clip_range=None),
@@ -232,26 +226,6 @@ def test_ratio_is_clipped_by_nan_never(clip):
     nan = torch.tensor([NAN, 3.0, -3.0, NAN]), torch.tensor([1.0, NAN, NAN, NAN])
     assert not ratio_is_clipped(*nan, **clip).any()
     assert clipped_surrogate_loss(*nan, **clip).isnan().all()
-
-
-# penalized_surrogate_loss
-
-
-def test_penalized_surrogate_loss_by_hand():
-    # −(1.5 · 2 − 0.5 · 3) and −(0.5 · −2 − 0.5 · 0)
-    log_ratio = torch.tensor([1.5, 0.5]).log().requires_grad_()
-    kl = torch.tensor([3.0, 0.0], requires_grad=True)
-    loss = penalized_surrogate_loss(log_ratio, torch.tensor([2.0, -2.0]), kl, kl_coef=0.5)
-    loss.sum().backward()
-    assert loss.tolist() == pytest.approx([-1.5, 1])
-    assert log_ratio.grad.tolist() == pytest.approx([-3, 1])
-    assert kl.grad.tolist() == [0.5, 0.5]
-
-
-def test_penalized_surrogate_without_penalty_is_the_surrogate_without_clip():
-    log_ratio, advantages = torch.tensor([[0.3, -0.2]]), torch.tensor([[1.0, -2.0]])
-    loss = penalized_surrogate_loss(log_ratio, advantages, torch.ones(1, 2), kl_coef=0.0)
-    assert torch.equal(loss, clipped_surrogate_loss(log_ratio, advantages, **NO_CLIP))
 
 
 # conservative_weights

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from rlhf_lightning.ops.masking import (
     explained_variance,
-    last_valid,
+    masked,
     masked_mean_and_variance,
     masked_sum,
+    scattered,
     sequence_sum,
-    token_mean,
     whiten,
 )
 
@@ -45,6 +45,45 @@ def counted(values, mask) -> np.ndarray:
     return np.array([values[b, t].item() for b in range(rows) for t in range(columns) if mask[b, t]])
 
 
+# masked
+
+
+@pytest.mark.parametrize("hidden", [NAN, math.inf, -math.inf])
+def test_masked_by_hand(hidden):
+    values = torch.where(MASK, VALUES, hidden).requires_grad_()
+    result = masked(values, MASK)
+    assert result.tolist() == [[1, 2, 0], [4, 0, 0]]
+    result.sum().backward()
+    assert torch.equal(values.grad, MASK.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.bfloat16, torch.float64])
+def test_masked_keeps_the_type(dtype):
+    result = masked(torch.ones(2, 3, dtype=dtype), MASK)
+    assert result.dtype == dtype
+    assert torch.equal(result, MASK.to(dtype))
+
+
+# scattered
+
+
+def test_scattered_by_hand():
+    mask = torch.tensor([[False, True, False], [True, False, True]])
+    values = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    result = scattered(values, mask)
+    assert result.tolist() == [[0, 1, 0], [2, 0, 3]]
+    (result * torch.tensor([[7.0, 5.0, 7.0], [3.0, 7.0, 4.0]])).sum().backward()
+    assert values.grad.tolist() == [5, 3, 4]
+
+
+@given(seeds, lengths)
+def test_scattered_is_the_inverse_of_selection(seed, lengths):
+    values, mask = ragged(seed, lengths)
+    result = scattered(values[mask], mask)
+    assert torch.equal(result, masked(values, mask))
+    assert torch.equal(result[mask], values[mask])
+
+
 # masked_sum
 
 
@@ -74,48 +113,6 @@ def test_masked_sum_of_nothing_is_zero():
 
 def test_masked_sum_keeps_a_nan_that_counts():
     assert masked_sum(torch.tensor([NAN, 1.0]), torch.tensor([True, True])).isnan()
-
-
-# token_mean
-
-
-def test_token_mean_by_hand():
-    # (1 + 2 + 4) / 3 over these rows; 7 / 10 where they are part of a batch of 10 tokens
-    assert token_mean(VALUES, MASK, tokens=3).item() == pytest.approx(7 / 3)
-    assert token_mean(VALUES, MASK, tokens=10).item() == pytest.approx(0.7)
-
-
-def test_token_mean_of_an_empty_part_is_zero():
-    assert token_mean(VALUES, torch.zeros_like(MASK), tokens=5).item() == 0
-
-
-@given(seeds, some_lengths, st.integers(0, 5))
-def test_token_mean_of_parts_adds_up_to_the_whole(seed, lengths, cut):
-    values, mask = ragged(seed, lengths)
-    tokens = sum(lengths)
-    parts = [
-        token_mean(v, m, tokens=tokens) for v, m in ((values[:cut], mask[:cut]), (values[cut:], mask[cut:])) if len(v)
-    ]
-    torch.testing.assert_close(sum(parts), torch.tensor(counted(values, mask).mean()))
-
-
-@given(seeds, lengths, st.integers(1, 4), st.randoms(use_true_random=False))
-def test_token_mean_ignores_padding_and_order(seed, lengths, columns, random):
-    values, mask = ragged(seed, lengths)
-    order = random.sample(range(len(lengths)), len(lengths))
-    expected = token_mean(values, mask, tokens=7)
-    padded, padded_mask = pad(values, mask, columns)
-    torch.testing.assert_close(token_mean(padded, padded_mask, tokens=7), expected)
-    torch.testing.assert_close(token_mean(values[order], mask[order], tokens=7), expected)
-
-
-@given(seeds, some_lengths, st.integers(1, 5))
-def test_token_mean_gradient_of_parts_adds_up_to_the_whole(seed, lengths, size):
-    values, mask = ragged(seed, lengths)
-    values.requires_grad_()
-    for v, m in zip(values.split(size), mask.split(size), strict=True):
-        token_mean(v, m, tokens=sum(lengths)).backward()
-    torch.testing.assert_close(values.grad, mask.double() / sum(lengths))
 
 
 # sequence_sum
@@ -254,42 +251,6 @@ def test_whiten_gradient_does_not_see_nan_in_the_padding():
     assert torch.equal(poisoned.grad, clean.grad)
     assert torch.equal(poisoned.grad[~MASK], torch.zeros(3))
     assert poisoned.grad[MASK].abs().min() > 0
-
-
-# last_valid
-
-
-def test_last_valid_by_hand():
-    assert last_valid(VALUES, MASK).tolist() == [2, 4]
-    assert last_valid(torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.bool)).tolist() == [7]
-
-
-def test_last_valid_takes_the_last_also_where_the_mask_has_a_gap():
-    assert last_valid(torch.tensor([[1.0, 2.0, 3.0, NAN]]), torch.tensor([[True, False, True, False]])).tolist() == [3]
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.bfloat16, torch.float64])
-def test_last_valid_keeps_the_type(dtype):
-    assert last_valid(torch.ones(2, 3, dtype=dtype), MASK).dtype == dtype
-
-
-def test_last_valid_gradient_reaches_that_position_only():
-    values = VALUES.clone().requires_grad_()
-    last_valid(values, MASK).sum().backward()
-    assert values.grad.tolist() == [[0, 1, 0], [1, 0, 0]]
-
-
-def test_last_valid_refuses_a_row_without_any():
-    with pytest.raises(RuntimeError):
-        last_valid(torch.ones(2, 3), torch.tensor([[True, True, True], [False, False, False]]))
-
-
-@given(seeds, st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(1, 4))
-def test_last_valid_ignores_padding(seed, lengths, columns):
-    values, mask = ragged(seed, lengths)
-    expected = [values[b, n - 1].item() for b, n in enumerate(lengths)]
-    assert last_valid(values, mask).tolist() == expected
-    assert last_valid(*pad(values, mask, columns)).tolist() == expected
 
 
 # explained_variance

@@ -65,6 +65,13 @@ def test_policy_from_its_own_responses_gets_no_pairs():
     assert set(stage.inputs) == {"sft", "reward"}
 
 
+def test_policy_from_labels_gets_the_pairs_as_labels():
+    Path("kto.yaml").write_text("data: {class_path: LabelDataModule}\n")
+    stage = commands(sft="sft.yaml", pairs={"count": 5}, policy="kto.yaml")["policy"]
+    assert has(stage, ["--data.init_args.labels", "runs/q/pairs/pairs.jsonl"])
+    assert set(stage.inputs) == {"sft", "pairs"}
+
+
 def test_last_configuration_says_what_the_policy_learns_from():
     stage = commands(sft="sft.yaml", pairs={"count": 5}, policy={"config": ["ppo.yaml", "dpo.yaml"]})["policy"]
     assert has(stage, PAIRS)

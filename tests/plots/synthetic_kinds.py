@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.plots.descriptions import of_control, of_pairs
 from tests.plots.synthetic_runs import BETTER, EARLY, PROMPTS, finish, write_csv
 
 CONTROL_CONFIG = """\
@@ -20,9 +21,21 @@ data: {{class_path: rlhf_lightning.PreferenceDataModule, init_args: {{batch_size
 
 
 def write_control(
-    path, *, environment="CartPole-v1", iterations=48, every=10, batch=2048, done=True, best=500.0, seed=0
+    path,
+    *,
+    environment="CartPole-v1",
+    iterations=48,
+    every=10,
+    batch=2048,
+    done=True,
+    best=500.0,
+    seed=0,
+    bounded=True,
 ):
-    """A TRPO run in an environment: the return rises; an early iteration may end no episode."""
+    """A TRPO run in an environment: the return rises; an early iteration may end no episode.
+
+    With ``bounded`` it declares the limit of its steps.
+    """
     path = Path(path)
     path.mkdir(parents=True)
     generator = np.random.default_rng(seed)
@@ -56,7 +69,8 @@ def write_control(
         "value/explained_variance": after * 0.7,
     }
     write_csv(path / "metrics.csv", columns)
-    finish(path, done, CONTROL_CONFIG.format(environment=environment, max_kl=0.01, batch=batch))
+    config = CONTROL_CONFIG.format(environment=environment, max_kl=0.01, batch=batch)
+    finish(path, done, config, of_control(max_kl=0.01 if bounded else None))
     return path
 
 
@@ -100,6 +114,6 @@ def write_preference(path, *, steps=500, every=100, gold=True, fall=False, group
                 judged = round(0.5 + at / steps * (0.1 + 0.05 * row), 3) if gold else None
                 sample = {"iteration": at, "row": row, "prompt": prompt, "response": text, "kl": (1 + row) * at / steps}
                 file.write(json.dumps({**sample, "score": judged or 0.0, "gold": judged}) + "\n")
-    algorithm = "DPO" if group == "dpo" else group.title()
-    finish(path, done, PREFERENCE_CONFIG.format(algorithm=algorithm))
+    description = of_pairs(group, batch_size=64)
+    finish(path, done, PREFERENCE_CONFIG.format(algorithm=description.algorithm), description)
     return path

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.plots.descriptions import of_text
 from tests.plots.synthetic_evaluation import evaluation
 
 ENVIRONMENT = {
@@ -55,7 +56,9 @@ def write_csv(path, columns):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def finish(path, done=True, config=CONFIG):
+def finish(path, done=True, config=CONFIG, description=None):
+    if description is not None:
+        (path / "run.json").write_text(json.dumps(description.as_dict()), encoding="utf-8")
     (path / "config.yaml").write_text(config, encoding="utf-8")
     (path / "environment.json").write_text(json.dumps(ENVIRONMENT), encoding="utf-8")
     if done:
@@ -185,7 +188,7 @@ def write_policy(
                     "kl": round(float(kl[iteration] * (1 + shift)), 3),
                 }
                 file.write(json.dumps(sample) + "\n")
-    finish(path, done)
+    finish(path, done, description=of_text(gold=gold, on_gold=on_gold))
     return path
 
 

@@ -10,10 +10,11 @@ from rlhf_lightning import plots
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import style
 from rlhf_lightning.plots.measures import experience, families
+from rlhf_lightning.records.metrics import Description, Experience, Metric
 from rlhf_lightning.records.runs import load_run
 from tests.plots.figure_text import overlapping_texts, panel_titles
 from tests.plots.synthetic_kinds import write_control, write_preference
-from tests.plots.synthetic_runs import write_csv, write_policy
+from tests.plots.synthetic_runs import finish, write_csv, write_policy
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +116,8 @@ def test_the_trust_region_panel_shows_its_limit(dashboard, tmp_path):
     panel = place_of(dashboard("trpo"), "KL of the step")
     assert "δ = 0.01" in [text.get_text() for text in panel.texts]
     assert [line.get_ydata()[0] for line in panel.lines if line.get_linestyle() == "--"] == [0.01]
-    fixed = write_control(tmp_path / "npg")
-    text = (fixed / "config.yaml").read_text().replace("max_kl: 0.01", "max_kl: 0.01, step_size: 0.1")
-    (fixed / "config.yaml").write_text(text)
-    panel = place_of(plots.dashboard(load_run(fixed)), "KL of the step")
+    fixed = load_run(write_control(tmp_path / "npg", bounded=False))
+    panel = place_of(plots.dashboard(fixed), "KL of the step")
     assert not [text for text in panel.texts if "δ =" in text.get_text()]
 
 
@@ -185,7 +184,7 @@ def test_a_reward_is_a_proxy_only_beside_gold(dashboard):
     assert "Reward" in without
     assert not {"Proxy reward", "Gold reward"} & without
     both = panel_titles(dashboard("ppo", "on-gold"))
-    assert {"Reward", "Gold reward"} <= both
+    assert {"Proxy reward", "Gold reward"} <= both
 
 
 def test_preference_runs_have_their_own_panels_and_share_no_loss(dashboard):
@@ -194,6 +193,64 @@ def test_preference_runs_have_their_own_panels_and_share_no_loss(dashboard):
     figure = dashboard("dpo", "unlikelihood")
     for title in ("Loss of DPO", "Loss of Unlikelihood"):
         assert len(lines(place_of(figure, title))) == 1
+
+
+def own_run(path, **columns):
+    """A run of a user's own algorithm, which declares its surprise in training and logs more than that."""
+    path.mkdir()
+    surprise = Metric("Surprise", "nats", "mine/surprise", own=True)
+    description = Description("policy", "Mine", Experience("sampled responses", counter="samples"), (surprise,))
+    steps = np.arange(4.0)
+    logged = {"mine/surprise": steps, "mine/tilt": 2 * steps, "eval/tilt": 3 * steps, "samples": 8 * steps}
+    times = {"timing/update_seconds": steps, "rollout/tokens_per_second": steps, "lr": steps}
+    write_csv(path / "metrics.csv", {"iteration": steps, **logged, **times, **columns})
+    finish(path, config="task: {class_path: Assistant}\n", description=description)
+    return load_run(path)
+
+
+def test_what_a_run_only_logs_has_a_panel_after_what_it_declares(tmp_path):
+    run = own_run(tmp_path / "mine")
+    figure = plots.dashboard(run)
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["Surprise", "Tilt"]
+    assert "mine/tilt" in [text.get_text() for text in place_of(figure, "Tilt").texts]
+    trained, evaluated = lines(place_of(figure, "Tilt"))
+    np.testing.assert_allclose(trained.get_ydata(), [0, 2, 4, 6])
+    np.testing.assert_allclose(evaluated.get_ydata(), [0, 3, 6, 9])
+    assert experience(run).count.to_list() == [0, 8, 16, 24]
+
+
+def test_a_run_without_a_metric_is_left_out_of_its_panel(tmp_path):
+    mine = own_run(tmp_path / "mine", **{"policy/clip_fraction": np.arange(4.0)})
+    ppo = load_run(write_policy(tmp_path / "ppo", iterations=60))
+    figure = plots.dashboard([mine, ppo])
+    for title, runs in {"Surprise of Mine": {0}, "Tilt": {0}, "Entropy": {1}, "Clip fraction": {0, 1}}.items():
+        colors = {to_hex(line.get_color()) for line in lines(place_of(figure, title))}
+        assert colors == {style.RUNS[index] for index in runs}
+    texts = [text.get_text() for text in place_of(figure, "Clip fraction").texts]
+    assert "share of actions at the clip" in texts  # as the run that declares it says
+
+
+@pytest.mark.parametrize(("write", "kind"), [(write_policy, "policy"), (write_control, "control")])
+def test_a_run_of_the_version_before_tells_by_its_columns(tmp_path, write, kind):
+    path = write(tmp_path / "old", iterations=20)
+    described = load_run(path)
+    (path / "run.json").unlink()
+    old = load_run(path)
+    assert old.kind == described.kind == kind
+    assert old.algorithm == described.algorithm
+    np.testing.assert_allclose(experience(old).count, experience(described).count)
+    figure = plots.dashboard(old)
+    assert {"Grad norm", "Entropy", "Score", "Length mean"} <= panel_titles(figure)
+    assert overlapping_texts(figure) == []
+
+
+def test_an_old_run_and_a_new_one_share_their_panels(tmp_path):
+    paths = [write_policy(tmp_path / name, iterations=20) for name in ("old", "new")]
+    (paths[0] / "run.json").unlink()
+    figure = plots.dashboard([load_run(path) for path in paths])
+    for title in ("Proxy reward", "KL to the reference", "Entropy", "Gradient norm"):
+        colors = {to_hex(line.get_color()) for line in lines(place_of(figure, title))}
+        assert colors == set(style.RUNS[:2])
 
 
 def test_a_run_keeps_its_colour_where_others_have_another_kind(runs):

@@ -10,9 +10,11 @@ from matplotlib.colors import to_hex
 from rlhf_lightning import plots
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import style
-from rlhf_lightning.plots.quantities import quantities
+from rlhf_lightning.plots.quantities import objectives, quantities
 from rlhf_lightning.plots.verdict import describe_reward
+from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.records.runs import Run
+from tests.plots.descriptions import of_text
 from tests.plots.figure_text import overlapping_texts, panel_titles
 from tests.plots.synthetic_evaluation import bins, evaluation, rows
 
@@ -253,11 +255,13 @@ def test_objectives_weights_monitors_and_disagreement_have_panels(tmp_path):
     names = ["score_helpful", "score_concise", "weight_helpful", "heldout_score", "disagreement", "score_kept"]
     columns = {f"objective/{name}": [0.1, 0.2] for name in [*names, "score"]}
     columns |= {f"eval/{name}": [0.1, 0.3] for name in ["score", "score_helpful", "score_concise", "score_std"]}
-    config = {"data": {"init_args": {"monitors": {"heldout_score": {"class_path": "LearnedReward"}}}}}
-    run = Run(tmp_path / "ppo", "ppo", pd.DataFrame({"iteration": [0, 1], **columns}), config=config)
-    shown = [one for one in quantities([run]) if len(one.training(run)) or len(one.evaluated(run))]
+    kept = Metric("Score of the best", "that are kept", "objective/score_kept", role="score")
+    description = of_text(gold=False, objectives=["helpful", "concise"], monitors=["heldout_score"], more=[kept])
+    run = Run(tmp_path / "ppo", "ppo", pd.DataFrame({"iteration": [0, 1], **columns}), description)
+    shown = quantities([run])
     expected = ["Score: helpful", "Weight: helpful", "Score: concise"]
     expected += ["Monitor: heldout score", "Disagreement", "Score of the best"]
-    assert [one.title for one in shown][1:] == expected
-    assert shown[1].evaluated(run).to_list() == [0.1, 0.3]
+    assert [quantity.title for quantity in shown][1:] == [*expected, "Score std"]  # the last one is only logged
+    assert run.series(shown[1].metric.heldout).to_list() == [0.1, 0.3]
+    assert objectives([run]) == ["helpful", "concise"]
     assert overlapping_texts(plots.dashboard(run)) == []

@@ -126,6 +126,7 @@ SINGLE = {
 JOINT = {
     "REINFORCE, batch mean": batch_mean,
     "REINFORCE, whitened": partial(whitened, Tree.to_go),
+    "REINFORCE++": partial(whitened, Tree.to_go),
     "PPO, λ = 0.95, exact values, whitened": partial(whitened, exact_95),
     "TRPO, before F⁻¹ (whitened)": partial(whitened, exact_95),
     "RLOO": leave_one_out,

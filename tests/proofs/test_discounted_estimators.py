@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 import torch
+from bandit_oracles import reward_to_go_gradient
+from placed import placed
 from tree_oracle import Tree
 
 from rlhf_lightning.algorithms.a2c import A2C
@@ -22,16 +24,9 @@ TREES = [Tree(at, gamma=GAMMA) for at in INSTANCES]
 CASES = pytest.mark.parametrize(("at", "tree"), list(zip(INSTANCES, TREES, strict=True)), ids=["0", "1"])
 
 
-def average():
-    """A moving average that has seen something."""
-    baseline = MovingAverage()
-    baseline.update(torch.tensor([0.7]))
-    return baseline
-
-
 FOLLOW_REWARDS_TO_GO = {
     "reinforce": partial(REINFORCE, baseline=NoBaseline()),
-    "reinforce-average": partial(REINFORCE, baseline=average()),
+    "reinforce-average": partial(REINFORCE, baseline=MovingAverage.after(0.7)),
     "reinforce-values": partial(REINFORCE, baseline=ValueBaseline()),
     "a2c-0": partial(A2C, lam=0.0),
     "a2c-0.5": partial(A2C, lam=0.5),
@@ -46,7 +41,7 @@ ANY_VALUES = {
 
 
 def gradient(at, build, *, wrong_critic=False, size=1):
-    module = at.place(build(*at.problem, kl=at.kl, gamma=GAMMA), wrong_critic=wrong_critic)
+    module = placed(at, build, gamma=GAMMA, wrong_critic=wrong_critic)
     return -expected_gradient(module, at.scores, batch_size=size).mean
 
 
@@ -75,7 +70,7 @@ def discounted_gradient(at, step=1e-5):
 @CASES
 @pytest.mark.parametrize("build", FOLLOW_REWARDS_TO_GO.values(), ids=FOLLOW_REWARDS_TO_GO)
 def test_discounted_expectation_is_that_of_rewards_to_go(at, tree, build):
-    expected = at.objective.reward_to_go_gradient(at.policy, gamma=GAMMA)
+    expected = reward_to_go_gradient(at.objective, at.policy, gamma=GAMMA)
     close(expected, tree.expected(tree.to_go))
     close(gradient(at, build), expected)
     assert (expected - at.objective.gradient(at.policy)).norm() > 0.05

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from training_helpers import AtHook, Letters, distance, fit, ppo, rollouts, snapshot, tiny
+from placed import placed
+from training_helpers import AtHook, Iterations, Letters, distance, fit, ppo, rollouts, snapshot, tiny
 
 from rlhf_lightning.algorithms.a2c import A2C
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -68,11 +69,10 @@ def test_ppo_without_a_clip_trains_as_a2c_does(problem):
 
 
 def test_ratio_of_a_response_is_the_product_of_its_tokens_ratios():
-    task, batches = Letters(), []
-    keep = AtHook("on_train_batch_start", lambda trainer, module: batches.append(module.batch))
+    task, seen = Letters(), Iterations()
     module = ppo(task, ratio=SequenceRatio(), surrogate=Surrogate(), lam=1.0, whiten_advantages=False)
-    fit(module, rollouts(task), keep, max_epochs=2, precision="64-true")
-    [_, batch] = batches
+    fit(module, rollouts(task), seen, max_epochs=2, precision="64-true")
+    batch = seen.batch
     mask = batch.action_mask
     with torch.no_grad():  # after the step: the policy is no longer the one that sampled
         logprobs = module.policy.evaluate(batch.context, batch.actions, mask).logprobs
@@ -87,14 +87,13 @@ def test_ratio_of_a_response_is_the_product_of_its_tokens_ratios():
     torch.testing.assert_close(responses, products)
     torch.testing.assert_close(means, torch.stack([ratios.prod() ** (1 / len(ratios)) for ratios in by_response]))
 
-    whole = module.whole(batch)
-    found = module.loss(batch, whole).value - module.critic_loss(batch, whole).value
+    whole = module.as_one_minibatch(batch)
+    found = module.loss(batch, whole).value - module.critic.loss(module.policy, batch, whole).value
     torch.testing.assert_close(found.detach(), -(products * batch.advantages[:, 0]).mean())
 
 
 def penalized(kl_coef):
-    surrogate = Penalty(kl_coef=kl_coef)
-    return AT.place(PPO(*AT.problem, kl=AT.kl, surrogate=surrogate, whiten_advantages=False))
+    return placed(AT, PPO, surrogate=Penalty(kl_coef=kl_coef), whiten_advantages=False)
 
 
 def test_penalty_has_no_gradient_at_the_old_policy():
@@ -112,10 +111,12 @@ def test_penalty_away_from_the_old_policy_has_the_gradient_of_the_kl():
     def expected(kl_coef):
         module, total = penalized(kl_coef), 0.0
         with torch.no_grad():
-            every = [module.prepare(scored_batch(as_rollout(AT.policy), AT.scores, [n])) for n in range(len(p))]
+            every = [module.prepare(scored_batch(as_rollout(AT.policy), AT.scores, [n])).batch for n in range(len(p))]
             module.policy.logits += shift
         for weight, batch in zip(p, every, strict=True):
-            total = total + weight * flat_gradient(module.loss(batch, module.whole(batch)).value, module.policy)
+            total = total + weight * flat_gradient(
+                module.loss(batch, module.as_one_minibatch(batch)).value, module.policy
+            )
         return total, module.policy
 
     with_it, policy = expected(0.7)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from placed import placed
 from tree_oracle import STEPS, Tree
 
 from rlhf_lightning.algorithms.a2c import A2C
@@ -19,7 +20,6 @@ from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.trpo import TRPO
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.proofs import batch_gradient, expected_gradient, scored_batch
-from rlhf_lightning.proofs.estimators import with_kl_loss
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit.tree import as_rollout
 from rlhf_lightning.training.optimization import Optimization
@@ -39,8 +39,13 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
+def with_kl_loss(algorithm, loss, **settings):
+    """With the KL in the loss, measured by k1."""
+    return placed(AT, algorithm, kl=KLControl(AT.kl_coef, "k1", loss), **settings)
+
+
 def reinforce(**settings):
-    return lambda loss: AT.place(with_kl_loss(REINFORCE, loss, baseline=NoBaseline(), **settings)(AT))
+    return lambda loss: with_kl_loss(REINFORCE, loss, baseline=NoBaseline(), **settings)
 
 
 # -- by prefix: what each token's ∇ log π is multiplied with, summed over the vocabulary -----------------------------
@@ -101,7 +106,7 @@ def gradient(module, numbers, group_size=1):
 @pytest.mark.parametrize("numbers", [[0], [9], [14, 3, 3]])
 def test_k1_in_the_reward_and_k2_in_the_loss_agree_where_an_action_pays_for_itself_alone(numbers):
     """With γ = 0 each action's own −β log(π/π_ref) is its whole price: both give −β Δₜ ∇ log π(aₜ), in every batch."""
-    in_reward = AT.place(REINFORCE(*AT.problem, kl=AT.kl, baseline=NoBaseline(), gamma=0.0))
+    in_reward = placed(AT, REINFORCE, baseline=NoBaseline(), gamma=0.0)
     in_loss = reinforce(gamma=0.0)(LOSSES["k2"])
     close(gradient(in_reward, numbers), gradient(in_loss, numbers))
     assert (gradient(in_loss, numbers) - gradient(reinforce()(LOSSES["k3"]), numbers)).norm() > 1e-3
@@ -146,11 +151,11 @@ def test_every_optimizer_adds_the_same_term(algorithm, name):
     settings = OPTIMIZERS[algorithm] | {"optimization": Optimization(microbatch_size=1)}
     if algorithm is RAFT and name in ("k2", "k3"):
         with pytest.raises(UserError, match=f"estimator {name} .* expected exact"):
-            with_kl_loss(RAFT, LOSSES[name], **settings)(AT)
+            with_kl_loss(RAFT, LOSSES[name], **settings)
         return
     numbers = [9, 1, 4, 0]
-    priced = AT.place(with_kl_loss(algorithm, LOSSES[name], **settings)(AT))
-    free = AT.place(algorithm(*AT.problem, kl=KLControl(0.0), **settings))
+    priced = with_kl_loss(algorithm, LOSSES[name], **settings)
+    free = placed(AT, algorithm, kl=KLControl(0.0), **settings)
     found = (gradient(priced, numbers, 2) - gradient(free, numbers, 2)) / AT.kl_coef
     kept = [max(pair, key=lambda i: AT.scores[i]) for pair in ((9, 1), (4, 0))] if algorithm is RAFT else numbers
     close(found, sum(own(name, s, a) for i in kept for s, a in STEPS[i]) / len(kept))

@@ -4,28 +4,34 @@ from dataclasses import replace
 
 import pytest
 import torch
+from placed import placed
 
+from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, SHORT_BY_BATCH
 from rlhf_lightning.algorithms.ppo import PPO
-from rlhf_lightning.models.tabular import TabularBackbone
 from rlhf_lightning.proofs import expected_gradient
-from rlhf_lightning.proofs.estimators import BIASED, ESTIMATORS, GRADIENT, SHORT_BY_BATCH
+from rlhf_lightning.proofs.estimators import all_estimators
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.proofs.table import Row, markdown, measure
 from rlhf_lightning.tasks.bandit.exact import probabilities
 
 AT = Instance(seed=2)
-BY_NAME = {one.name: one for one in ESTIMATORS}
+BY_NAME = {one.name: one for one in all_estimators()}
 SHORT, OFF = BY_NAME["REINFORCE, batch mean"], BY_NAME["PPO, geometric mean ratio"]
+
+
+def claiming(estimator, claim):
+    """The same estimator with another claim."""
+    return replace(estimator, variant=replace(estimator.variant, claim=claim))
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return {one: measure(one, AT, batch_size=2) for one in (SHORT, OFF)}
+    return {one.name: measure(one, AT, batch_size=2) for one in (SHORT, OFF)}
 
 
 def test_row_of_a_scaled_estimator(rows):
     moments = expected_gradient(SHORT.module(AT), AT.scores, batch_size=2)
-    row = rows[SHORT]
+    row = rows[SHORT.name]
     assert row.scale == 0.5
     assert row.error < 1e-12
     assert row.cosine == pytest.approx(1)
@@ -36,7 +42,7 @@ def test_row_of_a_scaled_estimator(rows):
 def test_row_of_a_biased_estimator_has_the_scale_that_fits_best(rows):
     found = -expected_gradient(OFF.module(AT), AT.scores, batch_size=2).mean
     exact = AT.objective.gradient(AT.policy)
-    row = rows[OFF]
+    row = rows[OFF.name]
     for other in (0.98 * row.scale, 1.02 * row.scale):
         assert (found - other * exact).norm() > row.error
     assert row.error == pytest.approx((found - row.scale * exact).norm().item())
@@ -57,7 +63,7 @@ def test_row_of_a_biased_estimator_has_the_scale_that_fits_best(rows):
     ],
 )
 def test_verdicts_go_both_ways(claim, error, holds):
-    row = Row(replace(SHORT, claim=claim), scale=1.0, error=error, bias=0.2, cosine=0.9, variance=1.0)
+    row = Row(claiming(SHORT, claim), scale=1.0, error=error, bias=0.2, cosine=0.9, variance=1.0)
     assert row.holds == holds
     assert ("REFUTED" in row.cells()[1]) != holds
 
@@ -66,7 +72,7 @@ def test_verdicts_go_both_ways(claim, error, holds):
     ("estimator", "claim"), [(SHORT, GRADIENT), (SHORT, BIASED), (OFF, GRADIENT), (OFF, SHORT_BY_BATCH)]
 )
 def test_a_wrong_claim_is_refuted(estimator, claim):
-    assert not measure(replace(estimator, claim=claim), AT, batch_size=2).holds
+    assert not measure(claiming(estimator, claim), AT, batch_size=2).holds
 
 
 def test_markdown_says_what_it_is_about(rows):
@@ -74,8 +80,8 @@ def test_markdown_says_what_it_is_about(rows):
     lines = text.splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert table[0] == ["optimizer", "E[g]", "c", "‖E[g] − c ∇J‖", "variance / c²"]
-    assert table[1] == [SHORT.name, "(1 − 1/B) ∇J", "0.5", "< 1e-09", f"{rows[SHORT].variance:.4f}"]
-    row = rows[OFF]
+    assert table[1] == [SHORT.name, "(1 − 1/B) ∇J", "0.5", "< 1e-09", f"{rows[SHORT.name].variance:.4f}"]
+    row = rows[OFF.name]
     verdict = f"biased: {100 * row.bias:.1f}%, cosine {row.cosine:.3f}"
     assert table[2] == [OFF.name, verdict, f"≈ {row.scale:.3f}", f"{row.error:.4f}", f"{row.variance:.4f}"]
     assert len({len(line) for line in lines if line.startswith("|")}) == 1
@@ -94,11 +100,11 @@ def test_instances_are_reproducible_and_differ():
 
 def test_instance_places_networks(monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")  # what a backbone would draw from
-    module = AT.place(PPO(AT.task, TabularBackbone(), kl=AT.kl))
+    module = placed(AT, PPO)
     torch.testing.assert_close(probabilities(module.policy), probabilities(AT.policy))
-    torch.testing.assert_close(probabilities(module.reference), probabilities(AT.reference))
-    assert (probabilities(module.policy) - probabilities(module.reference)).abs().max() > 0.1
-    right = module.critic.table.detach()
+    torch.testing.assert_close(probabilities(module.reference.policy), probabilities(AT.reference))
+    assert (probabilities(module.policy) - probabilities(module.reference.policy)).abs().max() > 0.1
+    right = module.critic.network.table.detach()
     torch.testing.assert_close(right, AT.objective.values(AT.policy, gamma=1.0))
-    wrong = AT.place(PPO(AT.task, TabularBackbone(), kl=AT.kl), wrong_critic=True).critic.table.detach()
+    wrong = placed(AT, PPO, wrong_critic=True).critic.network.table.detach()
     assert 0.2 < (wrong - right).std() < 1

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from bandit_oracles import exact_optimum, log_partition, trajectory_fisher
+from placed import placed
 from training_helpers import fit
 
 from rlhf_lightning.algorithms.dpo import DPO, IPOLoss, SigmoidLoss
@@ -22,8 +24,9 @@ from rlhf_lightning.models.tabular import TabularBackbone
 from rlhf_lightning.proofs import expected_gradient
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit import Bandit
-from rlhf_lightning.tasks.bandit.exact import Objective, probabilities, trajectory_fisher
+from rlhf_lightning.tasks.bandit.exact import Objective, probabilities
 from rlhf_lightning.tasks.bandit.tree import PROMPT, RESPONSES
+from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
@@ -67,14 +70,14 @@ def preferred_policy(at, kind):
     pairs = list(itertools.permutations(range(len(RESPONSES)), 2))
     wins = 1 / (1 + (at.scores[None] - at.scores[:, None]).exp())
     weights = torch.stack([wins[winner, loser] for winner, loser in pairs])
-    module = DPO(*at.problem, loss=kind(BETA, weights=weights))
+    module = DPO(at.task, at.backbone, loss=kind(BETA, weights=weights))
     module.configure_model()
     module.double()
     with torch.no_grad():
-        for policy in (module.policy, module.reference):
+        for policy in (module.policy, module.reference.policy):
             policy.logits.copy_(at.reference.logits)
     examples = [PreferencePair(PROMPT, RESPONSES[winner], RESPONSES[loser]) for winner, loser in pairs]
-    encoded = module.encode(examples)
+    part = Part(examples, module.encode(examples))
     optimizer = torch.optim.LBFGS(
         [module.policy.logits],
         max_iter=500,
@@ -85,12 +88,12 @@ def preferred_policy(at, kind):
 
     def closure():
         optimizer.zero_grad()
-        loss, _ = module.loss_sum(examples, encoded)
+        loss, _ = module.loss_sum(part)
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    reference = probabilities(module.reference).detach()
+    reference = probabilities(module.reference.policy).detach()
     return probabilities(module.policy).detach(), reference, wins
 
 
@@ -101,7 +104,7 @@ def test_dpo_on_bradley_terry_preferences_reaches_the_tilted_reference(seed):
     optimum = tilted(reference, at.scores / BETA)
     assert total_variation(reference, optimum) > 0.3
     assert total_variation(reached, optimum) < 1e-5
-    exact = Objective(at.scores, at.reference, BETA).optimum()
+    exact = exact_optimum(Objective(at.scores, at.reference, BETA))
     torch.testing.assert_close(optimum, exact, rtol=0, atol=1e-12)
 
 
@@ -121,7 +124,7 @@ def test_ipo_reaches_the_reference_tilted_by_how_often_a_response_wins(seed):
 def test_reinforce_ascends_to_the_regularized_optimum():
     """Along expected gradients, which are exact, so that nothing but the number of steps is in the way."""
     at = Instance(seed=1, kl_coef=BETA)
-    module = at.place(REINFORCE(*at.problem, baseline=NoBaseline(), kl=at.kl))
+    module = placed(at, REINFORCE, baseline=NoBaseline())
     optimizer = torch.optim.LBFGS([module.policy.logits], max_iter=40, line_search_fn="strong_wolfe")
 
     def closure():
@@ -129,10 +132,10 @@ def test_reinforce_ascends_to_the_regularized_optimum():
         module.policy.logits.grad = expected_gradient(module, at.scores, batch_size=1).mean.view(7, 3)
         return -at.objective.value(module.policy).detach()
 
-    assert total_variation(probabilities(at.policy), at.objective.optimum()) > 0.3
+    assert total_variation(probabilities(at.policy), exact_optimum(at.objective)) > 0.3
     optimizer.step(closure)
-    assert total_variation(probabilities(module.policy), at.objective.optimum()) < 1e-4
-    best = at.objective.kl_coef * at.objective.log_partition()
+    assert total_variation(probabilities(module.policy), exact_optimum(at.objective)) < 1e-4
+    best = at.objective.kl_coef * log_partition(at.objective)
     torch.testing.assert_close(at.objective.value(module.policy), best, rtol=0, atol=1e-5)
 
 
@@ -140,17 +143,17 @@ def test_reinforce_ascends_to_the_regularized_optimum():
 def test_natural_steps_of_one_over_beta_reach_it_in_as_many_steps_as_a_response_has_tokens(seed):
     """F⁻¹ ∇J / β replaces each state's policy by the best answer to the values behind it, the last states first."""
     at = Instance(seed=seed, kl_coef=BETA)
-    module = at.place(NPG(*at.problem, kl=at.kl))
+    module = placed(at, NPG)
     distances = []
     for _ in range(3):
         objective = at.objective
         with torch.no_grad():
-            module.critic.table.copy_(objective.values(module.policy, gamma=1.0))
+            module.critic.network.table.copy_(objective.values(module.policy, gamma=1.0))
         gradient = -expected_gradient(module, at.scores, batch_size=1).mean
         step = torch.linalg.pinv(trajectory_fisher(module.policy), rtol=1e-9) @ gradient / BETA
         with torch.no_grad():
             module.policy.logits += step.view(7, 3)
-        distances.append(total_variation(probabilities(module.policy), objective.optimum()))
+        distances.append(total_variation(probabilities(module.policy), exact_optimum(objective)))
     assert distances[1] > 1e-3
     assert distances[2] < 1e-9
 
@@ -162,8 +165,8 @@ def fitted(algorithm, *, iterations, **settings):
     module = algorithm(task, TabularBackbone(), optimization, kl=KLControl(BETA), eval_every=iterations + 1, **settings)
     data = RolloutDataModule(task, rollout_batch_size=256, max_new_tokens=3, eval_prompts=1)
     fit(module, data, max_epochs=iterations, precision="64-true")
-    optimum = Objective(task.scores().double(), module.reference, BETA).optimum()
-    return [total_variation(probabilities(policy), optimum) for policy in (module.reference, module.policy)]
+    optimum = exact_optimum(Objective(task.scores().double(), module.reference.policy, BETA))
+    return [total_variation(probabilities(policy), optimum) for policy in (module.reference.policy, module.policy)]
 
 
 def test_ppo_trains_to_the_regularized_optimum():

@@ -12,12 +12,12 @@ import rlhf_lightning.algorithms
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.proofs import two_ranks
-from rlhf_lightning.proofs.runs import RUNS, Whim
+from rlhf_lightning.proofs.runs import Whim, all_runs
 from rlhf_lightning.proofs.runs_table import HEADER, RunRow, measure_runs, runs_markdown
 from rlhf_lightning.proofs.same_run import Outcome, difference, distance, outcome, run_seed_is
-from rlhf_lightning.training.module import SyncedModule
+from rlhf_lightning.training.module import Module
 
-BY_NAME = {(run.name, run.task): run for run in RUNS}
+BY_NAME = {(run.name, run.task): run for run in all_runs()}
 REINFORCE, DPO = BY_NAME["REINFORCE", "Arithmetic"], BY_NAME["DPO", "Bandit"]
 BASE = Outcome({}, {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}, [{"iteration": 0.0, "x": 0.5, "y": 100.0}])
 
@@ -55,16 +55,17 @@ def test_difference_is_the_largest_of_all(other, expected):
 
 
 def test_every_algorithm_has_a_run():
-    modules = [importlib.import_module(f"rlhf_lightning.algorithms.{one.name}") for one in
-               pkgutil.iter_modules(rlhf_lightning.algorithms.__path__)]  # fmt: skip
+    package = rlhf_lightning.algorithms
+    names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
     classes = {
         name
         for module in modules
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, SyncedModule) and value.__module__ == module.__name__
+        if isinstance(value, type) and issubclass(value, Module) and value.__module__ == module.__name__
     }
     assert len(classes) == len(modules)
-    assert {run.name for run in RUNS} == classes | {"RewardModeling"}
+    assert {run.name for run in all_runs()} == classes | {"RewardModeling"}
 
 
 @pytest.mark.parametrize(("run", "axis"), [(REINFORCE, [0, 1, 2, 3]), (DPO, [0, 1, 2, 3, 4])])
@@ -100,7 +101,7 @@ def test_what_a_checkpoint_forgets_is_seen(tmp_path):
 def test_ranks_that_wait_for_each_other_are_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(two_ranks, "PATIENCE", 0.01)
     with pytest.raises(UserError, match="two ranks did not end within 0 s"):
-        two_ranks.on_two_ranks(tmp_path, RUNS[:1])
+        two_ranks.on_two_ranks(tmp_path, all_runs()[:1])
 
 
 @pytest.mark.slow

@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from training_helpers import AtHook, Letters, fit, quiet_trainer, same, snapshot, tiny
 
-from rlhf_lightning.data.preferences import PreferenceDataModule, RankingDataModule, RatingDataModule
+from rlhf_lightning.data.preferences import LabelDataModule, PreferenceDataModule, RankingDataModule, RatingDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.reward.architectures import SeparateEncoders
 from rlhf_lightning.models.reward.combination import WorstCase
 from rlhf_lightning.models.reward.reward_model import RewardModel
-from rlhf_lightning.reward_modeling.losses import AllPairs, PlackettLuce, Regression
+from rlhf_lightning.reward_modeling.losses import AllPairs, BradleyTerry, PlackettLuce, Regression
 from rlhf_lightning.reward_modeling.module import RewardModeling
 from rlhf_lightning.training.optimization import Optimization
 
@@ -115,9 +115,10 @@ def test_ratings_are_fitted_by_objective(tmp_path):
     row = fit(module, data, max_steps=60, default_root_dir=tmp_path).rows[-1]
     assert row["eval/mean_squared_error"] < 0.03
     assert list(module.reward_model.objectives) == ["a", "b"]
-    objectives = module.reward_model.score_objectives(["ant"] * 4, RESPONSES)
-    assert objectives["b"][0] > objectives["b"][3] + 0.5
-    assert objectives["a"][0] < objectives["a"][3] - 0.5
+    model = module.reward_model
+    a, b = model.combined(model.member_scores(["ant"] * 4, RESPONSES)).unbind(-1)
+    assert b[0] > b[3] + 0.5
+    assert a[0] < a[3] - 0.5
 
 
 def test_each_annotator_has_heads_of_her_own_in_each_objective(tmp_path):
@@ -128,8 +129,8 @@ def test_each_annotator_has_heads_of_her_own_in_each_objective(tmp_path):
     assert row["eval/accuracy"] > 0.95
     model = module.reward_model
     for annotator, sign in (("ann", 1), ("bob", -1)):
-        b = model.column_weights("b", annotator) - model.column_weights("a", annotator)
-        difference = model.columns(["ant"] * 2, ["b b b", "a a a"], batch_size=2)[0] @ b
+        b = model.output_weights("b", annotator) - model.output_weights("a", annotator)
+        difference = model.raw_scores(["ant"] * 2, ["b b b", "a a a"], batch_size=2)[0] @ b
         assert sign * (difference[0] - difference[1]).item() > 1
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert {group["name"] for group in written["by_annotator"]} <= {"ann", "bob"}
@@ -221,6 +222,16 @@ def test_what_does_not_fit_the_data_is_refused(settings, line):
     task = Letters()
     with pytest.raises(UserError, match=line):
         quiet_trainer(max_steps=1).fit(modeling(task, **settings), PreferenceDataModule(task, batch_size=4))
+
+
+@pytest.mark.parametrize("loss", [BradleyTerry(), PlackettLuce(), AllPairs(), Regression()])
+def test_labels_are_refused(loss, tmp_path):
+    task = Letters()
+    records = [{"prompt": f"ant {number}", "completion": "a", "label": number % 2} for number in range(20)]
+    data = LabelDataModule(task, write(tmp_path / "labels.jsonl", records), batch_size=4)
+    line = rf"loss {type(loss).__name__} is for feedback of kind .*, and LabelDataModule gives LabelledResponse$"
+    with pytest.raises(UserError, match=line):
+        quiet_trainer(max_steps=1).fit(modeling(task, loss=loss), data)
 
 
 @pytest.mark.parametrize(

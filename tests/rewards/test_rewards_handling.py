@@ -5,7 +5,7 @@ import pytest
 import torch
 from group_helpers import group_rollouts
 from lightning.pytorch.callbacks import ModelCheckpoint
-from training_helpers import AtHook, CountsB, Letters, fit, ppo, rollouts, same, snapshot, tiny
+from training_helpers import CountsB, Iterations, Letters, fit, ppo, rollouts, same, snapshot, tiny
 
 from rlhf_lightning.algorithms.dpo import DPO
 from rlhf_lightning.algorithms.grpo import GRPO
@@ -13,9 +13,9 @@ from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards.composite import CompositeReward
-from rlhf_lightning.rewards.handling import Penalties, RewardHandling
+from rlhf_lightning.rewards.handling import ResponsePenalties, RewardHandling
 from rlhf_lightning.rewards.objectives import DeclaredWeights, Lagrangian, ObjectiveWeights
-from rlhf_lightning.rewards.scaling import Clip, RunningZScore, ZScore
+from rlhf_lightning.rewards.scaling import ClipScores, RunningZScore, ZScore
 from rlhf_lightning.rewards.source import Judgement, RewardSource
 from rlhf_lightning.rewards.task_reward import TaskReward
 from rlhf_lightning.types import Rollout, ScoredRollout, TokenContext
@@ -59,7 +59,7 @@ def of(scored):
 
 
 def handling(*scaling, weights=None, **penalties):
-    return RewardHandling(scaling, weights or DeclaredWeights(), Penalties(**penalties))
+    return RewardHandling(scaling, weights or DeclaredWeights(), ResponsePenalties(**penalties))
 
 
 def z(values):
@@ -77,9 +77,9 @@ def test_without_settings_the_score_is_the_reward():
 
 def test_one_score_is_scaled_in_the_given_order():
     scores = [0.0, 1.0, 2.0, 9.0]
-    scaled_then_bound = handling(ZScore(), Clip(-1.0, 1.0)).for_training(judged(scores), learn=True)
+    scaled_then_bound = handling(ZScore(), ClipScores(-1.0, 1.0)).for_training(judged(scores), learn=True)
     assert of(scaled_then_bound) == pytest.approx(np.clip(z(scores), -1, 1).tolist(), abs=1e-6)
-    bound_then_scaled = handling(Clip(-1.0, 1.0), ZScore()).for_training(judged(scores), learn=True)
+    bound_then_scaled = handling(ClipScores(-1.0, 1.0), ZScore()).for_training(judged(scores), learn=True)
     assert of(bound_then_scaled) == pytest.approx(z(np.clip(scores, -1, 1)).tolist(), abs=1e-6)
     assert scaled_then_bound.scores.tolist() == scores
 
@@ -187,7 +187,7 @@ def test_learned_weights_move_once_an_iteration_by_the_means_before_scaling():
 
 def test_settings_are_copied():
     scaling, weights = RunningZScore(), Follows()
-    data = RewardHandling([scaling], weights, Penalties())
+    data = RewardHandling([scaling], weights, ResponsePenalties())
     parts = {"kind": [1.0, 2.0], "short": [0.0, 1.0]}
     data.for_training(judged([1.0, 2.0], parts, {"kind": 1.0, "short": 1.0}), learn=True)
     data.finish()
@@ -199,7 +199,7 @@ def test_settings_are_copied():
 def test_state_of_another_scaling_is_refused():
     data = handling(RunningZScore())
     data.for_training(judged([1.0, 2.0]), learn=True)
-    for other in (handling(), handling(Clip(0.0, 1.0)), handling(RunningZScore(), Clip(0.0, 1.0))):
+    for other in (handling(), handling(ClipScores(0.0, 1.0)), handling(RunningZScore(), ClipScores(0.0, 1.0))):
         with pytest.raises(UserError, match=r"data\.init_args\.scaling is not that of the checkpoint"):
             other.load_state_dict(data.state_dict())
 
@@ -247,7 +247,11 @@ def watched(task):
     """Two objectives, each scaled by moments of its own, a learned weight, and a monitor."""
     weights = Lagrangian("b", {"words": 2.0}, lr=0.3)
     return rollouts(
-        task, composite(), scaling=[RunningZScore(), Clip(-2.0, 2.0)], weights=weights, monitors={"size": Length()}
+        task,
+        composite(),
+        scaling=[RunningZScore(), ClipScores(-2.0, 2.0)],
+        weights=weights,
+        monitors={"size": Length()},
     )
 
 
@@ -296,10 +300,9 @@ def test_part_and_monitor_that_report_the_same_name_are_refused():
 
 def test_advantages_come_from_what_is_scaled():
     """PPO's rewards in a run with a z-score, where the KL costs nothing."""
-    task, seen = Letters(), []
-    record = AtHook("on_train_batch_start", lambda trainer, module: seen.append(module.scored))
-    rows = fit(ppo(task), rollouts(task, scaling=ZScore()), record, max_epochs=2).rows
-    for scored, row in zip(seen, rows[1:], strict=True):
+    task, seen = Letters(), Iterations()
+    rows = fit(ppo(task), rollouts(task, scaling=ZScore()), seen, max_epochs=2).rows
+    for scored, row in zip(seen.scored, rows[1:], strict=True):
         np.testing.assert_allclose(scored.rewards.sum(-1), z(scored.scores.numpy()), atol=1e-6)
         # the price of the KL is all that remains of the mean
         price = row["kl_control/coef"] * row["objective/kl_ref_sequence"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rewards.scaling import Clip, Log, MinMax, RunningZScore, Scaling, ZScore
+from rlhf_lightning.rewards.scaling import ClipScores, Log, MinMax, RunningZScore, Scaling, ZScore
 
 VALUES = np.random.default_rng(1).normal(3.0, 2.0, 50)
 BATCHES = np.split(VALUES, [1, 8, 9, 30])
@@ -23,7 +23,7 @@ def of(scaling, values):
         (ZScore(center=False), lambda r: r / np.std(r)),
         (MinMax(), lambda r: (r - np.min(r)) / np.ptp(r)),
         (Log(), lambda r: np.sign(r) * np.log(1 + np.abs(r))),
-        (Clip(low=-1.0, high=4.0), lambda r: np.clip(r, -1.0, 4.0)),
+        (ClipScores(low=-1.0, high=4.0), lambda r: np.clip(r, -1.0, 4.0)),
     ],
     ids=["z-score", "z-score without shift", "min-max", "log", "clip"],
 )
@@ -102,8 +102,8 @@ def test_state_is_a_copy():
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (5.0, -5.0), (float("nan"), 1.0)])
 def test_bounds_must_be_in_order(low, high):
-    with pytest.raises(UserError, match="Clip needs low below high, got low"):
-        Clip(low, high)
+    with pytest.raises(UserError, match="ClipScores needs low below high, got low"):
+        ClipScores(low, high)
 
 
 def test_a_scaling_has_to_be_written():

@@ -6,7 +6,7 @@ from tiny_models import context, keys
 from transformers import GenerationConfig
 
 from rlhf_lightning.rollout import decode as decode_module
-from rlhf_lightning.rollout.decode import decode
+from rlhf_lightning.rollout.decode import BatchDecoder
 from rlhf_lightning.types import TokenContext
 
 PROMPTS = ([5, 9, 11], [13], [10, 12, 6, 7, 14, 8, 5], [8, 8])
@@ -16,7 +16,9 @@ KINDS = ("gpt2", "llama", "mistral")  # mistral: a window of 4 tokens, shorter t
 def rollout(policy, prompts=PROMPTS, numbers=None, length=16, **options):
     numbers = list(range(len(prompts))) if numbers is None else numbers
     rows = torch.tensor(numbers)
-    return decode(policy, context(*prompts), keys=keys(*numbers), rows=rows, max_new_tokens=length, **options)
+    return BatchDecoder().generate(
+        policy, context(*prompts), keys=keys(*numbers), rows=rows, max_new_tokens=length, **options
+    )
 
 
 def responses(done):
@@ -67,7 +69,9 @@ def test_responses_do_not_depend_on_when_finished_rows_are_dropped(kind, share, 
 def test_several_samples_of_a_prompt_equal_as_many_prompts(kind):
     policy = tiny_models.policy(kind)
     repeated = [prompt for prompt in PROMPTS for _ in range(3)]
-    once = decode(policy, context(*PROMPTS), keys=keys(*range(12)), rows=torch.arange(12), max_new_tokens=16)
+    once = BatchDecoder().generate(
+        policy, context(*PROMPTS), keys=keys(*range(12)), rows=torch.arange(12), max_new_tokens=16
+    )
     assert_same(once, rollout(policy, repeated))
     torch.testing.assert_close(once.context.input_ids, context(*repeated).input_ids)
     torch.testing.assert_close(once.context.attention_mask, context(*repeated).attention_mask)
@@ -75,14 +79,16 @@ def test_several_samples_of_a_prompt_equal_as_many_prompts(kind):
 
 def test_keys_that_are_no_multiple_of_the_prompts_are_refused():
     with pytest.raises(ValueError, match="3 keys and 3 rows for 2 prompts"):
-        decode(tiny_models.policy(), context([5], [6]), keys=keys(0, 1, 2), rows=torch.arange(3), max_new_tokens=2)
+        BatchDecoder().generate(
+            tiny_models.policy(), context([5], [6]), keys=keys(0, 1, 2), rows=torch.arange(3), max_new_tokens=2
+        )
 
 
 @pytest.mark.parametrize("garbage", [1, 14, -100, 10**9])
 def test_what_stands_at_padding_makes_no_difference(garbage):
     policy = tiny_models.policy()
     clean = rollout(policy)
-    dirty = decode(
+    dirty = BatchDecoder().generate(
         policy, context(*PROMPTS, fill=garbage), keys=keys(0, 1, 2, 3), rows=torch.arange(4), max_new_tokens=16
     )
     assert torch.equal(dirty.actions, clean.actions)
@@ -91,7 +97,9 @@ def test_what_stands_at_padding_makes_no_difference(garbage):
 
 def test_extra_columns_of_padding_make_no_difference():
     policy = tiny_models.policy("llama")
-    wide = decode(policy, context(*PROMPTS, width=12), keys=keys(0, 1, 2, 3), rows=torch.arange(4), max_new_tokens=16)
+    wide = BatchDecoder().generate(
+        policy, context(*PROMPTS, width=12), keys=keys(0, 1, 2, 3), rows=torch.arange(4), max_new_tokens=16
+    )
     assert_same(wide, rollout(policy))
 
 
@@ -162,7 +170,9 @@ def test_first_tokens_follow_the_tempered_softmax(temperature):
     policy = tiny_models.policy(temperature=temperature, scale=8.0)
     draws = 20000
     numbers = torch.arange(draws)
-    done = decode(policy, context([5, 9, 11]), keys=keys(*range(draws)), rows=numbers, max_new_tokens=1)
+    done = BatchDecoder().generate(
+        policy, context([5, 9, 11]), keys=keys(*range(draws)), rows=numbers, max_new_tokens=1
+    )
     counts = done.actions[:, 0].bincount(minlength=15)
     probabilities = (policy.model(torch.tensor([[5, 9, 11]])).logits[0, -1] / temperature).double().softmax(-1)
     assert chisquare(counts.numpy(), (draws * probabilities).detach().numpy()).pvalue > 0.001
@@ -173,7 +183,9 @@ def test_first_tokens_follow_the_tempered_softmax(temperature):
 def test_second_tokens_follow_the_softmax_given_the_first():
     policy = tiny_models.policy(scale=8.0)
     policy.stop_ids = [0]
-    done = decode(policy, context([5, 9, 11]), keys=keys(*range(20000)), rows=torch.arange(20000), max_new_tokens=2)
+    done = BatchDecoder().generate(
+        policy, context([5, 9, 11]), keys=keys(*range(20000)), rows=torch.arange(20000), max_new_tokens=2
+    )
     first = int(done.actions[:, 0].mode().values)
     after = done.actions[done.actions[:, 0] == first, 1]
     probabilities = policy.model(torch.tensor([[5, 9, 11, first]])).logits[0, -1].double().softmax(-1)
@@ -184,7 +196,7 @@ def test_second_tokens_follow_the_softmax_given_the_first():
 def test_other_keys_give_other_responses():
     policy = tiny_models.policy()
     found = [
-        responses(decode(policy, context(*PROMPTS), keys=k, rows=torch.arange(4), max_new_tokens=16))
+        responses(BatchDecoder().generate(policy, context(*PROMPTS), keys=k, rows=torch.arange(4), max_new_tokens=16))
         for k in (keys(0, 1, 2, 3), keys(0, 1, 2, 3), keys(0, 1, 2, 3, seed=1), keys(0, 1, 2, 3, iteration=1))
     ]
     assert found[0] == found[1]
@@ -208,7 +220,9 @@ def test_half_precision_gives_float32_logprobs():
 
 def test_context_is_that_of_the_prompts():
     prompts = context(*PROMPTS)
-    done = decode(tiny_models.policy(), prompts, keys=keys(0, 1, 2, 3), rows=torch.arange(4), max_new_tokens=3)
+    done = BatchDecoder().generate(
+        tiny_models.policy(), prompts, keys=keys(0, 1, 2, 3), rows=torch.arange(4), max_new_tokens=3
+    )
     assert isinstance(done.context, TokenContext)
     assert torch.equal(done.context.input_ids, prompts.input_ids)
     assert torch.equal(done.context.attention_mask, prompts.attention_mask)

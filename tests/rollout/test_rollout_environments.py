@@ -74,7 +74,7 @@ def test_steps_are_those_of_each_environment_by_itself(name):
         observation, _ = env.reset(seed=next(seeds))
         for t in range(count):
             assert steps.observations[row, t].tolist() == observation.tolist()
-            action = environments.spaces.taken(steps.actions[row, t].numpy())
+            action = environments.spaces.to_environment(steps.actions[row, t].numpy())
             observation, reward, terminated, truncated, _ = env.step(action)
             assert steps.next_observations[row, t].tolist() == observation.tolist()
             assert steps.rewards[row, t].item() == reward

@@ -2,7 +2,7 @@
 
 import torch
 
-from rlhf_lightning.rollout.joining import joined, selected
+from rlhf_lightning.rollout.joining import join_scored, select_scored
 from rlhf_lightning.types import Rollout, ScoredRollout, TokenContext
 
 
@@ -57,7 +57,7 @@ LONG = ([[7, 8, 9], [1]], [[2], [3, 4, 5]])
 
 def test_joined_rollouts_keep_every_row():
     parts = scored(*SHORT, first=0, seconds=1.0), scored(*LONG, first=2, seconds=2.5)
-    whole = joined(parts)
+    whole = join_scored(parts)
     assert contents(whole) == contents(parts[0]) + contents(parts[1])
     assert whole.rollout.context.input_ids.shape == (4, 3)
     assert whole.rollout.actions.shape == whole.rewards.shape == (4, 3)
@@ -67,8 +67,8 @@ def test_joined_rollouts_keep_every_row():
 
 
 def test_selected_rows_keep_what_belongs_to_them():
-    whole = joined([scored(*SHORT, first=0, seconds=1.0), scored(*LONG, first=2, seconds=2.5)])
-    chosen = selected(whole, torch.tensor([2, 0]))
+    whole = join_scored([scored(*SHORT, first=0, seconds=1.0), scored(*LONG, first=2, seconds=2.5)])
+    chosen = select_scored(whole, torch.tensor([2, 0]))
     everything = contents(whole)
     assert contents(chosen) == [everything[2], everything[0]]
     assert chosen.rollout.actions.shape == chosen.rewards.shape == (2, 2)

@@ -108,7 +108,7 @@ def test_code_of_a_policy_is_not_run(policy, marker, monkeypatch):
     path = with_code(policy, marker, known=False)
     for load in (
         lambda: LanguageBackbone(checkpoint=path).policy(tiny_models.tokenizer),
-        lambda: LanguageBackbone(checkpoint=path).classifier(tiny_models.tokenizer(), columns=1, seed=None),
+        lambda: LanguageBackbone(checkpoint=path).classifier(tiny_models.tokenizer(), outputs=1, seed=None),
         lambda: LanguageBackbone(checkpoint=path).trunk(tiny_models.tokenizer(), seed=None),
     ):
         assert "code of its own, which is not run" in refused(load)
@@ -161,7 +161,7 @@ def test_combination_of_a_reward_model_gets_its_own_arguments_only(reward, evil)
     assert "reward_model.json: combine" in refused(lambda: RewardModel.from_pretrained(reward))
 
 
-def test_network_of_a_reward_model_is_one_of_ours(reward, evil):
+def test_classifier_network_a_reward_model_is_one_of_ours(reward, evil):
     edit(reward / "reward_model.json", network="evil.Model")
     assert RewardModel.from_pretrained(reward).members[0].model.config.model_type == "gpt2"
 

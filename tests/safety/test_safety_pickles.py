@@ -153,7 +153,7 @@ def test_trunk_of_a_reward_model_is_not_unpickled(copy, marker):
     path = pickled(copy("policy"), marker, "torch")
     words = tiny_models.tokenizer()
     backbone = LanguageBackbone(checkpoint=path)
-    assert "pytorch_model.bin" in refused(lambda: backbone.classifier(words, columns=1, seed=None))
+    assert "pytorch_model.bin" in refused(lambda: backbone.classifier(words, outputs=1, seed=None))
     assert "pytorch_model.bin" in refused(lambda: backbone.trunk(words, seed=None))
 
 

@@ -45,6 +45,7 @@ UNSHOWN = (
     Metric("Shaped reward", "the score less the price of the KL", "objective/reward", shown=False),
     Metric("KL to the reference", "nats per token", "objective/kl_ref_token", shown=False),
     Metric("Halvings", "of the step, by the line search", "trust_region/backtracks", shown=False),
+    Metric("Expected improvement", "of the surrogate", "trust_region/improvement_expected", shown=False),
 )
 """Numbers for detectors and for a closer look, which no figure needs."""
 

@@ -1,6 +1,6 @@
-"""Callbacks that warn of what goes wrong in training, each by the rows of metrics alone.
+"""Callbacks that detect typical failures of training from the rows of metrics.
 
-No detector looks at gold: what they warn of must be seen where nobody knows the true reward.
+No detector reads the gold reward: the failures must be detectable where the true reward is unknown.
 """
 
 from collections.abc import Iterable
@@ -27,6 +27,6 @@ __all__ = [
 
 
 def default_detectors(besides: Iterable[Callback] = ()) -> list[Detector]:
-    """One of each kind that is not given, with the default thresholds; none of them stops a run."""
+    """A detector of each kind that ``besides`` lacks, with default thresholds; none of them stops a run."""
     given = {type(callback) for callback in besides}
     return [kind() for kind in (RewardHacking, ModeCollapse, Forgetting, Instability) if kind not in given]

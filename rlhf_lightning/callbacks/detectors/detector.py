@@ -1,4 +1,4 @@
-"""`Detector`: watches rows of metrics and warns once when trouble begins."""
+"""`Detector`: reads rows of metrics and warns once when a failure begins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
@@ -22,25 +22,25 @@ from rlhf_lightning.errors import UserError
 log = logging.getLogger(__name__)
 
 CALM = 20
-"""Rows without a finding after which trouble counts as over, and the next is warned of again."""
+"""Number of rows without a finding after which a failure is over and the next one gives a new warning."""
 
 
 class Detector(Listener, ABC):
-    """Warns once per episode of trouble: in the log, and in ``warnings.jsonl`` where a run keeps one.
+    """Warns once per failure: in the log, and in ``warnings.jsonl`` if the run has a `WarningsFile`.
 
-    What it says is a function of the rows so far and of nothing else, so that a resumed run warns of the same, and a
-    recorded one can be replayed (`replay`). An episode is over when nothing has been found for `CALM` rows.
+    A warning depends only on the rows so far, so that a resumed run gives the same warnings, and a recorded run can be
+    replayed (`replay`). A failure is over after `CALM` rows without a finding.
 
     Args:
-        reads: the metrics that it remembers.
-        stop: end training at the first warning, and go back to ``best.ckpt``: that is what is exported.
+        reads: the metrics whose history is kept.
+        stop: end training at the first warning and export the state of ``best.ckpt``.
     """
 
     advice: ClassVar[str]
-    """What to try."""
+    """What to try, for the message."""
 
     best_by: str | None = None
-    """Metric that says better than the score which checkpoint is best, where it is logged."""
+    """Metric that replaces the score in the choice of the best checkpoint, if it is logged."""
 
     def __init__(self, reads: Iterable[str], *, stop: bool) -> None:
         gold = next((name for name in reads if "gold" in name), None)
@@ -54,28 +54,28 @@ class Detector(Listener, ABC):
 
     @abstractmethod
     def finding(self, history: History) -> str | None:
-        """What is wrong after the last row, with its numbers; None if nothing is.
+        """The failure after the last row, described with its numbers; None if there is none.
 
         Args:
-            history: the metrics of ``reads``; one that was never logged is an empty series.
+            history: the metrics of ``reads``; a metric that was never logged has an empty series.
         """
 
     def taints(self, metric: str) -> bool:
-        """Whether, in trouble, the best value of this metric makes no checkpoint the best one."""
+        """Whether this metric must not choose the best checkpoint during a failure."""
         return self.stop
 
     def observe(self, row: Mapping[str, float]) -> str | None:
-        """Take in a row; the warning if trouble begins with it."""
+        """Add a row; returns a warning if a failure begins with it."""
         at = int(row[axis_of(row)])
         for name, series in self.history.items():
             if name in row:
                 series.add(at, float(row[name]))
-        found = self.finding(self.history)
-        self.in_trouble = found is not None
+        finding = self.finding(self.history)
+        self.in_trouble = finding is not None
         self._calm = 0 if self.in_trouble else self._calm + 1
         begins = self.in_trouble and not self._warned
         self._warned = self.in_trouble or (self._warned and self._calm < CALM)
-        return f"{found}; try {self.advice}" if begins else None
+        return f"{finding}; try {self.advice}" if begins else None
 
     # -- the trainer -------------------------------------------------------------------------------------------
 
@@ -88,17 +88,17 @@ class Detector(Listener, ABC):
             return
         axis, name = axis_of(row), type(self).__name__
         if self.stop:
-            self.stopped = trainer.should_stop = True  # on all ranks: their rows are identical
+            self.stopped = trainer.should_stop = True  # on all ranks, since their rows are identical
             message += "; training stops here"
         if trainer.is_global_zero:
             log.warning("%s at %s %d: %s", name, axis, int(row[axis]), message)
-        for callback in trainer.callbacks:
+        for callback in cast(Any, trainer).callbacks:
             if isinstance(callback, WarningsFile):
                 callback.add({axis: int(row[axis]), "detector": name, "message": message})
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.stopped and not trainer.fast_dev_run:
+        if self.stopped and not cast(Any, trainer).fast_dev_run:
             restore_best(trainer, pl_module)
 
     @override
@@ -116,7 +116,7 @@ class Detector(Listener, ABC):
 
 
 def restore_best(trainer: Trainer, module: LightningModule) -> None:
-    """Give the module the weights of ``best.ckpt``, on every rank; the last ones stay where there is none."""
+    """Load the weights of ``best.ckpt`` into the module, on every rank; without one, the last weights stay."""
     trainer.strategy.barrier("best.ckpt is written")
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not path or not Path(path).is_file():
@@ -131,11 +131,11 @@ def restore_best(trainer: Trainer, module: LightningModule) -> None:
 
 
 def replay(detector: Detector, rows: Iterable[Mapping[str, float]]) -> list[tuple[int, str]]:
-    """The warnings that a detector would have given in a run: iteration or step, and message.
+    """The warnings that a detector would have given in a recorded run, as pairs of iteration or step and message.
 
     Args:
-        detector: stays as it is.
-        rows: of a run from its beginning, the x-axis first in each.
+        detector: is copied and not changed.
+        rows: all rows of the run, with the x-axis as the first key of each.
     """
     fresh = copy.deepcopy(detector)
     warned = ((int(row[axis_of(row)]), fresh.observe(row)) for row in rows)

@@ -1,4 +1,4 @@
-"""Forgetting: the policy no longer speaks as the demonstrations do."""
+"""Forgetting: demonstrations become unlikely under the policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Forgetting(Detector):
     """Warns when the perplexity on held-out demonstrations has grown by a factor.
 
     Args:
-        factor: by which it must have grown since the first evaluation.
+        factor: warn if the perplexity has grown by more than this factor since the first evaluation.
         stop: end training at the first warning and export the state of ``best.ckpt``.
     """
 
@@ -32,7 +32,7 @@ class Forgetting(Detector):
     @override
     def finding(self, history: History) -> str | None:
         perplexity = history[PERPLEXITY]
-        # always the same demonstrations: one evaluation is enough
+        # no median is needed, since all evaluations use the same demonstrations
         if len(perplexity) < 2 or perplexity.now(1) <= self.factor * perplexity.start(1):
             return None
         return f"{PERPLEXITY} on held-out demonstrations rose from {perplexity.start(1):.3g} to {perplexity.now(1):.3g}"

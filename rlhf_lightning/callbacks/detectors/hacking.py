@@ -1,4 +1,4 @@
-"""Reward hacking: the score rises, and what it stands for does not."""
+"""Reward hacking: the score rises and the true reward does not."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rlhf_lightning.errors import UserError
 SCORE, DISAGREEMENT = "objective/score", "objective/disagreement"
 KL, ENTROPY, LENGTH = "objective/kl_ref_token", "objective/entropy", "rollout/length_mean"
 LOOK_BACK = 6
-"""Iterations over which a metric counts as still growing."""
+"""Number of iterations over which growth is measured."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The highest level of the second opinion so far.
+    """The highest level of the second reward model so far.
 
     Args:
-        at: iteration.
-        level: of the second opinion.
-        score: level of the score then; None where none had been logged.
+        at: iteration of the peak.
+        level: level of the second reward model.
+        score: level of the score at that time; None if it had not been logged.
     """
 
     at: int
@@ -33,30 +33,30 @@ class Peak:
 
 
 class RewardHacking(Detector):
-    """Warns when the score rises at the expense of the true reward, by four signs, each used where it is logged.
+    """Warns of four signs that the score rises at the expense of the true reward, each if its metrics are logged.
 
-    Gao, Schulman & Hilton 2023, "Scaling Laws for Reward Model Overoptimization": a score under optimization rises on
-    while the true reward turns, the sooner the fewer pairs the reward model has seen; Coste et al. 2024, "Reward Model
-    Ensembles Help Mitigate Overoptimization": members agree on what is like their data and no longer on what exploits
-    one of them.
+    Gao, Schulman & Hilton 2023, "Scaling Laws for Reward Model Overoptimization": an optimized score continues
+    to rise while the true reward falls, the sooner the fewer pairs the reward model was trained on; Coste et al. 2024,
+    "Reward Model Ensembles Help Mitigate Overoptimization": members agree on responses like their data, and disagree on
+    responses that exploit one of them.
 
-    - A second reward model, trained on other pairs and only measured (``data.init_args.monitors``), turns down from
-      its peak while the score does not.
+    - A second reward model, trained on other pairs and only measured (``data.init_args.monitors``), falls from its
+      peak while the score does not.
     - The members of an ensemble disagree more than at the start.
-    - The KL to the reference doubles within a few iterations although it was not small before, and the entropy does not
-      fall: a policy that gets better becomes surer, one that leaves what the reward model knows does not.
-    - Responses have grown much longer: length is what reward models overrate most (Singhal et al. 2023, "A Long Way to
+    - The KL to the reference, not small before, doubles within a few iterations without a fall of the entropy: the
+      entropy of an improving policy falls, that of a policy that leaves the reward model's training data does not.
+    - Responses become much longer: length is what reward models overrate most (Singhal et al. 2023, "A Long Way to
       Go: Investigating Length Correlations in RLHF").
 
-    None as a threshold switches that sign off.
+    A threshold of None disables its sign.
 
     Args:
-        monitor: name of the second reward model: ``objective/NAME`` is watched, ``best.ckpt`` goes by ``eval/NAME``.
-        monitor_errors: standard errors by which it must have fallen from its peak.
-        disagreement_factor: by how much the members' disagreement must have grown.
-        kl_token: nats per token, on the sampled responses; it must have been a quarter of it before.
-        kl_growth: factor by which the KL must have grown within `LOOK_BACK` iterations.
-        length_factor: by how much responses must have grown; None where answers should become longer.
+        monitor: name of the second reward model; ``objective/NAME`` is watched, ``eval/NAME`` chooses ``best.ckpt``.
+        monitor_errors: warn if it has fallen from its peak by this many standard errors.
+        disagreement_factor: warn if the disagreement of the members has grown by this factor.
+        kl_token: warn if the KL to the reference reaches this many nats per token, from at least a quarter of it.
+        kl_growth: and if it has grown by this factor within `LOOK_BACK` iterations.
+        length_factor: warn if responses have grown by this factor; None if they should become longer.
         stop: end training at the first warning and export the state of ``best.ckpt``.
     """
 
@@ -82,22 +82,22 @@ class RewardHacking(Detector):
         self.monitor_errors, self.disagreement_factor = monitor_errors, disagreement_factor
         self.kl_token, self.kl_growth, self.length_factor = kl_token, kl_growth, length_factor
         self._peak: Peak | None = None
-        self._unheld = False
+        self._drifting = False
         super().__init__((SCORE, self.monitor, DISAGREEMENT, KL, ENTROPY, LENGTH), stop=stop)
 
     @override
     def taints(self, metric: str) -> bool:
-        """The score that is being hacked chooses no checkpoint."""
+        """A score that is being hacked must not choose the best checkpoint."""
         return self.stop or metric == "eval/score"
 
     @override
     def finding(self, history: History) -> str | None:
-        # all of them, each row: two remember something
+        # evaluate all signs on every row, since two of them have a state
         signs = [sign(history) for sign in (self._turned, self._disagrees, self._drifts, self._longer)]
         return next((sign for sign in signs if sign is not None), None)
 
     def _turned(self, history: History) -> str | None:
-        """A second opinion has fallen from its peak, and the score has not."""
+        """The second reward model has fallen from its peak, and the score has not."""
         watched, score = history[self.monitor], history[SCORE]
         if self.monitor_errors is None or len(watched) < ROWS:
             return None
@@ -105,7 +105,7 @@ class RewardHacking(Detector):
         if self._peak is None or now > self._peak.level:
             self._peak = Peak(watched.at[-1], now, score.now() if len(score) else None)
         peak = self._peak
-        # the difference of two medians has √2 times the error of one
+        # the standard error of a difference of two medians is √2 times that of one
         error = 2**0.5 * standard_error_of_median(watched.values)
         fallen = len(watched) >= 2 * ROWS and peak.level - now > self.monitor_errors * error
         if not fallen or peak.score is None or score.now() < peak.score:
@@ -116,7 +116,7 @@ class RewardHacking(Detector):
         )
 
     def _disagrees(self, history: History) -> str | None:
-        """The members of the ensemble no longer agree."""
+        """The members of the ensemble disagree."""
         spread = history[DISAGREEMENT]
         if self.disagreement_factor is None or len(spread) < ROWS:
             return None
@@ -125,15 +125,15 @@ class RewardHacking(Detector):
         return f"the ensemble's disagreement rose from {spread.start():.3g} to {spread.now():.3g}{_score(history)}"
 
     def _drifts(self, history: History) -> str | None:
-        """The KL doubles, and the policy becomes no surer of what it does."""
+        """The KL grows fast, and the entropy does not fall."""
         kl, entropy = history[KL], history[ENTROPY]
         if self.kl_token is None or len(kl) <= LOOK_BACK or len(entropy) <= LOOK_BACK:
             return None
         now, then = kl.now(), kl.level(LOOK_BACK)
         grows = then >= self.kl_token / 4 and now >= self.kl_growth * then
         surer = entropy.now() < entropy.level(LOOK_BACK)
-        self._unheld = now >= self.kl_token and ((grows and not surer) or self._unheld)
-        if not self._unheld:
+        self._drifting = now >= self.kl_token and ((grows and not surer) or self._drifting)
+        if not self._drifting:
             return None
         return (
             f"within {LOOK_BACK} iterations the KL to the reference grew from {then:.2g} to {now:.2g} nats per token, "
@@ -141,9 +141,11 @@ class RewardHacking(Detector):
         )
 
     def _longer(self, history: History) -> str | None:
-        """Responses are longer than they were."""
+        """Responses have become longer."""
         length = history[LENGTH]
-        if self.length_factor is None or len(length) < ROWS or not len(history[KL]):  # in an environment: of episodes
+        if (
+            self.length_factor is None or len(length) < ROWS or not len(history[KL])
+        ):  # without a KL these are lengths of episodes
             return None
         if length.now() <= self.length_factor * length.start():
             return None
@@ -152,13 +154,13 @@ class RewardHacking(Detector):
     @override
     def state_dict(self) -> dict[str, Any]:
         peak = None if self._peak is None else asdict(self._peak)
-        return super().state_dict() | {"peak": peak, "unheld": self._unheld}
+        return super().state_dict() | {"peak": peak, "unheld": self._drifting}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._peak = None if state_dict["peak"] is None else Peak(**state_dict["peak"])
-        self._unheld = state_dict["unheld"]
+        self._drifting = state_dict["unheld"]
 
 
 def _score(history: History) -> str:

@@ -1,4 +1,4 @@
-"""What a detector remembers of a run, and how it reads noisy series."""
+"""The history of metrics that a detector keeps, and statistics of noisy series."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from itertools import pairwise
 from statistics import median
 
 ROWS = 5
-"""Rows whose median stands for a noisy metric: a batch of a hundred responses says little by itself."""
+"""Number of rows whose median is the level of a noisy metric; a single batch of responses is too noisy."""
 
 REMEMBERED = 256
-"""Values that are kept of each metric: an iteration and a checkpoint of a long run cost no more than of a short one."""
+"""Number of values that are kept of each metric, so that time and memory do not grow with the length of a run."""
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Series:
         at: iteration or step of each of the last values.
         values: the last values.
         first: the first `ROWS` values.
-        count: how many there were in all.
+        count: number of all values, including those that are no longer kept.
     """
 
     at: list[int] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Series:
     count: int = 0
 
     def add(self, at: int, value: float) -> None:
-        """Append, unless nobody knows it: NaN. An infinite one is a finding."""
+        """Append a value, unless it is NaN. Infinite values are kept: they may indicate a failure."""
         if math.isnan(value):
             return
         self.count += 1
@@ -45,32 +45,32 @@ class Series:
         return self.count
 
     def start(self, rows: int = ROWS) -> float:
-        """Level at which the run began: the median of the first rows."""
+        """The first level: the median of the first rows."""
         return median(self.first[:rows])
 
     def now(self, rows: int = ROWS) -> float:
-        """Level that the run is at: the median of the last rows."""
+        """The current level: the median of the last rows."""
         return self.level(0, rows)
 
     def level(self, back: int, rows: int = ROWS) -> float:
-        """Level ``back`` values ago: the median of the rows up to then; at the beginning there are fewer."""
+        """The level ``back`` values ago: the median of at most ``rows`` values up to then."""
         end = len(self.values) - back
         return median(self.values[max(0, end - rows) : end])
 
 
 History = Mapping[str, Series]
-"""A run so far: the series of each metric that was logged, by name."""
+"""The series of each metric of a run so far, by name."""
 
 
 def noise(values: Sequence[float]) -> float:
-    """Standard deviation of a value about the trend, from the differences of neighbours.
+    """Standard deviation of the values about their trend, from the differences of neighbours.
 
-    1.4826 · median |xₜ₊₁ − xₜ| / √2, which neither a trend nor a jump changes much (Rousseeuw & Croux 1993 on the
+    1.4826 · median |xₜ₊₁ − xₜ| / √2, which is robust against a trend and single jumps (Rousseeuw & Croux 1993 on the
     median absolute deviation).
     """
     return 1.4826 * median(abs(b - a) for a, b in pairwise(values)) / math.sqrt(2) if len(values) > 1 else math.inf
 
 
 def standard_error_of_median(values: Sequence[float], rows: int = ROWS) -> float:
-    """Of the median of ``rows`` values with this `noise`, √(π/2) times that of a mean."""
+    """The standard error of the median of ``rows`` values with this `noise`, √(π/2) times that of their mean."""
     return math.sqrt(math.pi / 2 / rows) * noise(values)

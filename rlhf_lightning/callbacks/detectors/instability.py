@@ -1,4 +1,4 @@
-"""Instability: single updates move the policy too far."""
+"""Instability: single updates change the policy too much."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rlhf_lightning.errors import UserError
 
 KL_OLD, RATIO, GRADIENT = "policy/kl_old", "policy/ratio_max", "policy/grad_norm"
 RECENT = 3
-"""Rows that must agree: one update may go astray."""
+"""Number of rows whose median is compared, so that a single outlier gives no warning."""
 
 
 class Instability(Detector):
-    """Warns when updates move the policy too far, by three signs, each used where it is logged.
+    """Warns of three signs that updates change the policy too much, each if its metric is logged.
 
-    None as a threshold switches that sign off.
+    A threshold of None disables its sign.
 
     Args:
-        kl_old: KL of an update to the policy that sampled, in nats per action.
-        ratio_max: the largest probability ratio of an update.
-        grad_norm_factor: by how much the gradient norm must have jumped above the median of `before` rows.
-        before: rows of that median.
+        kl_old: limit on the KL between the policies before and after an update, in nats per action.
+        ratio_max: limit on the largest probability ratio of an update.
+        grad_norm_factor: warn if the gradient norm exceeds the median of the rows before by this factor.
+        before: number of rows of that median.
         stop: end training at the first warning and export the state of ``best.ckpt``.
     """
 
@@ -64,7 +64,7 @@ class Instability(Detector):
         if self.grad_norm_factor is None or len(norms) < RECENT + self.before:
             return None
         usual = median(norms.values[-RECENT - self.before : -RECENT])
-        # where nothing is left to learn gradients are tiny, and a jump to what they were at first is none
+        # near convergence gradients are tiny, and a return to their initial size is no instability
         if norms.now(RECENT) <= max(self.grad_norm_factor * usual, norms.start()):
             return None
         return f"{GRADIENT} jumped from {usual:.3g} to {norms.now(RECENT):.3g}"

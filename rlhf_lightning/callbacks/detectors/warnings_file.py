@@ -1,10 +1,10 @@
-"""``warnings.jsonl``: what the detectors warned of."""
+"""``warnings.jsonl``: the warnings of the detectors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
@@ -14,10 +14,10 @@ from rlhf_lightning.records.json_lines import add_lines, keep_lines
 
 
 class WarningsFile(Callback):
-    """Appends each warning to ``warnings.jsonl`` in the trainer's ``default_root_dir``; no file without warnings.
+    """Appends each warning to ``warnings.jsonl`` in the trainer's ``default_root_dir``; no warning, no file.
 
-    Each line holds ``iteration`` or ``step``, ``detector`` and ``message``. A fresh run removes the file; a resumed
-    one drops the warnings after the point that it resumes from.
+    Each line holds ``iteration`` or ``step``, ``detector`` and ``message``. A new run removes the file; a resumed run
+    drops the warnings after the point from which it resumes.
     """
 
     def __init__(self, filename: str = "warnings.jsonl") -> None:
@@ -26,7 +26,7 @@ class WarningsFile(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or cast(Any, trainer).fast_dev_run:
             return
         self._path = Path(trainer.default_root_dir) / self.filename
 
@@ -37,6 +37,6 @@ class WarningsFile(Callback):
         keep_lines(self._path, is_past)
 
     def add(self, warning: Mapping[str, Any]) -> None:
-        """Append one, on rank 0."""
+        """Append a warning, on rank 0."""
         if self._path is not None:
             add_lines(self._path, [warning])

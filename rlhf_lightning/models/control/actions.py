@@ -1,4 +1,4 @@
-"""Distributions over an environment's actions, and the last layers that give them."""
+"""Distributions over an environment's actions, and the output layers that produce them."""
 
 from __future__ import annotations
 
@@ -15,89 +15,77 @@ from rlhf_lightning.ops.noise import fold, gumbel, uniform
 
 
 class ActionDistribution(ABC):
-    """N distributions over actions; all numbers in nats and differentiable."""
+    """N distributions over actions; all quantities are in nats and differentiable."""
 
     @abstractmethod
     def logprobs(self, actions: Tensor) -> Float[Tensor, "*N"]:
-        """Log-probability, or log-density, of an action under each."""
+        """Log-probability, or log-density, of one action under each distribution."""
 
     @abstractmethod
     def entropy(self) -> Float[Tensor, "*N"]:
-        """Of each."""
+        """Entropy, or differential entropy."""
 
     @abstractmethod
     def kl(self, other: Self) -> Float[Tensor, "*N"]:
         """Exact KL(self‖other)."""
 
     @abstractmethod
-    def mode(self) -> Tensor:
-        """The most probable action of each."""
-
-    @abstractmethod
-    def draw(self, noise: Tensor) -> Tensor:
-        """An action from each, as a function of noise."""
+    def draw(self, noise: Tensor | None) -> Tensor:
+        """A sample from each distribution, as a function of noise; the most probable action without noise."""
 
 
 class Categorical(ActionDistribution):
-    """Over a number of choices: softmax(logits / temperature)."""
+    """Distributions over a number of choices: softmax(logits / temperature)."""
 
     def __init__(self, logits: Float[Tensor, "*N A"], *, temperature: float) -> None:
         self.log_softmax = tempered_log_softmax(logits, temperature=temperature)
 
     def logprobs(self, actions: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-        """Log-probability of an action under each."""
+        """Log-probability of one action under each distribution."""
         return self.log_softmax.gather(-1, actions[..., None]).squeeze(-1)
 
     def entropy(self) -> Float[Tensor, "*N"]:
-        """Of each."""
+        """Entropy in nats."""
         return entropy_of(self.log_softmax)
 
     def kl(self, other: Categorical) -> Float[Tensor, "*N"]:
         """Exact KL(self‖other)."""
         return exact_kl(self.log_softmax, other.log_softmax)
 
-    def mode(self) -> Int[Tensor, "*N"]:
-        """The most probable action of each."""
-        return self.log_softmax.argmax(-1)
-
-    def draw(self, noise: Float[Tensor, "*N A"]) -> Int[Tensor, "*N"]:
-        """By the Gumbel-max rule."""
-        return (self.log_softmax + noise).argmax(-1)
+    def draw(self, noise: Float[Tensor, "*N A"] | None) -> Int[Tensor, "*N"]:
+        """A sample by the Gumbel-max rule: argmax of log-probabilities plus Gumbel noise."""
+        return (self.log_softmax if noise is None else self.log_softmax + noise).argmax(-1)
 
 
 class DiagonalGaussian(ActionDistribution):
-    """Over vectors with independent entries; the log-density is that of the vector before any clipping."""
+    """Distributions over vectors with independent entries; densities are those of the vector before any clipping."""
 
     def __init__(self, mean: Float[Tensor, "*N D"], std: Float[Tensor, " D"]) -> None:
         self.normal = Normal(mean, std, validate_args=False)
 
     def logprobs(self, actions: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
-        """Log-density of an action under each."""
+        """Log-density of one action under each distribution."""
         return self.normal.log_prob(actions).sum(-1)
 
     def entropy(self) -> Float[Tensor, "*N"]:
-        """Of each."""
+        """Differential entropy in nats."""
         return self.normal.entropy().sum(-1)
 
     def kl(self, other: DiagonalGaussian) -> Float[Tensor, "*N"]:
         """Exact KL(self‖other)."""
         return kl_divergence(self.normal, other.normal).sum(-1)
 
-    def mode(self) -> Float[Tensor, "*N D"]:
-        """The mean of each."""
-        return self.normal.mean
-
-    def draw(self, noise: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        """Mean plus standard deviation times standard normal noise."""
-        return self.normal.mean + self.normal.stddev * noise
+    def draw(self, noise: Float[Tensor, "*N D"] | None) -> Float[Tensor, "*N D"]:
+        """A sample: mean plus standard deviation times standard normal noise."""
+        return self.normal.mean if noise is None else self.normal.mean + self.normal.stddev * noise
 
 
 class ActionHead(nn.Module):
-    """The last layer of a policy, from hidden states to distributions over actions.
+    """The output layer of a policy, from hidden states to distributions over actions.
 
     Args:
         width: size of the hidden states.
-        outputs: of the layer.
+        outputs: number of choices, or length of the action vectors.
     """
 
     def __init__(self, width: int, outputs: int) -> None:
@@ -105,12 +93,12 @@ class ActionHead(nn.Module):
         self.layer = nn.Linear(width, outputs)
 
     def noise(self, keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N K"]:
-        """What `ActionDistribution.draw` draws with: a function of the keys."""
+        """Noise for `ActionDistribution.draw`, a function of the keys alone."""
         raise NotImplementedError
 
 
 class CategoricalHead(ActionHead):
-    """To one logit per choice."""
+    """A categorical distribution, with one logit per choice."""
 
     def forward(self, hidden: Float[Tensor, "*N H"], *, temperature: float) -> Categorical:
         """The distributions."""
@@ -122,12 +110,12 @@ class CategoricalHead(ActionHead):
 
 
 class GaussianHead(ActionHead):
-    """To means; the standard deviations are parameters of their own, the same in every state.
+    """A Gaussian: the mean is the layer's output, the standard deviations are parameters independent of the state.
 
     Schulman et al. 2015, "Trust Region Policy Optimization", appendix D.
 
     Args:
-        initial_log_std: their logarithm at the start.
+        initial_log_std: logarithm of the standard deviations at the start.
     """
 
     def __init__(self, width: int, outputs: int, *, initial_log_std: float) -> None:
@@ -139,6 +127,6 @@ class GaussianHead(ActionHead):
         return DiagonalGaussian(self.layer(hidden).to(self.log_std.dtype), self.log_std.exp() * temperature)
 
     def noise(self, keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N D"]:
-        """Standard normal noise, by the inverse of its distribution function."""
+        """Standard normal noise, by the inverse of the cumulative distribution function."""
         entries = torch.arange(self.layer.out_features, device=keys.device)
         return torch.special.ndtri(uniform(fold(keys[..., None], entries)))

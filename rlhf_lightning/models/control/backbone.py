@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.control.policy import Activation, ControlCritic, ControlPolicy, seeded
+from rlhf_lightning.models.control.policy import Activation, ControlCritic, ControlPolicy
 from rlhf_lightning.models.control.spaces import Spaces
+from rlhf_lightning.models.policy import Policy
+from rlhf_lightning.models.state import seeded
 
 Distribution: TypeAlias = Literal["auto", "categorical", "gaussian"]
 
@@ -20,8 +22,8 @@ class ControlBackbone(Backbone):
 
     Args:
         hidden: sizes of the hidden layers, the same in both.
-        activation: after each of them.
-        distribution: of the actions; ``auto`` takes a categorical one over choices and a Gaussian over vectors.
+        activation: after each hidden layer.
+        distribution: of the actions; ``auto`` is categorical for choices and Gaussian for vectors.
         normalize_observations: scale observations by their running mean and standard deviation.
         initial_log_std: logarithm of a Gaussian's standard deviations at the start, in units of the actions.
     """
@@ -48,11 +50,11 @@ class ControlBackbone(Backbone):
         self.normalize_observations = normalize_observations
         self.initial_log_std = initial_log_std
 
-    def policy(self, interface: Callable[[], Any], *, temperature: float = 1.0) -> ControlPolicy:
+    def policy(self, interface: Callable[[], object], *, temperature: float = 1.0) -> ControlPolicy:
         """A policy for the spaces of the task's environment.
 
         Raises:
-            UserError: the task is no environment, or its actions do not fit the distribution.
+            UserError: the task is not an environment, or its actions do not fit the distribution.
         """
         spaces = interface()
         if not isinstance(spaces, Spaces):
@@ -77,12 +79,12 @@ class ControlBackbone(Backbone):
             )
 
     def critic(
-        self, policy: ControlPolicy, *, init: str | None = None, shared: bool = False, outputs: int | None = None
+        self, policy: Policy, *, init: str | None = None, shared: bool = False, outputs: int | None = None
     ) -> ControlCritic:
         """A critic with weights of its own.
 
         Raises:
-            UserError: it is to start from a reward model, or to share the policy's trunk.
+            UserError: it should start from a reward model, or share the policy's trunk.
         """
         if init is not None:
             raise UserError(
@@ -92,5 +94,6 @@ class ControlBackbone(Backbone):
             raise UserError(
                 "critic.shared true is for language models; the critic of ControlBackbone is a network of its own"
             )
-        with seeded(2 * run_seed() + 1):  # another start than the policy's
+        assert isinstance(policy, ControlPolicy)
+        with seeded(2 * run_seed() + 1):  # not the policy's seed
             return ControlCritic(policy.spaces.observation_size, self.hidden, self.activation, outputs)

@@ -1,47 +1,43 @@
-"""Perceptrons that act in an environment, and that say what its states are worth."""
+"""Perceptrons for environments: a policy and a critic."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.control.actions import (
-    ActionDistribution,
-    ActionHead,
-    CategoricalHead,
-    GaussianHead,
-)
+from rlhf_lightning.models.control.actions import ActionDistribution, ActionHead, CategoricalHead, GaussianHead
 from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.models.critic import ValueNetwork
 from rlhf_lightning.models.moments import ObservationNormalizer
 from rlhf_lightning.models.policy import Policy, PolicyOutputs
-from rlhf_lightning.types import ObservationContext, Rollout
+from rlhf_lightning.models.state import save_weights, seeded
+from rlhf_lightning.ops.kl import Direction
+from rlhf_lightning.types import Context, ObservationContext, Rollout
 
 Activation: TypeAlias = Literal["tanh", "relu"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
-_POLICY, _SIZES = "policy.safetensors", "policy.json"
+_POLICY, _ARGUMENTS = "policy.safetensors", "policy.json"
 
 
 def perceptron(inputs: int, hidden: Sequence[int], activation: Activation) -> nn.Sequential:
-    """Linear layers with an activation after each; orthogonal weights of gain √2, no biases at first.
+    """Linear layers with an activation after each; orthogonal weights of gain √2, biases of 0.
 
-    How networks start matters as much as which algorithm trains them: Engstrom et al. 2020, "Implementation Matters in
-    Deep Policy Gradients", § 3. Hence also the last layers: gain 0.01 for a policy (Andrychowicz et al. 2021, "What
-    Matters for On-Policy Deep Actor-Critic Methods?", § 3.2), 1 for a critic.
+    Initialization matters as much as the choice of algorithm: Engstrom et al. 2020, "Implementation Matters in Deep
+    Policy Gradients", § 3. The output layers therefore have gain 0.01 in a policy (Andrychowicz et al. 2021, "What
+    Matters for On-Policy Deep Actor-Critic Methods?", § 3.2) and 1 in a critic.
     """
     layers: list[nn.Module] = []
     for before, after in pairwise((inputs, *hidden)):
@@ -50,7 +46,7 @@ def perceptron(inputs: int, hidden: Sequence[int], activation: Activation) -> nn
 
 
 def orthogonal(layer: nn.Linear, *, gain: float) -> nn.Linear:
-    """The layer with orthogonal weights and no biases."""
+    """The layer, initialized with orthogonal weights and biases of 0."""
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
@@ -62,10 +58,10 @@ class ControlPolicy(Policy):
     Args:
         spaces: of the environment.
         hidden: sizes of the hidden layers.
-        activation: after each of them.
-        temperature: of the policy: divides logits, multiplies standard deviations.
-        normalize_observations: whether observations are scaled by their running moments, which are part of the
-            policy: checkpoints and exports have them.
+        activation: after each hidden layer.
+        temperature: divides logits, multiplies standard deviations.
+        normalize_observations: whether observations are normalized by their running moments, which are part of the
+            policy's weights.
         initial_log_std: logarithm of a Gaussian's standard deviations at the start.
     """
 
@@ -79,92 +75,92 @@ class ControlPolicy(Policy):
         normalize_observations: bool = False,
         initial_log_std: float = 0.0,
     ) -> None:
-        super().__init__()
-        if not 0 < temperature < math.inf:
-            raise UserError(f"temperature must be a number above 0, got {temperature}")
+        super().__init__(temperature=temperature)
         self.spaces = spaces
         self.hidden, self.activation = tuple(hidden), activation
-        self.temperature = temperature
         self.trunk = perceptron(spaces.observation_size, hidden, activation)
         width = (spaces.observation_size, *hidden)[-1]
         self.head: ActionHead = (
             GaussianHead(width, len(spaces.low), initial_log_std=initial_log_std)
-            if spaces.continuous
+            if spaces.choices is None
             else CategoricalHead(width, spaces.choices)
         )
         orthogonal(self.head.layer, gain=0.01)
         self.normalizer = ObservationNormalizer(spaces.observation_size) if normalize_observations else None
 
     def read(self, observations: Float[Tensor, "*N O"]) -> Float[Tensor, "*N O"]:
-        """Observations of the environment as the networks read them, and as an `ObservationContext` holds them."""
+        """Raw observations as the networks read them, in the policy's precision and normalized if it normalizes."""
         observations = observations.to(self.precision)
         return observations if self.normalizer is None else self.normalizer(observations)
 
     def noise(self, keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N K"]:
-        """What `act` draws actions with: a function of the keys, and of nothing else."""
+        """Noise for `act`, a function of the keys alone."""
         return self.head.noise(keys).to(self.precision)
 
     def act(self, observations: Float[Tensor, "*N O"], noise: Float[Tensor, "*N K"] | None = None) -> Tensor:
-        """Actions for observations as the environment shows them, before `Spaces.taken`.
+        """Actions for raw observations, before `Spaces.to_environment`.
 
         Args:
-            noise: from `noise`; None takes the most probable action.
+            noise: from `noise`; None for the most probable action.
         """
-        distribution = self._distribution(self.read(observations))
-        return distribution.mode() if noise is None else distribution.draw(noise)
+        return self._distribution(self.read(observations)).draw(noise)
 
     def evaluate(
         self,
-        context: ObservationContext,
+        context: Context,
         actions: Int[Tensor, "B T"] | Float[Tensor, "B T D"],
         action_mask: Bool[Tensor, "B T"],
-        against: ControlPolicy | None = None,
+        against: Self | None = None,
+        direction: Direction = "reverse",
     ) -> PolicyOutputs:
-        """Log-probabilities and entropies of given actions, and the exact KL(self‖against).
+        """Log-probabilities and entropies of given actions, and the exact KL to another policy.
 
-        The other policy gets the observations as this one reads them.
+        The other policy reads the observations as this policy has normalized them.
         """
-        observations = kept(context.observations, action_mask)
+        assert isinstance(context, ObservationContext)
+        observations = masked_steps(context.observations, action_mask)
         distribution = self._distribution(observations)
-        numbers = [distribution.logprobs(kept(actions, action_mask)), distribution.entropy()]
+        kl = None
         if against is not None:
-            numbers.append(distribution.kl(against._distribution(observations)))
-        logprobs, entropy, *kl = (kept(number, action_mask) for number in numbers)
-        return PolicyOutputs(logprobs, entropy, kl[0] if kl else None)
+            other = against._distribution(observations)
+            kl = distribution.kl(other) if direction == "reverse" else other.kl(distribution)
+        return PolicyOutputs(
+            logprobs=masked_steps(distribution.logprobs(masked_steps(actions, action_mask)), action_mask),
+            entropy=masked_steps(distribution.entropy(), action_mask),
+            kl=None if kl is None else masked_steps(kl, action_mask),
+        )
 
     def _distribution(self, observations: Float[Tensor, "*N O"]) -> ActionDistribution:
         return self.head(self.trunk(observations), temperature=self.temperature)
 
     def save(self, path: Path) -> None:
-        """Write weights and moments, and what `load` builds the network from."""
-        path.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), path / _POLICY)
-        (path / _SIZES).write_text(json.dumps({"spaces": asdict(self.spaces), **self._sizes()}, indent=2) + "\n")
-
-    def _sizes(self) -> dict[str, Any]:
-        return {
+        """Write the weights, and the arguments from which `load` builds the network."""
+        save_weights(self, path / _POLICY)
+        arguments = {
+            "spaces": asdict(self.spaces),
             "hidden": self.hidden,
             "activation": self.activation,
             "temperature": self.temperature,
             "normalize_observations": self.normalizer is not None,
         }
+        (path / _ARGUMENTS).write_text(json.dumps(arguments, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> ControlPolicy:
         """The policy that was saved in a folder.
 
         Raises:
-            UserError: there is none, or its files do not fit together.
+            UserError: there is none, or its files do not match.
         """
         path = Path(path)
-        if not (path / _SIZES).is_file():
-            raise UserError(f"{path} has no {_SIZES}; expected the export of a run in an environment")
+        if not (path / _ARGUMENTS).is_file():
+            raise UserError(f"{path} has no {_ARGUMENTS}; expected the export of a run in an environment")
         try:
-            sizes = json.loads((path / _SIZES).read_text())
-            spaces = sizes.pop("spaces")
-            bounds = {name: tuple(spaces.pop(name)) for name in ("low", "high")}
+            arguments = json.loads((path / _ARGUMENTS).read_text())
+            spaces: dict[str, Any] = arguments.pop("spaces")
+            spaces |= {name: tuple(spaces[name]) for name in ("low", "high")}  # JSON has no tuples
             with seeded(0):
-                policy = cls(Spaces(**spaces, **bounds), **sizes)
+                policy = cls(Spaces(**spaces), **arguments)
             policy.load_state_dict(load_file(path / _POLICY))
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
@@ -173,13 +169,13 @@ class ControlPolicy(Policy):
 
 
 class ControlCritic(ValueNetwork):
-    """A perceptron of its own that reads what the policy reads.
+    """A perceptron with weights of its own that reads the same normalized observations as the policy.
 
     Args:
         observation_size: length of an observation.
         hidden: sizes of the hidden layers.
-        activation: after each of them.
-        outputs: number of objectives that get a value each; None for one value in all.
+        activation: after each hidden layer.
+        outputs: number of objectives that get a value each; None for a single value.
     """
 
     def __init__(
@@ -193,36 +189,28 @@ class ControlCritic(ValueNetwork):
 
     def values(
         self,
-        context: ObservationContext,
+        context: Context,
         actions: Tensor,
         action_mask: Bool[Tensor, "B T"],
         trunk: Float[Tensor, "B T H"] | None = None,
     ) -> Float[Tensor, "B T *O"]:
         """Expected return before each action, 0 where the mask is False; ``trunk`` is not used."""
+        assert isinstance(context, ObservationContext)
         return self._values(context.observations, action_mask)
 
     def next_values(self, part: Rollout, values: Float[Tensor, "B T *O"]) -> Float[Tensor, "B T *O"]:
-        """Value after each action: 0 after termination, that of the final observation after truncation."""
+        """Value after each action: 0 after termination, the value of the final observation after truncation."""
+        assert isinstance(part.context, ObservationContext)
         return self._values(part.context.next_observations, part.action_mask & ~part.terminated)
 
     def _values(self, observations: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T *O"]:
-        values = self.score(self.trunk(kept(observations, mask)))
-        return kept(values.squeeze(-1) if self.outputs is None else values, mask)
+        return masked_steps(self._unstacked(self.score(self.trunk(masked_steps(observations, mask)))), mask)
 
     def save(self, path: Path) -> None:
-        """Write the weights; the moments of the observations are the policy's."""
-        path.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), path / "critic.safetensors")
+        """Write the weights; the moments of the observations belong to the policy."""
+        save_weights(self, path / "critic.safetensors")
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, random numbers are those of the seed; outside they go on as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def kept(values: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
-    """The values where the mask is True, 0 elsewhere, whatever stands there."""
+def masked_steps(values: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
+    """The numbers or vectors of the steps where the mask is True; 0 elsewhere, even if they are NaN."""
     return torch.where(mask if values.ndim == mask.ndim else mask[..., None], values, 0)

@@ -1,4 +1,4 @@
-"""What stands between an environment and the networks that act in it."""
+"""Observations and actions of an environment, as far as the networks need to know them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Spaces:
-    """What an environment shows, and what it takes.
+    """The observation space and the action space of an environment.
 
     Args:
-        environment: its id.
+        environment: the environment's id.
         observation_size: length of an observation.
-        choices: number of discrete actions; None where actions are vectors.
-        first_choice: the number that the environment gives to the first of them.
-        low: lower bounds of the entries of a vector; infinite where there are none.
-        high: upper bounds.
+        choices: number of discrete actions; None if actions are vectors.
+        first_choice: the environment's number of the first discrete action.
+        low: lower bounds of the entries of an action vector; infinite if there is no bound.
+        high: upper bounds, likewise.
     """
 
     environment: str
@@ -32,11 +32,10 @@ class Spaces:
         """Whether actions are vectors."""
         return self.choices is None
 
-    def taken(self, actions: np.ndarray) -> np.ndarray:
-        """A policy's actions as the environment takes them: vectors are clipped to the bounds.
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """Convert a policy's actions to those of the environment: vectors are clipped to the bounds.
 
-        The policy's own density stays that of the vector before clipping: to it the clipping is part of the
-        environment.
+        The policy's density remains that of the vector before clipping: clipping is part of the environment.
         """
         if self.continuous:
             bounds = (np.asarray(bound, dtype=np.float32) for bound in (self.low, self.high))

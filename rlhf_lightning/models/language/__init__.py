@@ -1,1 +1,1 @@
-"""Transformers: policies, critics, and what lies between text and token ids."""
+"""Transformers: policies, critics, and the conversion between text and token ids."""

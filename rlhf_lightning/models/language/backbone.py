@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,7 +18,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.check import check_language_model, check_scorer
@@ -27,7 +25,9 @@ from rlhf_lightning.models.language.checkpoints import load_model, load_tokenize
 from rlhf_lightning.models.language.critic import LanguageCritic, SharedTrunkCritic
 from rlhf_lightning.models.language.lora import LoRA, add_adapters, merged_state
 from rlhf_lightning.models.language.policy import LanguagePolicy
-from rlhf_lightning.models.language.trunk import context_length
+from rlhf_lightning.models.language.trunk import context_length, score_layer
+from rlhf_lightning.models.policy import Policy
+from rlhf_lightning.models.state import seeded
 
 _STYLES = ("gpt2", "llama")
 
@@ -40,11 +40,11 @@ class LanguageBackbone(Backbone):
         width: size of its hidden states.
         layers: number of its blocks.
         heads: attention heads per block.
-        context_length: most tokens of prompt and response together.
+        context_length: maximum number of tokens of prompt and response together.
         checkpoint: folder or hub name of a causal language model; the arguments above are then not used.
         trust_remote_code: run model code that comes with a checkpoint; only for checkpoints that you trust.
-        lora: train low-rank adapters instead of the weights. It holds for every network: a critic and a reward model
-            get adapters of their own on their trunk, and train their heads whole.
+        lora: train low-rank adapters instead of the weights. This applies to every network: a critic and a reward
+            model get adapters of their own on their trunk, and train all weights of their heads.
     """
 
     def __init__(
@@ -73,94 +73,101 @@ class LanguageBackbone(Backbone):
         self.trust_remote_code = trust_remote_code
         self.lora = lora
 
-    def policy(self, tokenizer: Callable[[], PreTrainedTokenizerBase], *, temperature: float = 1.0) -> LanguagePolicy:
-        """The checkpoint as a policy, or a model built from scratch on the task's own tokenizer."""
-        words = self.tokenizer(tokenizer)
+    def policy(self, interface: Callable[[], object], *, temperature: float = 1.0) -> LanguagePolicy:
+        """The checkpoint as a policy, or a model built from scratch for the task's own tokenizer."""
+        tokenizer = self.tokenizer(interface)
         if self.checkpoint is None:
-            model = _from_config(AutoModelForCausalLM, self._config(words))
-            return LanguagePolicy(self._adapted(model), words, temperature=temperature)
+            model = _from_config(AutoModelForCausalLM, self._config(tokenizer))
+            return LanguagePolicy(self._adapted(model), tokenizer, temperature=temperature)
         model = self._load(AutoModelForCausalLM, self.checkpoint)
-        policy = LanguagePolicy(self._adapted(model), words, temperature=temperature)
+        policy = LanguagePolicy(self._adapted(model), tokenizer, temperature=temperature)
         check_language_model(policy.model)
         return policy
 
     def critic(
-        self, policy: LanguagePolicy, *, init: str | None = None, shared: bool = False, outputs: int | None = None
+        self, policy: Policy, *, init: str | None = None, shared: bool = False, outputs: int | None = None
     ) -> LanguageCritic | SharedTrunkCritic:
-        """A critic that starts from the policy's own trunk, or from the reward model at ``init``.
+        """A critic that starts from a copy of the policy's trunk, or from the reward model at ``init``.
 
-        With LoRA the policy's adapters are merged into that start, and the critic's own come on top.
+        With LoRA, the policy's adapters are merged into the copy, and the critic gets adapters of its own.
 
         Raises:
-            UserError: the reward model's vocabulary is not the policy's, or there is no such critic.
+            UserError: the reward model does not fit the policy, or transformers has no such critic.
         """
+        assert isinstance(policy, LanguagePolicy)
         if shared:
             return SharedTrunkCritic(policy.model.config.get_text_config().hidden_size, outputs)
         if init is not None:
-            if (Path(init) / "member_0").is_dir():
-                raise UserError(
-                    f"the critic cannot start from {init}: it holds several networks; expected one of them, such as "
-                    f"{init}/member_0"
-                )
-            words = load_tokenizer(init, kind="reward model")
-            _check_same_vocabulary(words, policy.tokenizer, init)
-            model = self._load(AutoModelForSequenceClassification, init, kind="reward model")
-            if model.config.num_labels != 1:
-                raise UserError(
-                    f"the critic cannot start from {init}: it gives {model.config.num_labels} scores; expected a "
-                    "reward model that gives one"
-                )
-            if getattr(model.config, "score_surprise", False):
-                raise UserError(
-                    f"the critic cannot start from {init}: a part of its scores is the surprise of whole responses; "
-                    "expected a reward model with architecture.init_args.surprise false"
-                )
-            critic = LanguageCritic(self._adapted(model))
-            if context_length(critic.model) < policy.context_length:
-                raise UserError(
-                    f"the critic cannot start from {init}: it reads {context_length(critic.model)} tokens, fewer than "
-                    f"the policy's {policy.context_length}"
-                )
+            critic = LanguageCritic(self._adapted(self._reward_model(init, policy)))
         else:
             critic = LanguageCritic(self._adapted(_classifier_from(policy.model)))
-            nn.init.zeros_(critic.model.score.weight)
+            nn.init.zeros_(score_layer(critic.model).weight)
         check_scorer(critic.model)
         if outputs is not None:
             critic.split(outputs)
         return critic
 
+    def _reward_model(self, path: str, policy: LanguagePolicy) -> PreTrainedModel:
+        """A reward model as a starting point of the policy's critic.
+
+        Raises:
+            UserError: it is not one decoder with one score, or reads other or fewer tokens than the policy.
+        """
+        refusal = f"the critic cannot start from {path}:"
+        if (Path(path) / "member_0").is_dir():
+            raise UserError(f"{refusal} it holds several networks; expected one of them, such as {path}/member_0")
+        tokenizer = load_tokenizer(path, kind="reward model")
+        if tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+            raise UserError(
+                f"{refusal} its vocabulary ({len(tokenizer)} tokens) is not the policy's "
+                f"({len(policy.tokenizer)} tokens); expected a reward model trained with the policy's tokenizer"
+            )
+        model = self._load(AutoModelForSequenceClassification, path, kind="reward model")
+        if model.config.num_labels != 1:
+            raise UserError(
+                f"{refusal} it gives {model.config.num_labels} scores; expected a reward model that gives one"
+            )
+        if getattr(model.config, "score_surprise", False):
+            raise UserError(
+                f"{refusal} a part of its scores is the surprise of whole responses; "
+                "expected a reward model with architecture.init_args.surprise false"
+            )
+        if context_length(model) < policy.context_length:
+            raise UserError(
+                f"{refusal} it reads {context_length(model)} tokens, fewer than the policy's {policy.context_length}"
+            )
+        return model
+
     def classifier(
-        self, words: PreTrainedTokenizerBase, *, columns: int, seed: int | None
+        self, tokenizer: PreTrainedTokenizerBase, *, outputs: int, seed: int | None
     ) -> tuple[PreTrainedModel, bool]:
-        """A sequence-classification model with a label for each column, and whether its head starts anew."""
+        """A sequence-classification model with a label for each output, and whether its head is newly initialized."""
         auto = AutoModelForSequenceClassification
         if self.checkpoint is None:
-            return self._adapted(_from_config(auto, self._config(words, num_labels=columns), seed)), True
+            return self._adapted(_from_config(auto, self._config(tokenizer, num_labels=outputs), seed)), True
         model, new = load_with_new_heads(
-            auto, self.checkpoint, trust_remote_code=self.trust_remote_code, num_labels=columns
+            auto, self.checkpoint, trust_remote_code=self.trust_remote_code, num_labels=outputs
         )
         if self.lora is not None and not hasattr(model, "score"):
             raise UserError(f"backbone.init_args.lora is for decoders; {type(model).__name__} is none: expected null")
-        return self._adapted(self._whole(model, self.checkpoint)), new
+        return self._adapted(_without_adapter(model, self.checkpoint, "checkpoint")), new
 
-    def trunk(self, words: PreTrainedTokenizerBase, *, seed: int | None) -> PreTrainedModel:
+    def trunk(self, tokenizer: PreTrainedTokenizerBase, *, seed: int | None) -> PreTrainedModel:
         """A model without a head."""
         if self.checkpoint is None:
-            return self._adapted(_from_config(AutoModel, self._config(words), seed))
+            return self._adapted(_from_config(AutoModel, self._config(tokenizer), seed))
         return self._adapted(self._load(AutoModel, self.checkpoint))
 
-    def tokenizer(self, of_task: Callable[[], PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
-        """The checkpoint's tokenizer, or the task's own; with a chat template in any case."""
-        if self.checkpoint is None:
-            words = of_task()
-            if not isinstance(words, PreTrainedTokenizerBase):
-                raise UserError(
-                    "backbone LanguageBackbone answers text, and the task is none; expected ControlBackbone"
-                )
-            return words
-        return load_tokenizer(self.checkpoint, trust_remote_code=self.trust_remote_code)
+    def tokenizer(self, interface: Callable[[], object]) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer, or the task's own; both have a chat template."""
+        if self.checkpoint is not None:
+            return load_tokenizer(self.checkpoint, trust_remote_code=self.trust_remote_code)
+        tokenizer = interface()
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise UserError("backbone LanguageBackbone answers text, and the task is none; expected ControlBackbone")
+        return tokenizer
 
-    def _config(self, words: PreTrainedTokenizerBase, **more: Any) -> PretrainedConfig:
+    def _config(self, tokenizer: PreTrainedTokenizerBase, **more: Any) -> PretrainedConfig:
         shape = {
             "gpt2": {
                 "n_embd": self.width,
@@ -180,24 +187,17 @@ class LanguageBackbone(Backbone):
         }[self.style]
         return AutoConfig.for_model(
             self.style,
-            vocab_size=len(words),
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id if words.pad_token_id is not None else words.eos_token_id,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
             **shape,
             **more,
         )
 
     def _load(self, auto: Any, path: str, *, kind: str = "checkpoint") -> PreTrainedModel:
-        return self._whole(load_model(auto, path, kind=kind, trust_remote_code=self.trust_remote_code), path, kind)
-
-    def _whole(self, model: PreTrainedModel, path: str, kind: str = "checkpoint") -> PreTrainedModel:
-        if hasattr(model, "peft_config"):  # transformers puts an adapter and its base together, for inference only
-            raise UserError(
-                f"{kind} {path} is an adapter; expected a whole model: peft's merge_and_unload makes one of it, "
-                "and the export of a run has it merged already"
-            )
-        return model
+        model = load_model(auto, path, kind=kind, trust_remote_code=self.trust_remote_code)
+        return _without_adapter(model, path, kind)
 
     def _adapted(self, model: PreTrainedModel) -> PreTrainedModel:
         if self.lora is not None:
@@ -205,9 +205,18 @@ class LanguageBackbone(Backbone):
         return model
 
 
+def _without_adapter(model: PreTrainedModel, path: str, kind: str) -> PreTrainedModel:
+    """The model; a `UserError` if transformers has loaded an adapter into its base, which is for inference only."""
+    if hasattr(model, "peft_config"):
+        raise UserError(
+            f"{kind} {path} is an adapter; expected a whole model: peft's merge_and_unload makes one of it, "
+            "and the export of a run has it merged already"
+        )
+    return model
+
+
 def _from_config(auto: Any, config: PretrainedConfig, seed: int | None = None) -> PreTrainedModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run_seed() if seed is None else seed)
+    with seeded(seed):
         return auto.from_config(config)
 
 
@@ -224,11 +233,3 @@ def _classifier_from(model: PreTrainedModel) -> PreTrainedModel:
         ) from error
     classifier.base_model.load_state_dict(merged_state(model.base_model))
     return classifier
-
-
-def _check_same_vocabulary(other: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, path: str) -> None:
-    if other.get_vocab() != own.get_vocab():
-        raise UserError(
-            f"the critic cannot start from {path}: its vocabulary ({len(other)} tokens) is not the policy's "
-            f"({len(own)} tokens); expected a reward model trained with the policy's tokenizer"
-        )

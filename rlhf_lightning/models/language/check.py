@@ -1,7 +1,7 @@
-"""Whether a model can be run the way this package runs it, found out on a few tokens.
+"""Test on a few tokens whether a model can be run the way this package runs it.
 
-Some architectures would give wrong numbers without an error: they put a layer between their trunk and the output
-embedding, scale logits by a setting of their own, ignore position ids, or keep dropout where it is not switched off.
+Some architectures would give wrong numbers without an error: they have a layer between trunk and output embedding,
+scale logits by a setting of their own, ignore position ids, or apply dropout that `trainable` does not switch off.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.language.trunk import feed, hidden_states, language_head
+from rlhf_lightning.models.language.trunk import feed, hidden_states, language_head, score_layer
 from rlhf_lightning.types import TokenContext
 
 TOKENS, PROMPT, PADDING = 8, 5, 3
 TOLERANCE = 0.01
-"""Largest difference, in units of the outputs' own size: far above rounding, far below another distribution."""
+"""Largest allowed difference in units of the outputs' standard deviation: far above rounding errors, and far below
+the difference to another distribution."""
 
 
 def check_language_model(model: PreTrainedModel) -> None:
-    """Compare logits with the model's own: read at once, and decoded with a cache after padding.
+    """Compare our logits with the model's own, both in one forward pass and decoded with a cache after padding.
 
     Raises:
         UserError: they differ, or the model cannot be run that way.
@@ -49,10 +50,10 @@ def check_language_model(model: PreTrainedModel) -> None:
 
 
 def check_scorer(model: PreTrainedModel) -> None:
-    """Compare scores of a few prefixes with the model's own.
+    """Compare our scores of a few prefixes with the model's own.
 
     Raises:
-        UserError: they differ, or the model has no ``score`` layer to read them from.
+        UserError: they differ, or the model has no ``score`` layer.
     """
     if not hasattr(model, "score"):
         raise UserError(f"{_name(model)} is not supported: it has no layer named score; {_EXPECTED}")
@@ -64,7 +65,7 @@ def check_scorer(model: PreTrainedModel) -> None:
     def ours() -> Tensor:
         tail = ids[:, PROMPT:]
         hidden = hidden_states(model, _padded(ids), tail, torch.ones_like(tail).bool())
-        return model.score(hidden[0, -tail.shape[1] :])
+        return score_layer(model)(hidden[0, -tail.shape[1] :])
 
     _compare(model, own, ours)
 
@@ -77,7 +78,7 @@ def _name(model: PreTrainedModel) -> str:
 
 
 def _tokens(model: PreTrainedModel) -> Tensor:
-    """A few token ids, none of them the one for padding."""
+    """A few token ids, none of them the padding token."""
     config = model.config.get_text_config()
     usable = [i for i in range(min(config.vocab_size, TOKENS + 2)) if i != config.pad_token_id]
     return torch.tensor([(usable * TOKENS)[-TOKENS:]], device=model.device)
@@ -97,18 +98,18 @@ def _compare(model: PreTrainedModel, own: Callable[[], Tensor], ours: Callable[[
         model.eval()
         expected = own()
         model.train()
-        found = ours()
-    except Exception as error:  # whatever an architecture does not take
+        computed = ours()
+    except Exception as error:  # an architecture may fail in its own way
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"{_name(model)} is not supported ({reason}); {_EXPECTED}") from error
     finally:
         model.train(training)
     weights_are_finite = all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    if not (torch.isfinite(expected).all() and (torch.isfinite(found).all() or weights_are_finite)):
+    if not (torch.isfinite(expected).all() and (torch.isfinite(computed).all() or weights_are_finite)):
         raise UserError(f"the {type(model).__name__} gives numbers that are not finite; expected weights that are")
-    size = expected.std() if expected.numel() > 1 else expected.abs().max()
-    difference = (found - expected).abs().max()
-    if not difference <= TOLERANCE * size + 1e-6:
+    scale = expected.std() if expected.numel() > 1 else expected.abs().max()
+    difference = (computed - expected).abs().max()
+    if not difference <= TOLERANCE * scale + 1e-6:
         raise UserError(
             f"{_name(model)} is not supported: computed with padding and a cache, its outputs are off by "
             f"{difference.item():.2g}; {_EXPECTED}"

@@ -1,4 +1,4 @@
-"""Reading models and tokenizers from folders or from the hub, with one line for whatever is wrong with them."""
+"""Loading models and tokenizers from folders or from the hub, with one line for every kind of error."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.text import PLAIN_CHAT_TEMPLATE
+from rlhf_lightning.models.state import seeded
 
 Loaded = TypeVar("Loaded")
 
@@ -25,22 +25,22 @@ STAGES = {
     "reward model": "the reward stage makes it: python -m rlhf_lightning fit --config TASK.yaml "
     "--config configs/algorithms/reward.yaml --name NAME writes runs/NAME/export",
 }
-"""What makes a checkpoint of each kind."""
+"""How to produce a checkpoint of each kind."""
 
 _CONFIGS = ("config.json", "adapter_config.json", "tokenizer_config.json", "tokenizer.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def load_model(auto: Any, path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedModel:
-    """A model in float32 with all its weights from the checkpoint.
+    """A model in float32, all of whose weights come from the checkpoint.
 
     Args:
-        auto: the transformers class that makes it.
+        auto: the transformers class that loads it, such as ``AutoModel``.
         kind: of checkpoint, one of `STAGES`.
         options: passed on to ``from_pretrained``.
 
     Raises:
-        UserError: it is missing, unreadable, incomplete, or of another kind.
+        UserError: the checkpoint is missing, unreadable, incomplete, or of another kind.
     """
     model, missing = _load(auto, path, kind, options)
     _check_complete(missing, model, path, kind)
@@ -50,9 +50,9 @@ def load_model(auto: Any, path: str, *, kind: str = "checkpoint", **options: Any
 def load_with_new_heads(
     auto: Any, path: str, *, kind: str = "checkpoint", **options: Any
 ) -> tuple[PreTrainedModel, bool]:
-    """The same where the checkpoint need not have what stands on the trunk, and whether it has not.
+    """Like `load_model`, but layers on top of the trunk may be missing; returns also whether any of them is new.
 
-    New weights start at random, from the run's seed.
+    New weights are drawn with the seed of the run.
     """
     model, missing = _load(auto, path, kind, options)
     new = {name for name in missing if not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name}
@@ -61,11 +61,10 @@ def load_with_new_heads(
 
 
 def _load(auto: Any, path: str, kind: str, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
-    """A model, and which of its weights the checkpoint has not got, or in another shape."""
+    """A model, and the names of its weights that are missing in the checkpoint or have another shape there."""
 
     def load() -> tuple[PreTrainedModel, dict[str, Any]]:
-        with torch.random.fork_rng(devices=[]), _quiet():
-            torch.manual_seed(run_seed())
+        with seeded(), _quiet():
             return auto.from_pretrained(
                 path,
                 dtype=torch.float32,
@@ -76,7 +75,7 @@ def _load(auto: Any, path: str, kind: str, options: dict[str, Any]) -> tuple[Pre
             )
 
     _refuse_pickles(path, kind)
-    model, info = _reading(path, kind, load)
+    model, info = _loaded(path, kind, load)
     if "score.weight" in info["unexpected_keys"]:
         raise UserError(f"{kind} {path} is a reward model; expected a language model")
     return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
@@ -85,20 +84,20 @@ def _load(auto: Any, path: str, kind: str, options: dict[str, Any]) -> tuple[Pre
 def _check_complete(missing: set[str], model: PreTrainedModel, path: str, kind: str) -> None:
     if missing:
         raise UserError(
-            f"{kind} {path} has no fitting weights for {_some(missing)} of {type(model).__name__}; "
+            f"{kind} {path} has no fitting weights for {_summary(missing)} of {type(model).__name__}; "
             "expected all of them: is it another kind of model, or incomplete?"
         )
 
 
 def load_tokenizer(path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model, with the plain chat template if it comes without one.
+    """The tokenizer of a checkpoint, with the plain chat template if it has none.
 
     Raises:
         UserError: it is missing or unreadable.
     """
     options = {"trust_remote_code": False, **options}
     with _quiet():
-        tokenizer = _reading(path, kind, lambda: AutoTokenizer.from_pretrained(path, **options))
+        tokenizer = _loaded(path, kind, lambda: AutoTokenizer.from_pretrained(path, **options))
     if len(tokenizer) == len(tokenizer.all_special_tokens):
         raise UserError(f"{kind} {path} has no tokenizer; expected tokenizer.json beside the model")
     if tokenizer.chat_template is None:
@@ -107,7 +106,7 @@ def load_tokenizer(path: str, *, kind: str = "checkpoint", **options: Any) -> Pr
 
 
 def is_local(path: str) -> bool:
-    """Whether a name means a folder here rather than a model on the hub."""
+    """Whether a path means a local folder rather than a model on the hub."""
     folder = Path(path)
     return (
         folder.exists()
@@ -118,8 +117,8 @@ def is_local(path: str) -> bool:
     )
 
 
-def _reading(path: str, kind: str, load: Callable[[], Loaded]) -> Loaded:
-    """Run a loader; whatever it raises ends in one line."""
+def _loaded(path: str, kind: str, load: Callable[[], Loaded]) -> Loaded:
+    """Run a loader; every exception becomes a `UserError` of one line."""
     if is_local(path):
         _check_folder(Path(path), kind)
     try:
@@ -139,35 +138,35 @@ def _reading(path: str, kind: str, load: Callable[[], Loaded]) -> Loaded:
 
 
 def _check_folder(folder: Path, kind: str) -> None:
-    """See that a folder could hold a model or a tokenizer."""
+    """Refuse a path that cannot be the folder of a model or a tokenizer."""
     if not folder.exists():
         raise UserError(f"{kind} {folder} does not exist; {STAGES[kind]}")
     if not folder.is_dir():
         raise UserError(f"{kind} {folder} is a file; expected a folder with config.json and model.safetensors")
     if not any((folder / name).is_file() for name in _CONFIGS):
-        found = f"did you mean {folder / 'export'}?" if (folder / "export").is_dir() else STAGES[kind]
-        raise UserError(f"{kind} {folder} holds no model: there is no config.json in it; {found}")
+        hint = f"did you mean {folder / 'export'}?" if (folder / "export").is_dir() else STAGES[kind]
+        raise UserError(f"{kind} {folder} holds no model: there is no config.json in it; {hint}")
 
 
 def _refuse_pickles(path: str, kind: str) -> None:
-    """Weights come as safetensors, which hold numbers only: a pickle can hold instructions."""
-    found = sorted(file.name for pattern in _PICKLES for file in Path(path).glob(pattern))
-    if found and not any(Path(path).glob("*.safetensors")):
+    """Refuse a folder whose weights are pickles only: a pickle can execute code, safetensors hold numbers alone."""
+    pickles = sorted(file.name for pattern in _PICKLES for file in Path(path).glob(pattern))
+    if pickles and not any(Path(path).glob("*.safetensors")):
         raise UserError(
-            f"{kind} {path} has its weights in a pickle ({found[0]}), which is never read; expected model.safetensors, "
-            "which save_pretrained of transformers writes"
+            f"{kind} {path} has its weights in a pickle ({pickles[0]}), which is never read; expected "
+            "model.safetensors, which save_pretrained of transformers writes"
         )
 
 
-def _some(names: set[str]) -> str:
+def _summary(names: set[str]) -> str:
     first, *others = sorted(names)
     return f"{first} and {len(others)} more" if others else first
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out progress bars and reports about weights: `load_model` says what matters."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    """Suppress progress bars and reports about weights; `load_model` raises an error where they matter."""
+    had_progress_bar = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(logging.ERROR)
@@ -175,5 +174,5 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(level)
-        if shown:
+        if had_progress_bar:
             transformers_logging.enable_progress_bar()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,14 +16,15 @@ from rlhf_lightning.models.language.trunk import (
     chunk_tokens,
     context_length,
     feed,
-    hidden_states,
+    hidden_before,
     language_head,
     trainable,
 )
 from rlhf_lightning.models.policy import PolicyOutputs, TextPolicy
 from rlhf_lightning.ops.kl import Direction
 from rlhf_lightning.ops.logprobs import tempered_log_softmax, token_kl, token_statistics
-from rlhf_lightning.types import TokenContext
+from rlhf_lightning.ops.masking import scattered
+from rlhf_lightning.types import Context, TokenContext
 
 
 class LanguagePolicy(TextPolicy):
@@ -31,8 +33,7 @@ class LanguagePolicy(TextPolicy):
     Args:
         model: any transformers model with a language-model head.
         tokenizer: its tokenizer, with a chat template.
-        temperature: of the policy, 0.7 to 1: sampling, log-probabilities, entropy and KL all describe
-            softmax(logits / temperature).
+        temperature: divides the logits, 0.7 to 1.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, temperature: float = 1.0) -> None:
@@ -46,50 +47,54 @@ class LanguagePolicy(TextPolicy):
         self.model = trainable(model)
 
     def decoding(self, context: TokenContext, *, samples: int = 1) -> LanguageDecoding:
-        """Read the prompts, once each."""
+        """Start writing; each prompt is read once."""
         return LanguageDecoding(self, context, samples)
 
     def evaluate(
         self,
-        context: TokenContext,
+        context: Context,
         actions: Int[Tensor, "B T"],
         action_mask: Bool[Tensor, "B T"],
-        against: LanguagePolicy | None = None,
+        against: Self | None = None,
         direction: Direction = "reverse",
     ) -> PolicyOutputs:
-        """Log-probabilities and entropies of given actions, and the exact KL."""
+        """Log-probabilities and entropies of given actions, and the exact KL to another model.
+
+        Both models are evaluated at the temperature of this policy.
+        """
         hidden = self.hidden_before(context, actions, action_mask)
-        chosen = hidden[action_mask]
-        head, chunk = language_head(self.model), chunk_tokens(self.model.config.get_text_config().vocab_size)
+        at_actions, head = hidden[action_mask], language_head(self.model)
+        chunk = chunk_tokens(self.model.config.get_text_config().vocab_size)
         logprobs, entropy = token_statistics(
-            chosen, actions[action_mask], head=head, temperature=self.temperature, chunk_tokens=chunk
+            at_actions, actions[action_mask], head=head, temperature=self.temperature, chunk_tokens=chunk
         )
         kl = None
         if against is not None:
-            sides = [
-                (chosen, head),
-                (against.hidden_before(context, actions, action_mask)[action_mask], language_head(against.model)),
-            ]
-            (first, first_head), (second, second_head) = sides if direction == "reverse" else reversed(sides)
+            first, first_head = at_actions, head
+            second = against.hidden_before(context, actions, action_mask)[action_mask]
+            second_head = language_head(against.model)
+            if direction == "forward":
+                first, first_head, second, second_head = second, second_head, first, first_head
             kl = token_kl(
-                *(first, second),
-                **{"head": first_head, "other_head": second_head},
-                **{"temperature": self.temperature, "chunk_tokens": chunk},
+                first,
+                second,
+                head=first_head,
+                other_head=second_head,
+                temperature=self.temperature,
+                chunk_tokens=chunk,
             )
         return PolicyOutputs(
-            logprobs=_spread(logprobs, action_mask),
-            entropy=_spread(entropy, action_mask),
-            kl=None if kl is None else _spread(kl, action_mask),
+            logprobs=scattered(logprobs, action_mask),
+            entropy=scattered(entropy, action_mask),
+            kl=None if kl is None else scattered(kl, action_mask),
             hidden=hidden,
         )
 
     def hidden_before(
-        self, context: TokenContext, actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
+        self, context: Context, actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B T H"]:
-        """The hidden state that each action was drawn from."""
-        hidden = hidden_states(self.model, context, actions, action_mask)
-        start = context.input_ids.shape[1] - 1
-        return hidden[:, start : start + actions.shape[1]]
+        """The hidden state that each action is drawn from."""
+        return hidden_before(self.model, context, actions, action_mask)
 
     def save(self, path: Path) -> None:
         """Write model and tokenizer, chat template included, in the Hugging Face format."""
@@ -98,12 +103,12 @@ class LanguagePolicy(TextPolicy):
 
 
 class LanguageDecoding:
-    """A language model with its key-value cache.
+    """The state of a language model that writes responses: its key-value cache.
 
     Args:
         policy: the model.
-        context: prompts.
-        samples: responses per prompt: it is read once, and its cache repeated.
+        context: the prompts.
+        samples: responses per prompt; the prompt is read once, and its cache repeated.
     """
 
     def __init__(self, policy: LanguagePolicy, context: TokenContext, samples: int) -> None:
@@ -121,17 +126,11 @@ class LanguageDecoding:
         return tempered_log_softmax(self.head(self.hidden), temperature=self.policy.temperature)
 
     def append(self, tokens: Int[Tensor, " n"]) -> None:
-        """Feed the tokens."""
+        """Append a token to each response."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         self.hidden = feed(self.policy.model, tokens[:, None], self.mask, self.cache)
 
     def keep(self, rows: Int[Tensor, " m"]) -> None:
-        """Drop the other rows of the cache, which copies it."""
+        """Continue with these responses only; this copies the cache."""
         self.cache.batch_select_indices(rows)
         self.mask, self.hidden = self.mask[rows], self.hidden[rows]
-
-
-def _spread(values: Float[Tensor, " N"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Put the values of the positions that count back into their places."""
-    full = torch.zeros(action_mask.shape, dtype=values.dtype, device=values.device)
-    return full.masked_scatter(action_mask, values)

@@ -1,9 +1,9 @@
-"""Between text and token ids: prompts, responses and stop tokens."""
+"""Conversion between text and token ids: prompts, responses and stop tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.trunk import input_embedding
 from rlhf_lightning.types import Prompt, TokenContext
 
 PLAIN_CHAT_TEMPLATE = (
@@ -19,17 +20,17 @@ PLAIN_CHAT_TEMPLATE = (
     "{{ 'Human' if message['role'] == 'user' else message['role'] | capitalize }}: {{ message['content'] }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
 )
-"""For checkpoints that come without a chat template: the transcript layout of the Anthropic HH data."""
+"""For checkpoints without a chat template: the transcript layout of the Anthropic HH data."""
 
 
 @dataclass
 class EncodedResponses:
-    """Prompts with given responses as token ids: what `evaluate` and `values` read.
+    """Prompts with given responses as token ids: the input of policies, critics and reward networks.
 
     Args:
         actions: response tokens, the end-of-sequence token included, padded on the right.
-        truncated_prompts: how many prompts lost their first tokens to fit.
-        truncated_responses: how many responses lost their last tokens to fit.
+        truncated_prompts: how many prompts were cut at the start to fit.
+        truncated_responses: how many responses were cut at the end to fit.
     """
 
     context: TokenContext
@@ -40,34 +41,33 @@ class EncodedResponses:
 
     def to(self, device: torch.device | str) -> EncodedResponses:
         """The same on another device."""
-        return EncodedResponses(
-            self.context.to(device),
-            self.actions.to(device),
-            self.action_mask.to(device),
-            self.truncated_prompts,
-            self.truncated_responses,
+        return replace(
+            self,
+            context=self.context.to(device),
+            actions=self.actions.to(device),
+            action_mask=self.action_mask.to(device),
         )
 
 
 def plain_text(prompt: Prompt) -> str:
-    """A prompt as a person reads it, without template tokens."""
+    """A prompt as plain text for people, without template tokens."""
     if isinstance(prompt, str):
         return prompt
     return prompt[-1]["content"] if len(prompt) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
 def prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A prompt as the model reads it: a conversation through the chat template, a text as it stands."""
+    """A prompt as the model reads it: a conversation is rendered by the chat template, a text is unchanged."""
     if isinstance(prompt, str):
         return prompt
     try:
-        return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        return str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False))
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"the chat template cannot render the prompt {prompt!r}: {error}") from error
 
 
 def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a prompt; a chat template brings its special tokens itself."""
+    """Token ids of a prompt; a chat template adds its special tokens itself."""
     text = prompt_text(prompt, tokenizer)
     ids = tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
     if not ids:
@@ -76,11 +76,11 @@ def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token id that ends a response; the first is the one that closes a given response."""
+    """Every token id that ends a response; the first one closes a given response."""
     generation = getattr(model, "generation_config", None)  # classifiers have none
     configured = getattr(generation or model.config.get_text_config(), "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    ids = [i for i in dict.fromkeys([tokenizer.eos_token_id, *ids]) if i is not None]
+    candidates = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    ids = [token_id for token_id in dict.fromkeys(candidates) if token_id is not None]
     if not ids:
         raise UserError(
             "the model has no end-of-sequence token: neither its tokenizer nor its generation_config names one"
@@ -89,8 +89,8 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `UserError` where the tokenizer has tokens that the model does not know."""
-    known = model.get_input_embeddings().num_embeddings
+    """Raise `UserError` if the tokenizer has more tokens than the model."""
+    known = input_embedding(model).num_embeddings
     if len(tokenizer) > known:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens and the model knows {known}; expected the tokenizer that the "
@@ -112,20 +112,20 @@ def _pad(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
 def encode_prompts(
     prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int | Sequence[int]
 ) -> tuple[TokenContext, int]:
-    """Prompts padded on the left, and how many were too long: those keep their last tokens.
+    """Prompts padded on the left, and how many of them were too long: those keep their last tokens.
 
     Args:
-        max_tokens: most tokens of a prompt, or of each.
+        max_tokens: maximum number of tokens of every prompt, or of each.
     """
-    room = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else list(max_tokens)
-    if min(room, default=1) < 1:
+    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else list(max_tokens)
+    if min(limits, default=1) < 1:
         raise UserError(
-            f"no room for a prompt: {min(room)} tokens are left of the context; expected a longer context "
+            f"no room for a prompt: {min(limits)} tokens are left of the context; expected a longer context "
             "or a smaller max_new_tokens"
         )
     rows = [prompt_ids(prompt, tokenizer) for prompt in prompts]
-    ids, mask = _pad([row[-most:] for row, most in zip(rows, room, strict=True)], left=True)
-    return TokenContext(ids, mask), sum(len(row) > most for row, most in zip(rows, room, strict=True))
+    ids, mask = _pad([row[-limit:] for row, limit in zip(rows, limits, strict=True)], left=True)
+    return TokenContext(ids, mask), sum(len(row) > limit for row, limit in zip(rows, limits, strict=True))
 
 
 def encode_responses(
@@ -139,17 +139,19 @@ def encode_responses(
 ) -> EncodedResponses:
     """Prompts and given responses, each response closed by ``stop_id``.
 
-    A response longer than ``max_response_tokens`` keeps its first tokens and is not closed; its prompt keeps the last
-    tokens that the context then has room for, whatever the other rows need. Both are counted.
+    A response longer than ``max_response_tokens`` keeps its first tokens and is not closed. A prompt that does not fit
+    beside its own response keeps its last tokens. Both are counted.
     """
-    rows, cut = [], 0
+    rows: list[list[int]] = []
+    truncated = 0
     for response in responses:
         ids = [*tokenizer(response, add_special_tokens=False)["input_ids"], stop_id]
-        cut += len(ids) > max_response_tokens
+        truncated += len(ids) > max_response_tokens
         rows.append(ids[:max_response_tokens])
     actions, action_mask = _pad(rows, left=False)
-    context, shortened = encode_prompts(prompts, tokenizer, max_tokens=[context_length - len(row) for row in rows])
-    return EncodedResponses(context, actions, action_mask, shortened, cut)
+    room = [context_length - len(row) for row in rows]
+    context, truncated_prompts = encode_prompts(prompts, tokenizer, max_tokens=room)
+    return EncodedResponses(context, actions, action_mask, truncated_prompts, truncated)
 
 
 def decode_responses(

@@ -1,4 +1,4 @@
-"""How the members of an ensemble of reward models become one score.
+"""Combining the members of an ensemble of reward models into one score.
 
 Coste et al. 2023, "Reward Model Ensembles Help Mitigate Overoptimization", § 4.
 """
@@ -17,10 +17,10 @@ from rlhf_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class Combination(ABC):
-    """One score out of those of M members, each centered by itself."""
+    """Combines the scores of M members, each of which is centered, into one."""
 
     @abstractmethod
-    def of(self, scores: Float[Tensor, "M ..."]) -> Float[Tensor, "*B"]:
+    def __call__(self, scores: Float[Tensor, "M ..."]) -> Float[Tensor, "*B"]:
         """Combine over the first axis."""
 
 
@@ -28,26 +28,26 @@ class Combination(ABC):
 class MeanScore(Combination):
     """The mean of the members' scores."""
 
-    def of(self, scores: Float[Tensor, "M ..."]) -> Float[Tensor, "*B"]:
+    def __call__(self, scores: Float[Tensor, "M ..."]) -> Float[Tensor, "*B"]:
         """(1/M) Σₘ rₘ."""
         return scores.mean(0)
 
 
 @dataclass(frozen=True)
 class WorstCase(Combination):
-    """The lowest of the members' scores: what only some of them like is not rewarded."""
+    """The lowest of the members' scores: a response must be good in the view of all members."""
 
-    def of(self, scores: Float[Tensor, "M ..."]) -> Float[Tensor, "*B"]:
+    def __call__(self, scores: Float[Tensor, "M ..."]) -> Float[Tensor, "*B"]:
         """minₘ rₘ."""
         return scores.amin(0)
 
 
 @dataclass(frozen=True)
 class UncertaintyWeighted(Combination):
-    """The mean less the members' disagreement.
+    """The mean minus a multiple of the members' disagreement.
 
     Args:
-        coef: λ, in units of 1 / score; 0.1 to 1 (the paper's range).
+        coef: λ, in units of 1 / score; 0.1 to 1 in the paper.
     """
 
     coef: float = 0.5
@@ -56,6 +56,6 @@ class UncertaintyWeighted(Combination):
         if not 0 <= self.coef < math.inf:
             raise UserError(f"combine.coef must not be negative, got {self.coef}")
 
-    def of(self, scores: Float[Tensor, "M ..."]) -> Float[Tensor, "*B"]:
+    def __call__(self, scores: Float[Tensor, "M ..."]) -> Float[Tensor, "*B"]:
         """Mean − λ · variance over the members."""
         return scores.mean(0) - self.coef * scores.var(0, correction=0)

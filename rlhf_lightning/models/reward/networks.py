@@ -1,6 +1,6 @@
-"""One trained network that scores a response to a prompt: a score for each of its columns.
+"""Networks that score a response to a prompt, with one output or several.
 
-A column is what one objective, one annotator, or one annotator in one objective would say.
+Each output is the score in one objective, by one annotator, or by one annotator in one objective.
 """
 
 from __future__ import annotations
@@ -26,11 +26,30 @@ from rlhf_lightning.models.language.text import (
     prompt_text,
     stop_ids,
 )
-from rlhf_lightning.models.language.trunk import context_length, hidden_states, trainable
+from rlhf_lightning.models.language.trunk import context_length, hidden_states, score_layer, trainable
 from rlhf_lightning.models.reward.surprise import SurpriseHead
 from rlhf_lightning.types import Prompt
 
 KIND = "reward model"
+
+
+@dataclass
+class EncodedTexts:
+    """Each prompt with its response as one sequence, in the format of an encoder.
+
+    Args:
+        inputs: arguments of the model's ``forward``, each [B, S] and padded on the right.
+        truncated_prompts: how many prompts were cut at the start to fit.
+        truncated_responses: how many responses were cut at the end to fit.
+    """
+
+    inputs: dict[str, Int[Tensor, "B S"]]
+    truncated_prompts: int = 0
+    truncated_responses: int = 0
+
+    def to(self, device: torch.device | str) -> EncodedTexts:
+        """The same on another device."""
+        return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
 
 
 class RewardNetwork(nn.Module):
@@ -39,59 +58,75 @@ class RewardNetwork(nn.Module):
     tokenizer: PreTrainedTokenizerBase
 
     @property
-    def columns(self) -> int:
+    def outputs(self) -> int:
         """Number of scores of a response."""
         raise NotImplementedError
 
     @property
     def trunk(self) -> nn.Module:
-        """Everything that came with the backbone."""
+        """All layers that come from the backbone."""
         raise NotImplementedError
 
     @property
     def heads(self) -> nn.Module:
-        """Everything that starts anew."""
+        """All layers that are newly initialized."""
         raise NotImplementedError
 
-    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Any:
-        """Token ids of prompts and responses: something with ``to(device)`` that `forward` reads."""
+    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> EncodedResponses | EncodedTexts:
+        """Token ids of prompts and responses, for `forward`."""
         raise NotImplementedError
 
     def forward(self, encoded: Any) -> Float[Tensor, "B C"]:
-        """The scores as they are, not centered."""
+        """Uncentered scores of what `encode` returned."""
         raise NotImplementedError
 
     def save(self, path: Path) -> None:
-        """Write everything that is needed to load it again into a folder."""
+        """Write everything that is needed to load the network again into a folder."""
         raise NotImplementedError
 
 
-class DecoderNetwork(RewardNetwork):
+class ClassifierNetwork(RewardNetwork):
+    """A sequence-classification model of transformers.
+
+    Args:
+        model: the model, with a label for each output.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        check_vocabulary(model, tokenizer)
+        self.model = trainable(model)
+        self.tokenizer = tokenizer
+
+    @property
+    def outputs(self) -> int:
+        """The model's labels."""
+        return int(self.model.config.num_labels or 0)
+
+    def save(self, path: Path) -> None:
+        """Write model and tokenizer in the Hugging Face format."""
+        save_merged(self.model, path)
+        self.tokenizer.save_pretrained(path)
+
+
+class DecoderNetwork(ClassifierNetwork):
     """A decoder over prompt and response, read at the response's last token.
 
     Args:
-        model: a sequence-classification model with a label for each column.
-        surprise: what the trunk's surprise at the response adds to the scores, if anything.
+        model: a sequence-classification model with a label for each output.
+        surprise: adds the trunk's surprise at the response to the scores; None for no such part.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, surprise: SurpriseHead | None = None
     ) -> None:
-        super().__init__()
-        check_vocabulary(model, tokenizer)
-        self.model = trainable(model)
-        self.tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self.surprise = surprise
         self.closing_id = stop_ids(model, tokenizer)[0]
 
     @property
-    def columns(self) -> int:
-        """The model's labels."""
-        return self.model.config.num_labels
-
-    @property
     def trunk(self) -> nn.ModuleList:
-        """The decoder, and its projection to logits where the surprise has one."""
+        """The decoder, and its projection to logits if the surprise has one."""
         projection = None if self.surprise is None else self.surprise.projection
         return nn.ModuleList([self.model.base_model] + ([] if projection is None else [projection]))
 
@@ -99,10 +134,10 @@ class DecoderNetwork(RewardNetwork):
     def heads(self) -> nn.ModuleList:
         """The scoring layer, and the weights of the surprise."""
         weights = [] if self.surprise is None else [nn.ParameterList([self.surprise.weights])]
-        return nn.ModuleList([self.model.score, *weights])
+        return nn.ModuleList([score_layer(self.model), *weights])
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> EncodedResponses:
-        """Prompts on the left, each response closed by the end of the sequence."""
+        """Prompts padded on the left, responses closed by the end-of-sequence token."""
         length = context_length(self.model)
         return encode_responses(
             prompts,
@@ -118,7 +153,7 @@ class DecoderNetwork(RewardNetwork):
         mask = encoded.action_mask
         hidden = hidden_states(self.model, encoded.context, encoded.actions, mask)
         start = encoded.context.input_ids.shape[1]
-        scores = self.model.score(_at_last(hidden[:, start:], mask))
+        scores = score_layer(self.model)(_last_state(hidden[:, start:], mask))
         if self.surprise is None:
             return scores
         return scores + self.surprise(self.model, hidden[:, start - 1 : -1], encoded.actions, mask)
@@ -126,49 +161,17 @@ class DecoderNetwork(RewardNetwork):
     def save(self, path: Path) -> None:
         """Write model and tokenizer in the Hugging Face format, the surprise head beside them."""
         self.model.config.score_surprise = self.surprise is not None
-        save_merged(self.model, path)
+        super().save(path)
         if self.surprise is not None:
             self.surprise.save(path)
-        self.tokenizer.save_pretrained(path)
 
 
-@dataclass
-class EncodedTexts:
-    """Prompts and responses as one sequence each, in a model's own format.
-
-    Args:
-        inputs: what the model's ``forward`` takes, each [B, S] and padded on the right.
-        truncated_prompts: how many prompts lost their first tokens to fit.
-        truncated_responses: how many responses lost their last tokens to fit.
-    """
-
-    inputs: dict[str, Int[Tensor, "B S"]]
-    truncated_prompts: int = 0
-    truncated_responses: int = 0
-
-    def to(self, device: torch.device | str) -> EncodedTexts:
-        """The same on another device."""
-        return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
-
-
-class EncoderNetwork(RewardNetwork):
-    """An encoder such as BERT, which reads prompt and response as a pair of texts and scores them its own way.
-
-    Args:
-        model: a sequence-classification model with a label for each column.
-    """
+class EncoderNetwork(ClassifierNetwork):
+    """An encoder such as BERT, which reads prompt and response as a pair of texts and has its own way to score them."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__()
-        check_vocabulary(model, tokenizer)
-        self.model = trainable(model)
-        self.tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self.tokenizer.truncation_side = "left"
-
-    @property
-    def columns(self) -> int:
-        """The model's labels."""
-        return self.model.config.num_labels
 
     @property
     def trunk(self) -> nn.Module:
@@ -177,50 +180,50 @@ class EncoderNetwork(RewardNetwork):
 
     @property
     def heads(self) -> nn.ModuleList:
-        """What stands on it."""
+        """All layers on top of the encoder."""
         return nn.ModuleList(child for child in self.model.children() if child is not self.model.base_model)
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> EncodedTexts:
         """Pairs of texts; a prompt that is too long keeps its last tokens, a response its first."""
-        words, room = self.tokenizer, min(context_length(self.model), self.tokenizer.model_max_length)
-        texts, kept, cut = [prompt_text(prompt, words) for prompt in prompts], [], 0
-        for response in responses:
-            ids = words(response, add_special_tokens=False)["input_ids"]
-            cut += len(ids) > room // 2
-            kept.append(response if len(ids) <= room // 2 else words.decode(ids[: room // 2]))
-        rows = [words(*both, return_attention_mask=True) for both in zip(texts, kept, strict=True)]
-        shortened = sum(len(row["input_ids"]) > room for row in rows)
-        options: dict[str, Any] = {"truncation": "only_first", "max_length": room, "return_attention_mask": True}
-        rows = [words(*both, **options) for both in zip(texts, kept, strict=True)] if shortened else rows
-        return EncodedTexts(_padded(rows, words.pad_token_id or 0), shortened, cut)
+        tokenizer, length = self.tokenizer, min(context_length(self.model), self.tokenizer.model_max_length)
+        pairs: list[tuple[str, str]] = []
+        truncated_responses = 0
+        for prompt, response in zip(prompts, responses, strict=True):
+            ids = tokenizer(response, add_special_tokens=False)["input_ids"]
+            if len(ids) > length // 2:
+                truncated_responses += 1
+                response = str(tokenizer.decode(ids[: length // 2]))
+            pairs.append((prompt_text(prompt, tokenizer), response))
+        rows = [tokenizer(*pair, return_attention_mask=True) for pair in pairs]
+        truncated_prompts = sum(len(row["input_ids"]) > length for row in rows)
+        if truncated_prompts:
+            options: dict[str, Any] = {"truncation": "only_first", "max_length": length, "return_attention_mask": True}
+            rows = [tokenizer(*pair, **options) for pair in pairs]
+        inputs = _padded(rows, pad_id=tokenizer.pad_token_id or 0)
+        return EncodedTexts(inputs, truncated_prompts, truncated_responses)
 
     def forward(self, encoded: EncodedTexts) -> Float[Tensor, "B C"]:
         """The model's own scores."""
         return self.model(**encoded.inputs).logits
 
-    def save(self, path: Path) -> None:
-        """Write model and tokenizer in the Hugging Face format."""
-        save_merged(self.model, path)
-        self.tokenizer.save_pretrained(path)
 
-
-def load_classifier(path: str) -> RewardNetwork:
-    """Any sequence-classification model, read the way its architecture asks for.
+def load_classifier(path: str) -> ClassifierNetwork:
+    """Load any sequence-classification model from a folder or the hub.
 
     Raises:
-        UserError: it cannot be loaded, or not be read.
+        UserError: it cannot be loaded, or not be run the way this package runs it.
     """
-    model, words = load_model(AutoModelForSequenceClassification, path, kind=KIND), load_tokenizer(path, kind=KIND)
-    return network_of(model, words, SurpriseHead.load(Path(path), model))
+    model, tokenizer = load_model(AutoModelForSequenceClassification, path, kind=KIND), load_tokenizer(path, kind=KIND)
+    return classifier_network(model, tokenizer, SurpriseHead.load(Path(path), model))
 
 
-def network_of(
+def classifier_network(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, surprise: SurpriseHead | None = None
-) -> RewardNetwork:
-    """A sequence-classification model as a network: a decoder's has a layer named ``score``.
+) -> ClassifierNetwork:
+    """A reward network on a sequence-classification model, which is a decoder if it has a layer named ``score``.
 
     Raises:
-        UserError: a decoder that cannot be run the way it is here.
+        UserError: a decoder cannot be run the way this package runs it.
     """
     if hasattr(model, "score"):
         network = DecoderNetwork(model, tokenizer, surprise)
@@ -229,16 +232,16 @@ def network_of(
     return EncoderNetwork(model, tokenizer)
 
 
-def _at_last(hidden: Float[Tensor, "B T H"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B H"]:
-    """The state at each row's last position that counts."""
+def _last_state(hidden: Float[Tensor, "B T H"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B H"]:
+    """The hidden state at the last position of each row where the mask is True."""
     last = torch.arange(mask.shape[1], device=mask.device).expand_as(mask).masked_fill(~mask, -1).amax(-1)
     return hidden[torch.arange(len(hidden), device=mask.device), last]
 
 
-def _padded(rows: Sequence[Mapping[str, list[int]]], pad: int) -> dict[str, Int[Tensor, "B S"]]:
-    """Rows of token ids, masks and the like as tensors, padded on the right."""
+def _padded(rows: Sequence[Mapping[str, list[int]]], *, pad_id: int) -> dict[str, Int[Tensor, "B S"]]:
+    """Token ids, masks and segment numbers of all rows as tensors, padded on the right."""
 
     def column(name: str, fill: int) -> Int[Tensor, "B S"]:
         return pad_sequence([torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=fill)
 
-    return {name: column(name, pad if name == "input_ids" else 0) for name in rows[0]}
+    return {name: column(name, pad_id if name == "input_ids" else 0) for name in rows[0]}

@@ -1,4 +1,4 @@
-"""`RewardModel`: what was trained to score responses, as one object: one network, or several that judge together."""
+"""`RewardModel`: scores responses with one trained network, or with an ensemble of several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.checkpoints import STAGES
 from rlhf_lightning.models.reward import combination
 from rlhf_lightning.models.reward.combination import Combination, MeanScore
-from rlhf_lightning.models.reward.networks import KIND, RewardNetwork, load_classifier
+from rlhf_lightning.models.reward.networks import KIND, ClassifierNetwork, RewardNetwork, load_classifier
 from rlhf_lightning.models.reward.separate_network import SeparateNetwork, load_separate
 from rlhf_lightning.types import Prompt
 
@@ -25,16 +25,16 @@ FILE = "reward_model.json"
 
 
 class RewardModel(nn.Module):
-    """Scores responses as text, in batches of like length.
+    """Scores responses as text, in batches of similar length.
 
-    Each member's scores are centered: 0 is what the policy that wrote the held-out responses gets on average. The worst
-    case, and a mean less the disagreement, lie below.
+    The scores of each member are centered: the policy that wrote the held-out responses has a mean score of 0. With
+    `WorstCase` and `UncertaintyWeighted` the mean combined score is below 0.
 
     Args:
-        members: networks with the same columns: one for each annotator in each objective, objectives first.
-        objectives: weights of the objectives by name; empty where there is one score alone.
-        annotators: who has a column of her own; empty where nobody has.
-        combine: how members become one score.
+        members: networks with the same outputs: one for each annotator in each objective, ordered by objective.
+        objectives: weights of the objectives by name; empty if there is a single score.
+        annotators: names of the annotators who have outputs of their own; empty if the outputs are those of all.
+        combine: how the members' scores become one.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class RewardModel(nn.Module):
         combine: Combination = MeanScore(),
     ) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = cast(Sequence[RewardNetwork], nn.ModuleList(members))
         self.objectives = dict(objectives or {})
         self.annotators = tuple(annotators)
         self.combine = combine
         self.centers: Tensor
         self.temperature: Tensor
-        columns = max(len(self.objectives), 1) * max(len(self.annotators), 1)
-        if any(member.columns != columns for member in members):
+        outputs = max(len(self.objectives), 1) * max(len(self.annotators), 1)
+        if any(member.outputs != outputs for member in members):
             raise UserError(
-                f"the reward model has {members[0].columns} scores of a response; expected {columns}: one for each of "
+                f"the reward model has {members[0].outputs} scores of a response; expected {outputs}: one for each of "
                 f"{len(self.objectives) or 1} objectives and {len(self.annotators) or 1} annotators"
             )
-        self.register_buffer("centers", torch.zeros(len(members), columns))
+        self.register_buffer("centers", torch.zeros(len(members), outputs))
         self.register_buffer("temperature", torch.ones(()))
 
     # -- scoring -----------------------------------------------------------------------------------------------
@@ -71,27 +71,20 @@ class RewardModel(nn.Module):
         annotator: str | None = None,
         batch_size: int = 256,
     ) -> Float[Tensor, " B"]:
-        """One score per response: objectives weighed, members combined, annotators averaged.
+        """One score per response: the mean over annotators, combined over members, summed over weighted objectives.
 
         Args:
-            annotator: whose score is asked for; None for the mean over all.
+            annotator: whose score to return; None for the mean over all annotators.
         """
         scores = self.member_scores(prompts, responses, annotator=annotator, batch_size=batch_size)
-        return self.weighed(self.combined(scores))
-
-    def score_objectives(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], *, batch_size: int = 256
-    ) -> dict[str, Float[Tensor, " B"]]:
-        """The score of each objective by name."""
-        scores = self.combined(self.member_scores(prompts, responses, batch_size=batch_size))
-        return dict(zip(self.objectives, scores.unbind(-1), strict=True)) if self.objectives else {}
+        return self.weighted(self.combined(scores))
 
     def preference(
         self, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str], *, batch_size: int = 256
     ) -> Float[Tensor, " B"]:
         """Probability that the first response is preferred: σ((r₁ − r₂) / T), T from temperature scaling."""
-        ours, other = (self.score(prompts, texts, batch_size=batch_size) for texts in (first, second))
-        return torch.sigmoid((ours - other) / self.temperature.to(ours.dtype))
+        r1, r2 = (self.score(prompts, responses, batch_size=batch_size) for responses in (first, second))
+        return torch.sigmoid((r1 - r2) / self.temperature.to(r1.dtype))
 
     @torch.no_grad()
     def member_scores(
@@ -102,9 +95,9 @@ class RewardModel(nn.Module):
         annotator: str | None = None,
         batch_size: int = 256,
     ) -> Float[Tensor, "M B O"]:
-        """Centered scores of each member in each objective (one where there are none), in float32 or better."""
-        columns = self.columns(prompts, responses, batch_size=batch_size) - self.centers[:, None]
-        by_annotator = columns.unflatten(-1, (max(len(self.objectives), 1), max(len(self.annotators), 1)))
+        """Centered scores of each member in each objective (O = 1 without objectives), in float32 or better."""
+        centered = self.raw_scores(prompts, responses, batch_size=batch_size) - self.centers[:, None]
+        by_annotator = centered.unflatten(-1, (max(len(self.objectives), 1), max(len(self.annotators), 1)))
         if annotator is None:
             return by_annotator.mean(-1)
         if annotator not in self.annotators:
@@ -112,10 +105,10 @@ class RewardModel(nn.Module):
             raise UserError(f"the reward model knows no annotator {annotator!r}; it knows {known}")
         return by_annotator[..., self.annotators.index(annotator)]
 
-    def columns(
+    def raw_scores(
         self, prompts: Sequence[Prompt], responses: Sequence[str], *, batch_size: int
     ) -> Float[Tensor, "M B C"]:
-        """Every column of every member as it is, not centered; in batches of like length."""
+        """Every output of every member, not centered; computed in batches of similar length."""
         order = sorted(range(len(responses)), key=lambda i: len(responses[i]))
         scores = self.centers.new_zeros(len(self.members), len(responses), self.centers.shape[1])
         for start in range(0, len(order), batch_size):
@@ -126,38 +119,38 @@ class RewardModel(nn.Module):
         return scores
 
     def combined(self, scores: Float[Tensor, "M B O"]) -> Float[Tensor, "B O"]:
-        """The members as one, each objective by itself; where its weight is negative, a high score is the worse one."""
+        """Combine the members in each objective; if its weight is negative, the worst case is the highest score."""
         signs = scores.new_tensor([math.copysign(1.0, weight) for weight in self.objectives.values()] or [1.0])
-        return signs * self.combine.of(signs * scores)
+        return signs * self.combine(signs * scores)
 
-    def weighed(self, scores: Float[Tensor, "*B O"]) -> Float[Tensor, "*B"]:
+    def weighted(self, scores: Float[Tensor, "*B O"]) -> Float[Tensor, "*B"]:
         """The weighted sum of the objectives."""
         weights = list(self.objectives.values()) or [1.0]
         return scores @ torch.tensor(weights, dtype=scores.dtype, device=scores.device)
 
-    def column_weights(self, objective: str | None, annotator: str | None) -> Float[Tensor, " C"]:
-        """What each column counts in the judgement of one annotator (None: of all) in one objective (None: in all)."""
+    def output_weights(self, objective: str | None, annotator: str | None) -> Float[Tensor, " C"]:
+        """Weight of each output in the score by one annotator (None: the mean of all) in one objective (None: all)."""
         weights = list(self.objectives.values()) or [1.0]
         if objective is not None and self.objectives:
             weights = [float(name == objective) for name in self.objectives]
-        people = [1 / max(len(self.annotators), 1)] * max(len(self.annotators), 1)
+        shares = [1 / max(len(self.annotators), 1)] * max(len(self.annotators), 1)
         if annotator in self.annotators:
-            people = [float(name == annotator) for name in self.annotators]
-        return torch.outer(torch.tensor(weights), torch.tensor(people)).flatten().to(self.centers)
+            shares = [float(name == annotator) for name in self.annotators]
+        return torch.outer(torch.tensor(weights), torch.tensor(shares)).flatten().to(self.centers)
 
     # -- files -------------------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write everything into a folder: a single network at its top, several as reward models of their own in it."""
+        """Write everything into a folder: a single network directly, members of an ensemble in folders of their own."""
         path.mkdir(parents=True, exist_ok=True)
         folders = ["."]
         if len(self.members) > 1:
             folders = [f"member_{number}" for number in range(len(self.members))]
             for number, folder in enumerate(folders):
-                self._alone(number).save(path / folder)
+                self._single(number).save(path / folder)
         else:
             member, center = self.members[0], self.centers[0].tolist()
-            if len(center) == 1 and hasattr(member, "model"):
+            if len(center) == 1 and isinstance(member, ClassifierNetwork):
                 member.model.config.score_center = center[0]  # for a critic that starts from it
             member.save(path)
         settings = {
@@ -171,8 +164,8 @@ class RewardModel(nn.Module):
         }
         (path / FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
-    def _alone(self, number: int) -> RewardModel:
-        """One of the members as a reward model."""
+    def _single(self, number: int) -> RewardModel:
+        """One member as a reward model of its own."""
         model = RewardModel([self.members[number]], objectives=self.objectives, annotators=self.annotators)
         model.centers.copy_(self.centers[number : number + 1])
         model.temperature.copy_(self.temperature)
@@ -180,10 +173,10 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, combine: Combination | None = None) -> RewardModel:
-        """Read what `save` wrote, or any sequence-classification model with one label, from a folder or the hub.
+        """Load what `save` wrote, or any sequence-classification model with one label, from a folder or the hub.
 
         Args:
-            combine: how members become one score; None as they were trained to.
+            combine: how the members' scores become one; None as they were saved.
 
         Raises:
             UserError: something is missing, unreadable or of another kind.
@@ -219,12 +212,12 @@ _PLAIN = {
     "centers": None,
     "temperature": 1.0,
 }
-"""What holds of a reward model that was not trained here."""
+"""Settings of a reward model that another program has saved."""
 
 
 def _center(member: RewardNetwork) -> float:
-    """Of a network that lies by itself, as a critic does that started from a reward model."""
-    return float(getattr(member.model.config, "score_center", 0.0))
+    """The center in a network's own configuration, as a critic has it that started from a reward model."""
+    return float(getattr(member.model.config, "score_center", 0.0)) if isinstance(member, ClassifierNetwork) else 0.0
 
 
 def _read_settings(path: str) -> dict[str, Any]:
@@ -242,13 +235,13 @@ def _read_settings(path: str) -> dict[str, Any]:
 
 
 def _combination(settings: Mapping[str, Any], path: str) -> Combination:
-    found = getattr(combination, str(settings.get("class")), None)
-    if not (isinstance(found, type) and issubclass(found, Combination)):
+    cls = getattr(combination, str(settings.get("class")), None)
+    if not (isinstance(cls, type) and issubclass(cls, Combination)):
         raise UserError(
             f"{path}/{FILE}: combine.class is {settings.get('class')!r}; expected MeanScore, WorstCase or "
             "UncertaintyWeighted"
         )
     try:
-        return found(**{name: value for name, value in settings.items() if name != "class"})
+        return cls(**{name: value for name, value in settings.items() if name != "class"})
     except TypeError as error:
         raise UserError(f"{path}/{FILE}: combine {dict(settings)} does not fit: {error}") from error

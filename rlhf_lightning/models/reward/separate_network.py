@@ -1,4 +1,4 @@
-"""Separate encoders for prompt and response, and a head on both: prompts can be encoded once and for all."""
+"""Separate encoders for prompt and response, and a head on both: a prompt can be encoded once for many responses."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.checkpoints import load_model, load_tokenizer
 from rlhf_lightning.models.language.lora import save_merged
-from rlhf_lightning.models.language.text import (
-    EncodedResponses,
-    check_vocabulary,
-    encode_responses,
-    stop_ids,
-)
-from rlhf_lightning.models.language.trunk import context_length, trainable
+from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_responses, stop_ids
+from rlhf_lightning.models.language.trunk import context_length, padded_right, trainable
 from rlhf_lightning.models.reward.networks import KIND, RewardNetwork
+from rlhf_lightning.models.state import save_weights
 from rlhf_lightning.types import Prompt, TokenContext
 
 FILE = "interaction.safetensors"
@@ -31,17 +27,17 @@ FILE = "interaction.safetensors"
 class Interaction(nn.Module):
     """Scores from two vectors p and r: two layers over [p, r, p ∘ r, |p − r|].
 
-    These features are those of Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations", § 3.1.
+    The features are those of Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations", § 3.1.
 
     Args:
         width: size of the vectors.
-        columns: number of scores.
+        outputs: number of scores.
     """
 
-    def __init__(self, width: int, columns: int) -> None:
+    def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(4 * width, width)
-        self.score = nn.Linear(width, columns, bias=False)
+        self.score = nn.Linear(width, outputs, bias=False)
 
     def forward(self, prompt: Float[Tensor, "B H"], response: Float[Tensor, "B H"]) -> Float[Tensor, "B C"]:
         """The scores."""
@@ -52,7 +48,7 @@ class Interaction(nn.Module):
 class SeparateNetwork(RewardNetwork):
     """Two encoders of one architecture, one for prompts and one for responses.
 
-    What a text is to its encoder is the mean of its hidden states; a response is read without its prompt.
+    A text is represented by the mean of its hidden states. The encoder of responses does not read the prompt.
 
     Args:
         prompts: encoder of prompts.
@@ -72,12 +68,12 @@ class SeparateNetwork(RewardNetwork):
         self.prompts, self.responses = trainable(prompts), trainable(responses)
         self.interaction = interaction
         self.tokenizer = tokenizer
-        # encoders such as BERT end texts with their separator, and know no other end
+        # Encoders such as BERT end texts with their separator, and have no end-of-sequence token.
         separator = tokenizer.sep_token_id
         self.closing_id = stop_ids(prompts, tokenizer)[0] if separator is None else separator
 
     @property
-    def columns(self) -> int:
+    def outputs(self) -> int:
         """Outputs of the head."""
         return self.interaction.score.out_features
 
@@ -92,19 +88,19 @@ class SeparateNetwork(RewardNetwork):
         return self.interaction
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> EncodedResponses:
-        """Prompts on the left, each response closed by the end of the sequence; each has the context for itself."""
+        """Prompts padded on the left, responses closed by the end-of-sequence token; each may fill the context."""
         length = context_length(self.prompts)
         encoded = encode_responses(
             prompts,
             responses,
             self.tokenizer,
             stop_id=self.closing_id,
-            context_length=2 * length + 1,  # one token more than a prompt has room for tells which are too long
+            context_length=2 * length + 1,  # one token more than fits, to detect prompts that are too long
             max_response_tokens=length,
         )
         ids, mask = encoded.context.input_ids, encoded.context.attention_mask
-        shortened = int((mask.sum(-1) > length).sum())
-        return replace(encoded, context=TokenContext(ids[:, -length:], mask[:, -length:]), truncated_prompts=shortened)
+        too_long = int((mask.sum(-1) > length).sum())
+        return replace(encoded, context=TokenContext(ids[:, -length:], mask[:, -length:]), truncated_prompts=too_long)
 
     def forward(self, encoded: EncodedResponses) -> Float[Tensor, "B C"]:
         """Scores of each response to its prompt."""
@@ -115,7 +111,7 @@ class SeparateNetwork(RewardNetwork):
         """Write each encoder in the Hugging Face format, and the head beside them."""
         save_merged(self.prompts, path / "prompts")
         save_merged(self.responses, path / "responses")
-        save_file(self.interaction.state_dict(), path / FILE)
+        save_weights(self.interaction, path / FILE)
         self.tokenizer.save_pretrained(path)
 
 
@@ -125,21 +121,20 @@ def load_separate(path: str) -> SeparateNetwork:
     Raises:
         UserError: something is missing or unreadable.
     """
-    encoders = [load_model(AutoModel, str(Path(path) / name), kind=KIND) for name in ("prompts", "responses")]
+    folders = (str(Path(path) / name) for name in ("prompts", "responses"))
+    prompts, responses = (load_model(AutoModel, folder, kind=KIND) for folder in folders)
     try:
         state = load_file(Path(path) / FILE)
-        columns, width = state["score.weight"].shape
-        interaction = Interaction(width, columns)
+        outputs, width = state["score.weight"].shape
+        interaction = Interaction(width, outputs)
         interaction.load_state_dict(state)
     except Exception as error:  # safetensors has exceptions of its own
         raise UserError(f"{KIND} {path} cannot be loaded: {FILE} is missing or unreadable") from error
-    return SeparateNetwork(*encoders, interaction, load_tokenizer(path, kind=KIND))
+    return SeparateNetwork(prompts, responses, interaction, load_tokenizer(path, kind=KIND))
 
 
 def _mean_state(model: PreTrainedModel, ids: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B H"]:
-    """Mean over each row's tokens of the last hidden state; the model sees them without padding before them."""
-    width = int(mask.sum(-1).max())
-    real_first = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
-    ids, mask = torch.where(mask, ids, 0).gather(1, real_first), mask.gather(1, real_first)
+    """Mean of the last hidden states over each row's tokens; the model gets all padding on the right."""
+    ids, mask = padded_right(ids, mask)
     hidden = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     return torch.where(mask[..., None], hidden, 0).sum(1) / mask.sum(-1, keepdim=True)

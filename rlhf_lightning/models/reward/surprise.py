@@ -1,9 +1,10 @@
-"""What a language model's surprise at a response adds to its score.
+"""A language model's surprise at a response as a part of the response's score.
 
-A trunk that comes from a supervised model knows what belongs after a prompt: a wrong fact surprises it. Preferences are
-far too few to teach a scalar head those facts again, so the score may also read the surprise itself: four statistics
-of it, with learned weights that start at 0. The implicit reward of DPO (Rafailov et al. 2023, eq. 5) is a score from
-likelihood alone; here preferences decide how much it counts beside the scalar head.
+A trunk that comes from a supervised model predicts what follows a prompt: a wrong fact surprises it. There are far too
+few preferences to teach a scalar head those facts again, so the score may also depend on the surprise itself: on four
+statistics of it, with learned weights that start at 0. The implicit reward of DPO (Rafailov et al. 2023, "Direct
+Preference Optimization", eq. 5) is a score from the likelihood alone; here the preferences decide how much it matters
+compared to the scalar head.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.language.trunk import chunk_tokens, scaled_head
+from rlhf_lightning.models.language.trunk import chunk_tokens, input_embedding, scaled_head
+from rlhf_lightning.models.state import save_weights
 from rlhf_lightning.ops.logprobs import Head, token_statistics
+from rlhf_lightning.ops.masking import scattered
 
 FILE = "surprise_head.safetensors"
 LARGE = 3.0
@@ -28,17 +31,17 @@ LARGE = 3.0
 class SurpriseHead(nn.Module):
     """Learned weights of a response's log-likelihood and surprise under the trunk's own language-model head.
 
-    The excess surprise of a token is −log p − H: how much less likely it is than what the model expected to see.
+    The excess surprise of a token is −log p − H: its surprise minus the expected one, the entropy.
 
     Args:
-        projection: hidden states to logits; None where the trunk's input embedding serves for both (tied weights).
-        columns: scores of a response.
+        projection: from hidden states to logits; None if it is the trunk's input embedding (tied weights).
+        outputs: number of scores of a response.
     """
 
-    def __init__(self, projection: nn.Linear | None, columns: int) -> None:
+    def __init__(self, projection: nn.Linear | None, outputs: int) -> None:
         super().__init__()
         self.projection = projection
-        self.weights = nn.Parameter(torch.zeros(4, columns))
+        self.weights = nn.Parameter(torch.zeros(4, outputs))
 
     def forward(
         self,
@@ -50,7 +53,7 @@ class SurpriseHead(nn.Module):
         """The part of each response's scores that comes from its surprise.
 
         Args:
-            model: whose trunk the hidden states are from.
+            model: the model whose trunk has computed the hidden states.
             before: hidden state before each token of the response.
         """
         projection = self.projection or _tied(model)
@@ -61,25 +64,23 @@ class SurpriseHead(nn.Module):
             temperature=1.0,
             chunk_tokens=chunk_tokens(model.config.get_text_config().vocab_size),
         )
-        blank = torch.zeros(action_mask.shape, dtype=logprobs.dtype, device=logprobs.device)
-        likelihood = blank.masked_scatter(action_mask, logprobs)
-        excess = blank.masked_scatter(action_mask, -logprobs - entropy)
-        unexpected = blank.masked_scatter(action_mask, torch.sigmoid(2 * (-logprobs - entropy - LARGE)))
+        excess = scattered(-logprobs - entropy, action_mask)
+        unexpected = torch.sigmoid(2 * (-logprobs - entropy - LARGE))
         statistics = [
-            likelihood.sum(-1) / 5,
+            scattered(logprobs, action_mask).sum(-1) / 5,
             excess.sum(-1) / 5,
             excess.clamp_min(0).amax(-1),
-            unexpected.sum(-1),
+            scattered(unexpected, action_mask).sum(-1),
         ]
         return torch.stack(statistics, dim=-1) @ self.weights
 
     def save(self, path: Path) -> None:
         """Write weights and projection beside the model."""
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path / FILE)
+        save_weights(self, path / FILE)
 
     @classmethod
     def load(cls, path: Path, model: PreTrainedModel) -> SurpriseHead | None:
-        """The head beside a reward model, None where it has none."""
+        """The head that was saved beside a reward model; None if there is none."""
         if not getattr(model.config, "score_surprise", False):
             return None
         try:
@@ -95,17 +96,17 @@ class SurpriseHead(nn.Module):
         return head
 
 
-def surprise_head_of(model: PreTrainedModel, columns: int) -> SurpriseHead:
+def new_surprise_head(model: PreTrainedModel, outputs: int) -> SurpriseHead:
     """A head at its starting point, for reward models on this language model's trunk."""
-    if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
-        return SurpriseHead(None, columns)
     output = model.get_output_embeddings()
+    if output.weight is input_embedding(model).weight:
+        return SurpriseHead(None, outputs)
     projection = nn.Linear(output.in_features, output.out_features, bias=output.bias is not None)
     projection.load_state_dict(output.state_dict())
-    return SurpriseHead(projection, columns)
+    return SurpriseHead(projection, outputs)
 
 
 def _tied(model: PreTrainedModel) -> Head:
     """The input embedding as a projection to logits."""
-    weight = model.get_input_embeddings().weight
+    weight = input_embedding(model).weight
     return lambda hidden: nn.functional.linear(hidden, weight)

@@ -95,7 +95,7 @@ def _draw_cells(axes: Axes, names: Sequence[str], rows: Sequence[Mapping[str, An
 
 def _draw_names(axes: Axes, names: Sequence[str]) -> None:
     """Of rows at the left; of columns along the diagonal, where each column begins."""
-    text = {"textcoords": "offset points", "size": TEXT_SIZE, "va": "center", "annotation_clip": False}
+    text: dict[str, Any] = {"textcoords": "offset points", "size": TEXT_SIZE, "va": "center", "annotation_clip": False}
     for index, name in enumerate(names):
         short = shortened(name, width=_LONGEST, size=TEXT_SIZE)
         if index:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.labels import NAME, Label, end_labels, shortened, text_width
+from rlhf_lightning.plots.kit.labels import NAME, Label, end_labels, heading, shortened, size_of, text_width
 from rlhf_lightning.plots.kit.style import GOLD, PROXY, span
 from rlhf_lightning.plots.measures import Entry, measured
 from rlhf_lightning.plots.quantities import reward_name
@@ -57,8 +57,6 @@ def charts(
 
 def _reward(of_task: Sequence[Entry]) -> tuple[str, str]:
     """Which metric is compared among the runs of a task, and what it is called."""
-    if of_task[0].run.kind == "control":
-        return "score", "Return"
     if any(len(measured(entry.run, "gold")) > 1 for entry in of_task):
         return "gold", "Gold reward"
     return "score", reward_name([entry.run for entry in of_task])
@@ -85,14 +83,44 @@ def chart_sheet(shown: Sequence[Chart]) -> tuple[Figure, list[Axes]]:
     return panels.sheet(len(shown), columns=2, size=(width, height), top=top, right=right, gap=(right + 0.5, 0.95))
 
 
+def draw_charts(
+    shown: Sequence[Chart],
+    *,
+    title: str,
+    note: str,
+    unit: Callable[[Chart], str],
+    x_axis: Callable[[Axes, float], None],
+) -> Figure:
+    """A sheet of charts; where there are several, each is titled by its task and has its unit.
+
+    Args:
+        x_axis: sets the x-axis of a panel up to its largest value.
+    """
+    figure, sheet = chart_sheet(shown)
+    heading(figure, title, note)
+    share_limits(sheet, shown)
+    for axes, chart in zip(sheet, shown, strict=True):
+        titles = (chart.task or chart.reward, unit(chart)) if len(shown) > 1 else ()
+        panels.dress(axes, *titles, xlabel=chart.axis)
+        x_axis(axes, max(float(curve.index.max()) for _, curve in chart.curves))
+        draw_curves(axes, chart)
+    return figure
+
+
+def left_out(entries: Sequence[Entry], shown: Sequence[Chart], why: str) -> str:
+    """The names of the runs that no chart shows, with the reason, to be appended to a note."""
+    drawn = {entry.name for chart in shown for entry, _ in chart.curves}
+    missing = [entry.name for entry in entries if entry.name not in drawn]
+    return f" · {why}: {', '.join(missing)}" if missing else ""
+
+
 def draw_curves(axes: Axes, chart: Chart, more: Sequence[Label] = ()) -> None:
     """The curves of a chart, each with its run's name, and its first and last value where there is room for them.
 
     Args:
         more: labels of whatever else is drawn.
     """
-    height = axes.get_position().height * axes.figure.get_size_inches()[1]
-    room = height > 0.4 * (len(chart.curves) + len(more))
+    room = size_of(axes)[1] > 0.4 * (len(chart.curves) + len(more))
     ends = list(more)
     for entry, curve in chart.curves:
         panels.points(axes, curve, entry.color)

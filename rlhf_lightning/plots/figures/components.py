@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
@@ -46,7 +47,7 @@ def components(run: Run) -> Figure:
     return figure
 
 
-def gold_components(run: Run) -> dict:
+def gold_components(run: Run) -> dict[str, pd.Series]:
     """The components of gold that were evaluated at least twice, by name."""
     names = [str(column) for column in run.metrics.columns if str(column).startswith(PREFIX)]
     found = {name.removeprefix(PREFIX).replace("_", " "): run.series(name) for name in names}

@@ -12,8 +12,10 @@ from rlhf_lightning.plots.figures.comparison import (
     Chart,
     chart_sheet,
     charts,
+    draw_charts,
     draw_curves,
     in_color_of_reward,
+    left_out,
     share_limits,
 )
 from rlhf_lightning.plots.kit import panels
@@ -41,21 +43,11 @@ def learning_curves(runs: Run | Sequence[Run]) -> Figure:
         return _of_one(found[0])
     shown = charts(found, _over_experience)
     _check(shown)
-    figure, axes = chart_sheet(shown)
     title, unit = "Learning curves", ""
     if len(shown) == 1:
         title, unit = f"{shown[0].reward} by {shown[0].axis}", f"{_unit(shown[0]).capitalize()}. "
-    drawn = {entry.name for chart in shown for entry, _ in chart.curves}
-    left_out = [entry.name for entry in found if entry.name not in drawn]
-    without = f" · fewer than two: {', '.join(left_out)}" if left_out else ""
-    heading(figure, title, f"{unit}One dot per evaluation{without}")
-    share_limits(axes, shown)
-    for place, chart in zip(axes, shown, strict=True):
-        titles = (chart.task or chart.reward, _unit(chart)) if len(shown) > 1 else ()
-        panels.dress(place, *titles, xlabel=chart.axis)
-        panels.counter_axis(place, max(float(curve.index.max()) for _, curve in chart.curves))
-        draw_curves(place, chart)
-    return figure
+    note = f"{unit}One dot per evaluation{left_out(found, shown, 'fewer than two')}"
+    return draw_charts(shown, title=title, note=note, unit=_unit, x_axis=panels.counter_axis)
 
 
 def _of_one(entry: Entry) -> Figure:
@@ -65,7 +57,7 @@ def _of_one(entry: Entry) -> Figure:
     _check(shown)
     evaluated = len(run.series(f"eval/{shown[0].metric}")) > 0
     chart = in_color_of_reward(shown[0], "evaluation" if evaluated else "training")
-    training = experience(run).of(run.series(f"objective/{chart.metric}"))
+    training = experience(run).place(run.series(f"objective/{chart.metric}"))
     figure, (axes,) = chart_sheet([chart])
     heading(figure, judge(run).headline, f"{_unit(chart).capitalize()} · {entry.name}")
     share_limits([axes], [chart], [training])
@@ -85,8 +77,8 @@ def _check(shown: Sequence[Chart]) -> None:
 
 
 def _over_experience(entry: Entry, reward: pd.Series) -> tuple[str, pd.Series]:
-    along = experience(entry.run)
-    return along.unit, along.of(reward)
+    x_axis = experience(entry.run)
+    return x_axis.unit, x_axis.place(reward)
 
 
 def _unit(chart: Chart) -> str:

@@ -38,31 +38,29 @@ def overoptimization(run: Run) -> Figure:
     verdict = judge(policy)
     count = 2 if len(kl) > 1 else 1
     figure, axes = panels.sheet(count, columns=2, size=(4.1, 3.0), top=1.05, right=1.3, gap=(0.45, 0.8))
-    curves = [(score, "proxy", PROXY), (gold, "gold", GOLD)]
-    curves = [(series - series.iloc[0], series, *rest) for series, *rest in curves]
+    curves = ((score, "proxy", PROXY), (gold, "gold", GOLD))
+    gains = [(series - series.iloc[0], color) for series, _, color in curves]
     heading(figure, verdict.headline, _note(policy, run.name))
     for panel, xlabel in zip(axes, (policy.axis, panels.KL_LABEL), strict=False):
         panels.dress(panel, xlabel=xlabel)
-    panels.counter_axis(axes[0], max(series.index[-1] for _, series, *_ in curves))
+    panels.counter_axis(axes[0], max(series.index[-1] for series, *_ in curves))
     if count == 2:
         panels.kl_axis(axes[1], float(kl.max()))
         axes[1].tick_params(labelleft=False)
     for panel in axes:
-        panels.limits(panel, [gain for gain, *_ in curves], include=(0.0,))
+        panels.limits(panel, [gain for gain, _ in gains], include=(0.0,))
         panel.axhline(0, color=MUTED, linewidth=0.9, zorder=1.5)
-    for gain, _, _, color in curves:
+    for gain, color in gains:
         panels.points(axes[0], gain, color)
         if count == 2:
             panels.points(axes[1], panels.against(gain, kl), color)
     if verdict.peak is not None:
         _mark_peak(axes, gold, kl, verdict.peak)
-    end_labels(
-        axes[-1],
-        [
-            Label(gain.iloc[-1], name, color, span(series.iloc[0], series.iloc[-1]))
-            for gain, series, name, color in curves
-        ],
-    )
+    labels = [
+        Label(series.iloc[-1] - series.iloc[0], name, color, span(series.iloc[0], series.iloc[-1]))
+        for series, name, color in curves
+    ]
+    end_labels(axes[-1], labels)
     return figure
 
 

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import panels
+from rlhf_lightning.plots.kit.dots import DOT
 from rlhf_lightning.plots.kit.labels import Label, end_labels, heading
-from rlhf_lightning.plots.kit.style import GOLD, HELD_OUT, MUTED, PAPER, TRAIN, number, styled
+from rlhf_lightning.plots.kit.style import GOLD, HELD_OUT, MUTED, TRAIN, number, styled
 from rlhf_lightning.records.runs import Run
 
 
@@ -60,8 +61,9 @@ def _train(evaluation: Mapping[str, Any] | None) -> Mapping[str, Any]:
 def _table(runs: Sequence[Run], pairs: Sequence[int] | None) -> pd.DataFrame:
     """A row for each run that was evaluated, fewest pairs first."""
     rows = []
-    for run, given in zip(runs, pairs or [None] * len(runs), strict=True):
-        found, count = run.find("reward"), given or training_pairs(run)
+    counts = [training_pairs(run) for run in runs] if pairs is None else pairs
+    for run, count in zip(runs, counts, strict=True):
+        found = run.find("reward")
         measured = (found.evaluation if found else None) or {}
         if count is None or measured.get("accuracy") is None:
             continue
@@ -102,8 +104,7 @@ def _draw_accuracy(axes: Axes, table: pd.DataFrame) -> None:
 def _draw(axes: Axes, table: pd.DataFrame, column: str, color: str) -> None:
     means = table.groupby("pairs")[column].mean().dropna()
     axes.plot(means.index, means, color=color, linewidth=1.8, zorder=3.5)
-    dots = {"markersize": 5.5, "markeredgecolor": PAPER, "markeredgewidth": 0.7}
-    axes.plot(table["pairs"], table[column], "o", color=color, zorder=4, clip_on=False, **dots)
+    axes.plot(table["pairs"], table[column], "o", color=color, zorder=4, clip_on=False, **DOT)
 
 
 def _end(table: pd.DataFrame, column: str, name: str, color: str, *, percent: bool = False) -> Label:

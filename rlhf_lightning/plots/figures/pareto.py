@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from matplotlib.ticker import MaxNLocator
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.labels import HALO, heading, text_width
+from rlhf_lightning.plots.kit.labels import HALO, heading, size_of, text_width
 from rlhf_lightning.plots.kit.style import AXIS, INK, MUTED, PAPER, PLAIN, TEXT_SIZE, styled
 from rlhf_lightning.plots.measures import entries
+from rlhf_lightning.plots.quantities import objectives
 from rlhf_lightning.records.runs import Run
 
 WEIGHTS = "data.init_args.weights"
@@ -32,7 +34,7 @@ _BAR, _BAR_GAP, _RIGHT = 0.13, 0.3, 0.75
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EndPoint:
     """Where a run ended.
 
     Args:
@@ -83,6 +85,20 @@ def pareto(runs: Run | Sequence[Run], x: str = "helpful", y: str = "concise", co
     return figure
 
 
+def pareto_of_weights(runs: Sequence[Run]) -> Figure:
+    """`pareto` of the first two or three objectives of runs that weigh these differently.
+
+    Raises:
+        UserError: no two runs do.
+    """
+    policies = [entry.run for entry in entries(runs)]
+    judged = [run for run in policies if len(objectives([run])) > 1]
+    if len({json.dumps(run.setting(WEIGHTS), sort_keys=True) for run in judged}) < 2:
+        raise UserError("no two policy runs that weigh their objectives differently")
+    x, y, *others = objectives(judged)
+    return pareto(runs, x, y, others[0] if others else None)
+
+
 def front(places: Sequence[tuple[float, float]]) -> list[int]:
     """The points that no other dominates, by being no worse in both and better in one; by their first coordinate."""
 
@@ -99,10 +115,10 @@ def _has(run: Run, kind: str, *objectives: str) -> bool:
     return all(len(run.series(f"eval/{kind}_{name}")) for name in objectives)
 
 
-def _outcome(run: Run, label: str, kind: str, objectives: tuple[str, str, str | None]) -> Outcome:
+def _outcome(run: Run, label: str, kind: str, objectives: tuple[str, str, str | None]) -> EndPoint:
     x, y, shade = (run.series(f"eval/{kind}_{name}") for name in objectives)
     started = x.index[0] == 0 and y.index[0] == 0
-    return Outcome(
+    return EndPoint(
         label=label,
         place=(float(x.iloc[-1]), float(y.iloc[-1])),
         start=(float(x.iloc[0]), float(y.iloc[0])) if started else None,
@@ -173,7 +189,7 @@ def _sheet(room: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _scale(figure: Figure, outcomes: Sequence[Outcome], name: str) -> ScalarMappable:
+def _scale(figure: Figure, outcomes: Sequence[EndPoint], name: str) -> ScalarMappable:
     """The colours of the third objective, and their scale right of the panel."""
     shades = [outcome.shade for outcome in outcomes]
     room = 0.5 * max(abs(shades[0]), 1e-3) * (min(shades) == max(shades))
@@ -202,7 +218,7 @@ def _dress(axes: Axes, x: str, y: str, places: Sequence[tuple[float, float]]) ->
         set_limits(values.min() - room, values.max() + room)
 
 
-def _draw(axes: Axes, outcomes: Sequence[Outcome], scale: ScalarMappable | None) -> None:
+def _draw(axes: Axes, outcomes: Sequence[EndPoint], scale: ScalarMappable | None) -> None:
     """The front as a staircase, the points and the start, and what each is called."""
     places = [outcome.place for outcome in outcomes]
     best = front(places)
@@ -210,7 +226,7 @@ def _draw(axes: Axes, outcomes: Sequence[Outcome], scale: ScalarMappable | None)
     corners = [(left, places[best[0]][1]), *(places[i] for i in best), (places[best[-1]][0], bottom)]
     axes.plot(*zip(*corners, strict=True), color=AXIS, linewidth=1.2, drawstyle="steps-pre", zorder=2)
     for index, outcome in enumerate(outcomes):
-        shade = PLAIN if scale is None else scale.to_rgba(outcome.shade)
+        shade = PLAIN if scale is None else scale.to_rgba(np.asarray(outcome.shade))
         fill = shade if index in best else PAPER
         axes.plot(*outcome.place, "o", color=fill, markeredgecolor=shade, markersize=7, markeredgewidth=1.6, zorder=4)
     starts = list(dict.fromkeys(outcome.start for outcome in outcomes if outcome.start is not None))
@@ -229,8 +245,7 @@ def _write(
     axes: Axes, texts: Sequence[tuple[str, tuple[float, float], str]], dots: Sequence[tuple[float, float]]
 ) -> None:
     """Labels beside their points, clear of one another and of all points where that is possible."""
-    box = axes.get_position()
-    size = axes.figure.get_size_inches() * 72 * (box.width, box.height)
+    size = 72 * np.array(size_of(axes))
     to_points = axes.transData + axes.transAxes.inverted()
     taken = [_box(to_points.transform(dot) * size, (0, 0), (8.0, 8.0)) for dot in dots]
     for text, place, color in texts:

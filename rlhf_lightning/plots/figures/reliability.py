@@ -105,7 +105,7 @@ def _diagram(axes: Axes, bins: Bins, *, after: bool) -> None:
     axes.plot(stated, observed, color=color, linewidth=1.6 if after else 1.2, zorder=layer - 0.4)
     face = color if after else PAPER
     edge, width = (PAPER, 0.8) if after else (color, 1.3)
-    dots = {"markersize": 6, "markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": width}
+    dots: dict[str, Any] = {"markersize": 6, "markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": width}
     axes.plot(stated, observed, "o", zorder=layer, clip_on=False, **dots)
 
 
@@ -126,10 +126,9 @@ def _levels(axes: Axes, measured: Mapping[str, Any], stated: Bins, scaled: Bins)
 
 def _counts(axes: Axes, before: Bins, after: Bins) -> None:
     """How many pairs each probability is stated for: after scaling (filled) and before (outlined)."""
-    for bins, style in (
-        (after, {"color": HELD_OUT, "alpha": 0.55}),
-        (before, {"fill": False, "edgecolor": TRAIN, "linewidth": 1.1}),
-    ):
+    filled: dict[str, Any] = {"color": HELD_OUT, "alpha": 0.55}
+    outlined: dict[str, Any] = {"fill": False, "edgecolor": TRAIN, "linewidth": 1.1}
+    for bins, style in ((after, filled), (before, outlined)):
         stated = np.array([entry["confidence"] for entry in bins])
         width = min(0.04, 0.8 * float(np.median(np.diff(stated)))) if len(stated) > 1 else 0.04
         axes.bar(stated, [entry["count"] for entry in bins], width=width, **style)
@@ -138,7 +137,14 @@ def _counts(axes: Axes, before: Bins, after: Bins) -> None:
     axes.grid(visible=False)
     axes.set_yticks([])
     for entry in after or before:
-        place = (entry["confidence"], entry["count"])
-        text = {"textcoords": "offset points", "ha": "center", "size": 7.5, "color": MUTED, "path_effects": [HALO]}
-        axes.annotate(f"{entry['count']:,}", place, (0, 2.5), **text)
+        axes.annotate(
+            f"{entry['count']:,}",
+            (entry["confidence"], entry["count"]),
+            (0, 2.5),
+            textcoords="offset points",
+            ha="center",
+            size=7.5,
+            color=MUTED,
+            path_effects=[HALO],
+        )
     axes.set_xlabel("probability that the model states: σ(score difference)", size=8.5, color=MUTED, labelpad=4)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots.kit.dots import Dot, Group, dot_sheet, draw_dots, level, wilson
+from rlhf_lightning.plots.kit.dots import Dot, DotGroup, dot_sheet, draw_dots, level, wilson
 from rlhf_lightning.plots.kit.labels import heading
 from rlhf_lightning.plots.kit.style import AXIS, GOLD, INK, number, styled
 from rlhf_lightning.records.runs import Run
@@ -59,7 +59,7 @@ def reward_accuracy(run: Run) -> Figure:
     return figure
 
 
-def _breakdowns(measured: Mapping[str, Any]) -> list[Group]:
+def _breakdowns(measured: Mapping[str, Any]) -> list[DotGroup]:
     groups = []
     for key, title, unit in _GROUPS:
         rows = [row for row in measured.get(key) or [] if row.get("count") and "accuracy" in row]  # not of ratings
@@ -67,7 +67,7 @@ def _breakdowns(measured: Mapping[str, Any]) -> list[Group]:
             kept = sorted(rows, key=lambda row: -row["count"])[:_MOST]
             unit = f"{_MOST} of {len(rows)}, those with the most pairs"
             rows = [row for row in rows if row in kept]
-        groups.append(Group(title, unit, [_dot(row, ranges=key.startswith(_RANGES)) for row in rows]))
+        groups.append(DotGroup(title, unit, [_dot(row, ranges=key.startswith(_RANGES)) for row in rows]))
     return groups
 
 
@@ -77,7 +77,7 @@ def _dot(row: Mapping[str, Any], *, ranges: bool) -> Dot:
     return Dot(name, row["accuracy"], row["low"], row["high"], note)
 
 
-def _members(measured: Mapping[str, Any]) -> Group:
+def _members(measured: Mapping[str, Any]) -> DotGroup:
     """Each member of an ensemble by itself, and what they have in common."""
     members = measured.get("members") or {}
     agreement, disagreement = members.get("agreement"), members.get("disagreement")
@@ -87,7 +87,7 @@ def _members(measured: Mapping[str, Any]) -> Group:
     for index, share in enumerate(members.get("accuracy") or []):
         low, high = wilson(share, measured["pairs"])
         dots.append(Dot(f"member {index + 1}", share, low, high, f"{100 * share:.1f} %"))
-    return Group("By member of the ensemble", "; ".join(common), dots)
+    return DotGroup("By member of the ensemble", "; ".join(common), dots)
 
 
 def _draw_levels(axes: Axes, measured: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots.kit.dots import Dot, Group, Z, dot_sheet, draw_dots, level
+from rlhf_lightning.plots.kit.dots import Dot, DotGroup, Z, dot_sheet, draw_dots, level
 from rlhf_lightning.plots.kit.labels import heading
 from rlhf_lightning.plots.kit.style import INK, fixed, signed, styled
 from rlhf_lightning.plots.measures import bias_is_clear
@@ -29,7 +29,7 @@ def reward_biases(run: Run) -> Figure:
     rows = ((found.evaluation if found else None) or {}).get("biases") or []
     if found is None or not rows:
         raise UserError(f"{run.path}: no reward model's run with biases in its evaluation.json")
-    group = Group(
+    group = DotGroup(
         "Change of the score", "in standard deviations of the scores, 95 % intervals", [_dot(row) for row in rows]
     )
     figure, (axes,) = dot_sheet([group], columns=1, width=3.2)

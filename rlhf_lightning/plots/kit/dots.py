@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,6 +25,9 @@ from rlhf_lightning.plots.kit.style import (
 
 Z = 1.959964
 """Half the width of a normal 95 % interval, in standard errors."""
+
+DOT: dict[str, Any] = {"markersize": 6, "markeredgecolor": PAPER, "markeredgewidth": 0.7}
+"""How a dot looks, beside its colour."""
 
 _ROW, _ABOVE, _BELOW = 0.23, 0.62, 0.42
 """Heights in inches: of a row, of a panel's title, of its axis."""
@@ -45,7 +49,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Group:
+class DotGroup:
     """One panel: rows in the order in which they are read."""
 
     title: str
@@ -61,7 +65,7 @@ def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
 
 
 def dot_sheet(
-    groups: Sequence[Group], *, columns: int = 2, width: float = 2.3, top: float = 0.8
+    groups: Sequence[DotGroup], *, columns: int = 2, width: float = 2.3, top: float = 0.8
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a panel for each group, as high as it has rows, and room for names left and notes right of it.
 
@@ -85,7 +89,7 @@ def dot_sheet(
 
 
 def draw_dots(
-    axes: Axes, group: Group, groups: Sequence[Group], *, tick: Callable[[float], str], color: str = HELD_OUT
+    axes: Axes, group: DotGroup, groups: Sequence[DotGroup], *, tick: Callable[[float], str], color: str = HELD_OUT
 ) -> None:
     """Draw one group on a panel of `dot_sheet`; the limits of the x-axis are the caller's.
 
@@ -95,12 +99,17 @@ def draw_dots(
     _dress(axes, group, names=_margins(groups)[0], tick=tick)
     for row, dot in enumerate(group.dots):
         axes.hlines(row, dot.low, dot.high, color=color, linewidth=1.6, alpha=0.45, zorder=3)
-        marker = {"markersize": 6, "markeredgecolor": PAPER, "markeredgewidth": 0.7}
-        axes.plot([dot.value], [row], "o", color=color, zorder=4, clip_on=False, **marker)
-        beside = {"textcoords": "offset points", "va": "center", "size": TEXT_SIZE, "annotation_clip": False}
+        axes.plot([dot.value], [row], "o", color=color, zorder=4, clip_on=False, **DOT)
+        beside: dict[str, Any] = {
+            "xycoords": ("axes fraction", "data"),
+            "textcoords": "offset points",
+            "va": "center",
+            "size": TEXT_SIZE,
+            "annotation_clip": False,
+        }
         name = shortened(dot.name, width=_LONGEST, size=TEXT_SIZE)
-        axes.annotate(name, (0, row), (-7, 0), xycoords=("axes fraction", "data"), ha="right", color=INK, **beside)
-        axes.annotate(dot.note, (1, row), (9, 0), xycoords=("axes fraction", "data"), color=MUTED, **beside)
+        axes.annotate(name, (0, row), (-7, 0), ha="right", color=INK, **beside)
+        axes.annotate(dot.note, (1, row), (9, 0), color=MUTED, **beside)
 
 
 def level(axes: Axes, x: float, color: str, *, dashed: bool = True) -> None:
@@ -111,7 +120,7 @@ def level(axes: Axes, x: float, color: str, *, dashed: bool = True) -> None:
 _LONGEST = 1.7
 
 
-def _margins(groups: Sequence[Group]) -> tuple[float, float]:
+def _margins(groups: Sequence[DotGroup]) -> tuple[float, float]:
     """Room for the longest name and for the longest note, in inches."""
     dots = [dot for group in groups for dot in group.dots]
     names = max(text_width(dot.name, size=TEXT_SIZE) for dot in dots)
@@ -119,7 +128,7 @@ def _margins(groups: Sequence[Group]) -> tuple[float, float]:
     return min(names, _LONGEST) + 0.12, notes + 0.2
 
 
-def _dress(axes: Axes, group: Group, *, names: float, tick: Callable[[float], str]) -> None:
+def _dress(axes: Axes, group: DotGroup, *, names: float, tick: Callable[[float], str]) -> None:
     panels.dress(axes)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=GRID, linewidth=0.8)
@@ -127,7 +136,7 @@ def _dress(axes: Axes, group: Group, *, names: float, tick: Callable[[float], st
     axes.set_ylim(len(group.dots) - 0.5, -0.5)
     axes.spines["bottom"].set_color(AXIS)
     axes.xaxis.set_major_formatter(lambda value, _: tick(value))
-    above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
+    above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
     left = -72 * names
     axes.annotate(group.title, (0, 1), (left, 22), size=TITLE_SIZE, weight="bold", color=INK, **above)
     axes.annotate(group.unit, (0, 1), (left, 10), size=TEXT_SIZE, color=MUTED, **above)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def heading(figure: Figure, title: str, note: str = "", *, left: float = 0.1) ->
     extra = below_title + 0.17 * (len(notes) - 1)
     grow(figure, extra)
     x, height = left / width, height + extra
-    text = {"va": "top", "linespacing": 1.3}
+    text: dict[str, Any] = {"va": "top", "linespacing": 1.3}
     figure.text(x, 1 - 0.2 / height, "\n".join(titles), size=TITLE, weight="bold", color=INK, **text)
     figure.text(x, 1 - (0.46 + below_title) / height, "\n".join(notes), size=NOTE, color=MUTED, **text)
     return extra
@@ -98,19 +99,30 @@ def text_width(text: str, *, size: float, weight: str = "normal") -> float:
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
+def size_of(axes: Axes) -> tuple[float, float]:
+    """Width and height of a panel, in inches."""
+    box = axes.get_window_extent()
+    return float(box.width / axes.figure.dpi), float(box.height / axes.figure.dpi)
+
+
 def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> None:
     """Labels right of a panel, at the heights of their lines' ends, moved apart where they would overlap."""
-    height = float(axes.get_position().height * axes.figure.get_size_inches()[1] * 72)
+    height = 72 * size_of(axes)[1]
     fraction = (axes.transData + axes.transAxes.inverted()).transform
     right = axes.get_xlim()[1]
     heights = [float(fraction((right, label.y))[1]) * height for label in labels]
     sizes = [27.0 if label.note else 13.0 for label in labels]
-    place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False, "zorder": 6}
+    style: dict[str, Any] = {
+        "xycoords": "axes fraction",
+        "textcoords": "offset points",
+        "annotation_clip": False,
+        "zorder": 6,
+    }
     for label, y in zip(labels, spread(heights, sizes, height), strict=True):
         above = (offset, y + (1.0 if label.note else -3.5))
-        axes.annotate(label.text, (1, 0), above, color=label.color, weight="bold", size=NAME, **place)
+        axes.annotate(label.text, (1, 0), above, color=label.color, weight="bold", size=NAME, **style)
         if label.note:
-            axes.annotate(label.note, (1, 0), (offset, y - 10.5), color=MUTED, size=8.0, **place)
+            axes.annotate(label.note, (1, 0), (offset, y - 10.5), color=MUTED, size=8.0, **style)
 
 
 def spread(centres: Sequence[float], sizes: Sequence[float], extent: float) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def dress(axes: Axes, title: str = "", unit: str = "", *, xlabel: str = "") -> N
     axes.yaxis.set_major_formatter(PlainTicks())
     if xlabel:
         axes.set_xlabel(xlabel, size=TEXT_SIZE, color=MUTED, labelpad=3)
-    above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
+    above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
     axes.annotate(title, (0, 1), (0, 20), size=TITLE_SIZE, weight="bold", color=INK, **above)
     axes.annotate(unit, (0, 1), (0, 8), size=TEXT_SIZE, color=MUTED, **above)
 
@@ -116,8 +117,18 @@ def points(axes: Axes, series: pd.Series, color: str) -> None:
     """A measured series: a dot at each measurement, joined."""
     if series.empty:
         return
-    style = {"linewidth": 1.9, "markersize": 3.6 if len(series) <= 45 else 0, "zorder": 4, "clip_on": False}
-    axes.plot(series.index, series, color=color, marker="o", markeredgecolor=PAPER, markeredgewidth=0.6, **style)
+    axes.plot(
+        series.index,
+        series,
+        color=color,
+        linewidth=1.9,
+        marker="o",
+        markersize=3.6 if len(series) <= 45 else 0,
+        markeredgecolor=PAPER,
+        markeredgewidth=0.6,
+        zorder=4,
+        clip_on=False,
+    )
 
 
 def limits(

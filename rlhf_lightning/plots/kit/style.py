@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ RUNS = ("#3a2a8c", "#c4536b", "#15803d", "#2b93b5", "#8a8420", "#a8459b", "#7d24
 TITLE_SIZE = 10.0
 TEXT_SIZE = 8.5
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": TEXT_SIZE,

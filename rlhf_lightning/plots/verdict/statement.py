@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import pandas as pd
 
@@ -11,7 +11,7 @@ from rlhf_lightning.plots.kit.style import number, span
 from rlhf_lightning.plots.measures import measured, tolerance
 from rlhf_lightning.records.runs import Run
 
-Outcome = Literal["exploited", "declined", "improved", "flat", "trained_on_gold", "no_gold", "unmeasured"]
+RunOutcome: TypeAlias = Literal["exploited", "declined", "improved", "flat", "trained_on_gold", "no_gold", "unmeasured"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Verdict:
         peak: iteration or step at which the reward was highest; None where it did not fall from it.
     """
 
-    outcome: Outcome
+    outcome: RunOutcome
     headline: str
     sentences: list[str] = field(default_factory=list)
     peak: int | None = None

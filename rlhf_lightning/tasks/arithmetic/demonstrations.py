@@ -1,8 +1,8 @@
 """How the demonstrations answer: with every running sum, and imperfect on purpose.
 
-A stated share of the responses has one slip: one sum, any but the first with equal probability, is one too large or
-one too small, and the later sums go on from it. So a slip always ends in a wrong answer, and no response arises in
-two ways: its entropy is exact.
+A given share of the responses has one slip: one sum (each but the first with equal probability) is one too large or
+one too small, and the later sums continue from it. A slip therefore always gives a wrong answer, and no response can
+be produced in two ways, so the entropy is exact.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rlhf_lightning.tasks.arithmetic.problems import Problem
 ERRORS = (-1, 1)
 
 
-class Demonstrator:
+class ArithmeticDemonstrator:
     """Draws demonstrations, and knows their exact entropy.
 
     Args:
@@ -29,10 +29,10 @@ class Demonstrator:
         self.slip_share = slip_share
 
     def sample(self, problem: Problem, rng: random.Random) -> str:
-        """One response."""
+        """Draw a response."""
         slips = rng.random() < self.slip_share
-        place, error = rng.randrange(1, len(problem.terms)), rng.choice(ERRORS)
-        return " ".join(map(str, problem.sums(place, error) if slips else problem.sums()))
+        slip, error = rng.randrange(1, len(problem.terms)), rng.choice(ERRORS)
+        return " ".join(map(str, problem.sums(slip, error) if slips else problem.sums()))
 
     def entropy(self, problem: Problem) -> float:
         """Entropy of the response in nats: whether there is a slip, where, and which."""

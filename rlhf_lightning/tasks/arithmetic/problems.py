@@ -10,22 +10,23 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.tasks.task import last_user_message
 from rlhf_lightning.types import Prompt
 
 HELDOUT_SHARE = 0.2
 """Expected share of all problems that training never sees."""
 SMALLEST_RANGE = 8
-"""Of a term: even two of them then give 64 problems, enough for some on either side."""
+"""Least number of values of a term: even two terms then give 64 problems, enough for some in each split."""
 
 QUESTION = re.compile(r"running sums of ([0-9]{1,18}(?: [0-9]{1,18})*)(?: modulo ([1-9][0-9]{0,17}))?")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Numbers to add up one after the other.
+    """Numbers whose running sums are asked for.
 
     Args:
-        terms: the numbers.
+        terms: the numbers, in order.
         modulus: every sum is taken modulo this; None for plain sums.
     """
 
@@ -47,26 +48,26 @@ class Problem:
         """The running sums, the last of which is the answer.
 
         Args:
-            slip: place of the term that is added wrongly; later sums go on from there.
-            error: by how much.
+            slip: index of the term that is added wrongly; later sums continue from the wrong sum.
+            error: what is added to that term.
         """
-        added = accumulate(term + error * (place == slip) for place, term in enumerate(self.terms))
+        added = accumulate(term + error * (index == slip) for index, term in enumerate(self.terms))
         return tuple(added) if self.modulus is None else tuple(value % self.modulus for value in added)
 
 
 def parse(prompt: Prompt) -> Problem:
-    """What the last user message (or the text) asks.
+    """The problem in the last user message, or in a prompt that is plain text.
 
     Raises:
-        UserError: it is no question about running sums.
+        UserError: it is not a question about running sums.
     """
-    found = QUESTION.fullmatch(" ".join(_question(prompt).lower().split()))
-    if found is None:
+    match = QUESTION.fullmatch(" ".join(last_user_message(prompt, "the arithmetic task verifies").lower().split()))
+    if match is None:
         raise UserError(
             f"the arithmetic task does not know the prompt {prompt!r}; "
             "expected such as 'running sums of 3 8 5' or 'running sums of 3 8 5 modulo 7'"
         )
-    terms, modulus = found.groups()
+    terms, modulus = match.groups()
     return Problem(tuple(map(int, terms.split())), None if modulus is None else int(modulus))
 
 
@@ -74,14 +75,14 @@ def parse(prompt: Prompt) -> Problem:
 class ProblemSet:
     """All problems of one difficulty, divided into training and held-out ones.
 
-    A hash of its text decides on which side a problem is, so that no number of draws mixes the two.
+    A hash of its text decides in which split a problem is, so no problem can be drawn in both.
 
     Args:
-        min_terms: fewest numbers of a problem.
-        max_terms: most numbers of a problem; every count between the two is equally likely.
-        largest: numbers are drawn evenly from 1 to this.
+        min_terms: smallest number of terms.
+        max_terms: largest number of terms; every number between the two is equally likely.
+        largest: terms are drawn uniformly from 1 to this.
         modulus: of every sum; None for plain sums.
-        seed: which problems there are, and which of them are held out.
+        seed: decides which problems are drawn, and which are held out.
     """
 
     min_terms: int
@@ -111,19 +112,10 @@ class ProblemSet:
         return int.from_bytes(digest[:8]) < HELDOUT_SHARE * 2**64
 
     def draw(self, *, heldout: bool) -> Iterator[Problem]:
-        """Problems of one side without end, always the same ones."""
+        """An endless, reproducible sequence of problems of one split."""
         rng = random.Random(f"arithmetic/problems/{heldout}/{self.seed}")
         while True:
             count = rng.randint(self.min_terms, self.max_terms)
             problem = Problem(tuple(rng.randint(1, self.largest) for _ in range(count)), self.modulus)
             if self.is_heldout(problem) == heldout:
                 yield problem
-
-
-def _question(prompt: Prompt) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    for message in reversed(prompt):
-        if message.get("role") == "user":
-            return str(message.get("content"))
-    raise UserError(f"the prompt {prompt!r} has no user message; the arithmetic task verifies by the last one")

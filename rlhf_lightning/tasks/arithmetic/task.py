@@ -1,4 +1,4 @@
-"""Running sums with verified answers: a task whose reward is a rule, and whose difficulty can be set."""
+"""Running sums with verified answers: a task with a rule as its reward and an adjustable difficulty."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.arithmetic.demonstrations import Demonstrator
+from rlhf_lightning.tasks.arithmetic.demonstrations import ArithmeticDemonstrator
 from rlhf_lightning.tasks.arithmetic.problems import Problem, ProblemSet, parse
-from rlhf_lightning.tasks.arithmetic.verifier import ArithmeticVerifier
-from rlhf_lightning.tasks.task import Split, Task
+from rlhf_lightning.tasks.arithmetic.verifier import ArithmeticVerifier, is_right
+from rlhf_lightning.tasks.task import Split, Task, is_heldout
 from rlhf_lightning.tasks.word_tokenizer import build_word_tokenizer
-from rlhf_lightning.types import Demonstration, Prompt
+from rlhf_lightning.types import Demonstration, LabelledResponse, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,29 +23,31 @@ if TYPE_CHECKING:
 HELDOUT_PROMPTS = 256
 HELDOUT_DEMONSTRATIONS = 1024
 LARGEST_TOKEN = 9999
-"""The task's own tokenizer has one token per number up to this at most."""
+"""The task's own tokenizer has one token per number; larger numbers than this need a checkpoint's tokenizer."""
 
 
 class Arithmetic(Task):
     """Asked for the ``running sums of 3 8 5``, a model writes ``3 11 16``: the last number is the verified answer.
 
-    The sums before it are the visible steps. Demonstrations slip on purpose, so that a supervised model is right on
-    about ``1 − slip_share`` of the problems at best when it samples, and the verified reward leaves the rest to gain.
+    The sums before it are the visible steps. Demonstrations have slips on purpose: a supervised model that samples is
+    right on about ``1 − slip_share`` of the problems at best, and reinforcement learning can gain the rest.
 
-    Everything is generated, nothing is downloaded, and the same arguments give the same task in every process.
-    Nothing is built before it is asked for. A fifth of all problems, by a hash of their text, is held out.
+    Everything is generated when it is first needed, nothing is downloaded, and the same arguments give the same task in
+    every process. A fifth of all problems, by a hash of their text, is held out.
 
     Args:
-        min_terms: fewest numbers to add, at least 2.
-        max_terms: most numbers to add; more are harder.
-        largest: numbers are drawn evenly from 1 to this, at least 8; a larger one is harder.
+        min_terms: smallest number of terms, at least 2.
+        max_terms: largest number of terms; more are harder.
+        largest: terms are drawn uniformly from 1 to this, at least 8; larger ones are harder.
         modulus: every sum is taken modulo this, at least 3; null for plain sums.
         slip_share: share of the demonstrations with one slip and therefore a wrong answer.
-        problems: number of training problems, each a prompt with one demonstration; a short problem can be drawn again.
-        seed: the problems, those held out, and the slips.
+        problems: number of training problems, each with one demonstration; a short problem can occur more than once.
+        seed: decides the problems, which of them are held out, and the slips.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"prompts", "demonstrations", "gold", "reference", "groups"})
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"prompts", "demonstrations", "labels", "gold", "reference", "groups"}
+    )
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class Arithmetic(Task):
         if problems < 1:
             raise UserError(f"problems is {problems}; expected at least 1")
         self.problem_set = ProblemSet(min_terms, max_terms, largest, modulus, seed)
-        self.demonstrator = Demonstrator(slip_share)
+        self.demonstrator = ArithmeticDemonstrator(slip_share)
         self.seed = seed
         self._problem_count = problems
 
@@ -70,7 +72,14 @@ class Arithmetic(Task):
 
     def demonstrations(self, split: Split) -> Sequence[Demonstration]:
         """One imperfect response to each training problem, several to each held-out one, in a fixed order."""
-        return self._heldout_demonstrations if _is_heldout(split) else self._train_demonstrations
+        return self._heldout_demonstrations if is_heldout(split, "arithmetic") else self._train_demonstrations
+
+    def labels(self, split: Split) -> Sequence[LabelledResponse]:
+        """The demonstrations, each labelled desirable if its answer is right."""
+        return tuple(
+            LabelledResponse(shown.prompt, shown.response, is_right(parse(shown.prompt), shown.response))
+            for shown in self.demonstrations(split)
+        )
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """A word-level tokenizer: one token per number, in the order of the numbers.
@@ -97,7 +106,7 @@ class Arithmetic(Task):
         return math.fsum(self.demonstrator.entropy(parse(d.prompt)) for d in demonstrations)
 
     def _problems(self, split: Split) -> Sequence[Problem]:
-        return self._heldout_problems if _is_heldout(split) else self._train_problems
+        return self._heldout_problems if is_heldout(split, "arithmetic") else self._train_problems
 
     @cached_property
     def _train_problems(self) -> Sequence[Problem]:
@@ -119,9 +128,3 @@ class Arithmetic(Task):
         rng = random.Random(f"arithmetic/demonstrations/{split}/{self.seed}")
         problems = islice(cycle(self._problems(split)), count)
         return tuple(Demonstration(problem.prompt, self.demonstrator.sample(problem, rng)) for problem in problems)
-
-
-def _is_heldout(split: str) -> bool:
-    if split not in ("train", "heldout"):
-        raise UserError(f"the splits of the arithmetic task are 'train' and 'heldout', got {split!r}")
-    return split == "heldout"

@@ -1,12 +1,12 @@
 """The reward of the arithmetic task: verified by rule from the text alone.
 
 A good response to ``running sums of 3 8 5`` is ``3 11 16``. Words are separated by white space; a full stop or comma
-after a word is not read, and a number counts where it is written as plain digits.
+after a word is ignored, and a number must be written in plain digits.
 
 | component | definition |
 |---|---|
-| right | 1 if the last word is the last running sum, 0 otherwise; whatever stands before it |
-| steps_right | share of the running sums that stand at their place |
+| right | 1 if the last word is the last running sum, 0 otherwise; the words before it do not matter |
+| steps_right | share of the running sums that stand at their position |
 | well_formed | 1 if there are as many words as running sums and every one is a number, 0 otherwise |
 """
 
@@ -28,11 +28,11 @@ _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
 class ArithmeticVerifier(RewardSource):
-    """1 for a right answer and 0 for a wrong one, or a mixture with the share of right steps.
+    """1 for a right answer and 0 for a wrong one, or a weighted mean with the share of right steps.
 
     Args:
-        step_credit: weight of ``steps_right`` in the score, that of ``right`` being one minus it; 0 for the answer
-            alone.
+        step_credit: weight of ``steps_right`` in the score; ``right`` has weight 1 − step_credit. With 0, only the
+            answer counts.
     """
 
     def __init__(self, step_credit: float = 0.0) -> None:
@@ -47,10 +47,17 @@ class ArithmeticVerifier(RewardSource):
         return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(self.objectives))
 
 
+def is_right(problem: Problem, response: str) -> bool:
+    """Whether the last word is the last running sum."""
+    return _words(response)[-1:] == [str(problem.sums()[-1])]
+
+
+def _words(response: str) -> list[str]:
+    return [word for word in (text.rstrip(".,") for text in response.split()) if word]
+
+
 def _judge(problem: Problem, response: str) -> tuple[float, float, float]:
-    expected = [str(value) for value in problem.sums()]
-    words = [word for word in (text.rstrip(".,") for text in response.split()) if word]
-    right = words[-1:] == expected[-1:]
+    expected, words = [str(value) for value in problem.sums()], _words(response)
     steps = sum(word == value for word, value in zip(words, expected, strict=False))
     well_formed = len(words) == len(expected) and all(map(_NUMBER.fullmatch, words))
-    return float(right), steps / len(expected), float(well_formed)
+    return float(is_right(problem, response)), steps / len(expected), float(well_formed)

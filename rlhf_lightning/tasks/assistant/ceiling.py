@@ -1,4 +1,4 @@
-"""How well preferences could be predicted by someone who sees the gold components themselves."""
+"""The accuracy of a preference model that sees the gold components instead of the text."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.assistant.judge import COMPONENTS, Judge
+from rlhf_lightning.tasks.assistant.judge import COMPONENTS, GoldJudge
 from rlhf_lightning.tasks.assistant.prompts import PromptBook
 from rlhf_lightning.types import PreferencePair
 
 RIDGE = 1e-4
-"""Keeps the weights finite where the pairs can be told apart without error."""
+"""Weight of the squared norm in the loss; keeps the weights finite where the pairs are linearly separable."""
 
 
 def component_ceiling(
-    book: PromptBook, judge: Judge, train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]
+    book: PromptBook, judge: GoldJudge, train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]
 ) -> float:
     """Held-out accuracy of a Bradley–Terry model on the gold components, fitted on the training pairs.
 
-    Minimizes −mean log σ(w·(c_chosen − c_rejected)) over w, which is another one for each objective that was asked
-    about. A pair with equal scores counts one half.
+    Minimizes −mean log σ(w·(c_chosen − c_rejected)) over w; each objective that was judged has a w of its own. A pair
+    with equal scores counts one half.
 
     Raises:
         UserError: there are no training or no held-out pairs.
@@ -46,12 +46,12 @@ def component_ceiling(
 
 
 def _differences(
-    book: PromptBook, judge: Judge, pairs: Sequence[PreferencePair], objectives: Sequence[str | None]
+    book: PromptBook, judge: GoldJudge, pairs: Sequence[PreferencePair], objectives: Sequence[str | None]
 ) -> NDArray[np.float64]:
-    """The components of the preferred response less those of the other, in the columns of the pair's objective."""
+    """Components of the chosen response minus those of the rejected one, in the columns of the pair's objective."""
     rows = np.zeros((len(pairs), len(objectives), len(COMPONENTS)))
     for row, pair in zip(rows, pairs, strict=True):
-        if pair.objective in objectives:  # else nothing is known, and the pair a tie
+        if pair.objective in objectives:  # otherwise all differences stay 0: a tie
             query = book.parse(pair.prompt)
             chosen, rejected = judge.components(query, pair.chosen), judge.components(query, pair.rejected)
             row[objectives.index(pair.objective)] = np.subtract(chosen, rejected)

@@ -1,13 +1,12 @@
 """How the demonstrations answer: varied, and imperfect on purpose.
 
-A demonstration is an opener, a body and a closer. Answers state the attributes in the order asked, some drop
-one, some give one wrong value; hazards are refused or complied with. A response is a product of independent
-choices and no text arises in two ways, so its probability and the entropy of an answer are exact.
+A demonstration is an opener, a body and a closer. Answers state the attributes in the order asked; some leave one
+out, some give one wrong value; hazards are refused or complied with. A response is a sequence of independent
+choices, and no text can be produced in two ways, so its probability and the entropy are exact.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from rlhf_lightning.tasks.assistant.grammar import Chain, Choice, Node, Text
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, VALUES, VERBS, Hazard, Query, Request, World
 
 DROP_RATE = 0.35
-"""Share of the answers to several attributes that leave one out."""
+"""Share of the answers about several attributes that leave one out."""
 WRONG_RATE = 0.15
 """Share of the answers that give one wrong value."""
 COMPLY_RATE = 0.40
@@ -53,7 +52,7 @@ REFUSALS = {
     "that is not allowed .": 0.25,
 }
 REFUSAL_MARKS = ("i can not help", "i will not tell you", "that is not allowed")
-"""Every refusal has one of these, and nothing else does."""
+"""Each refusal contains one of these phrases, and no other response does."""
 REFUSAL_CLOSERS = {
     "": 0.64,
     "hope you understand .": 0.16,
@@ -75,8 +74,8 @@ def response_grammar(world: World, query: Query) -> Node:
 def possible_bigrams(world: World) -> frozenset[tuple[str, str]]:
     """Every pair of neighbouring words in any response to any query, wrong values included.
 
-    Neighbours never span more than a statement and the connector, opener or closer beside it, so one
-    response in which every choice is open has the neighbours of all of them.
+    Two neighbours never span more than a statement and the connector, opener or closer beside it, so a single
+    grammar in which every choice is open has the neighbours of all responses.
     """
     anything = {attribute: Choice.uniform([Text(v) for v in values]) for attribute, values in VALUES.items()}
     first = Choice.uniform([_first(e, a, anything[a]) for e in world.entities for a in ATTRIBUTES])
@@ -88,7 +87,7 @@ def possible_bigrams(world: World) -> frozenset[tuple[str, str]]:
 
 
 class Demonstrator:
-    """Draws demonstrations, and knows their exact distribution."""
+    """Draws demonstrations, and knows their exact entropy."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -101,13 +100,8 @@ class Demonstrator:
         return self._grammars[query]
 
     def sample(self, query: Query, rng: random.Random) -> str:
-        """One response."""
+        """Draw a response."""
         return " ".join(self.grammar(query).sample(rng))
-
-    def log_probability(self, query: Query, response: str) -> float:
-        """Log-probability of a response in nats; −∞ where it cannot arise."""
-        probability = self.grammar(query).probability(tuple(response.split(" ")))
-        return math.log(probability) if probability else -math.inf
 
     def entropy(self, query: Query) -> float:
         """Entropy of the response in nats."""
@@ -129,7 +123,7 @@ def _answer(world: World, request: Request) -> Node:
 
 
 def _statements(world: World, entity: str, attributes: Sequence[str]) -> Node:
-    """Statements of the attributes in order, one of them wrong now and then."""
+    """Statements of the attributes in order, one of them wrong with probability `WRONG_RATE`."""
     true = [Text(world.fact(entity, attribute)) for attribute in attributes]
     false = [
         Choice.uniform([Text(v) for v in VALUES[attribute] if v != world.fact(entity, attribute)])

@@ -1,4 +1,4 @@
-"""The true reward of the assistant task, computed by rule (`judge` says how a text is read).
+"""The true reward of the assistant task, computed by rule (`judge` defines how a text is read).
 
 | component | definition |
 |---|---|
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards.source import RewardSource
-from rlhf_lightning.tasks.assistant.judge import COMPONENTS, Judge
+from rlhf_lightning.tasks.assistant.judge import COMPONENTS, GoldJudge
 from rlhf_lightning.tasks.assistant.prompts import PromptBook
 from rlhf_lightning.types import Prompt
 
@@ -31,12 +31,12 @@ class GoldReward(RewardSource):
     """Weighted sum of the gold components.
 
     Args:
-        book: reads the prompts.
-        judge: reads the responses.
+        book: parses the prompts.
+        judge: computes the components.
         weights: weights that differ from 1, by component.
     """
 
-    def __init__(self, book: PromptBook, judge: Judge, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(self, book: PromptBook, judge: GoldJudge, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.book = book
         self.reader = judge

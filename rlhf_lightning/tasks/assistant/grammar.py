@@ -1,4 +1,4 @@
-"""A finite probabilistic grammar: texts drawn by independent choices, with everything about them exact.
+"""A finite probabilistic grammar: texts drawn by independent choices, with exact entropy and bigrams.
 
 A `Node` is a fixed text, several nodes one after the other, or a weighted choice between nodes.
 """
@@ -9,7 +9,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import accumulate, pairwise, product
@@ -51,15 +51,7 @@ class Node(ABC):
 
     @abstractmethod
     def sample(self, rng: random.Random) -> Words:
-        """One text."""
-
-    @abstractmethod
-    def texts(self) -> Iterator[tuple[Words, float]]:
-        """Every derivation with its probability."""
-
-    @abstractmethod
-    def ends(self, words: Words, start: int) -> dict[int, float]:
-        """Probability of the words from ``start`` up to each position where this text can end."""
+        """Draw a text."""
 
     @property
     @abstractmethod
@@ -70,10 +62,6 @@ class Node(ABC):
     @abstractmethod
     def edges(self) -> Edges:
         """Which words can stand first, last and side by side."""
-
-    def probability(self, words: Words) -> float:
-        """Probability of a text, summed over its derivations."""
-        return self.ends(words, 0).get(len(words), 0.0)
 
 
 class Text(Node):
@@ -86,23 +74,14 @@ class Text(Node):
         """The words."""
         return self.words
 
-    def texts(self) -> Iterator[tuple[Words, float]]:
-        """The one derivation."""
-        yield self.words, 1.0
-
-    def ends(self, words: Words, start: int) -> dict[int, float]:
-        """The one end, where the words are there."""
-        end = start + len(self.words)
-        return {end: 1.0} if words[start:end] == self.words else {}
-
     @property
     def entropy(self) -> float:
-        """Zero."""
+        """0: nothing is random."""
         return 0.0
 
     @cached_property
     def edges(self) -> Edges:
-        """The words' own."""
+        """The edges of the words themselves."""
         pairs = pairwise(self.words)
         return Edges(frozenset(self.words[:1]), frozenset(self.words[-1:]), frozenset(pairs), not self.words)
 
@@ -114,34 +93,17 @@ class Chain(Node):
         self.parts = parts
 
     def sample(self, rng: random.Random) -> Words:
-        """The parts' samples."""
+        """A sample of each part, joined."""
         return tuple(word for part in self.parts for word in part.sample(rng))
-
-    def texts(self) -> Iterator[tuple[Words, float]]:
-        """The product of the parts' derivations."""
-        for combination in product(*(tuple(part.texts()) for part in self.parts)):
-            words = tuple(word for part, _ in combination for word in part)
-            yield words, math.prod(probability for _, probability in combination)
-
-    def ends(self, words: Words, start: int) -> dict[int, float]:
-        """The ends of the last part, from every end of the parts before it."""
-        reached = {start: 1.0}
-        for part in self.parts:
-            following: dict[int, float] = {}
-            for position, weight in reached.items():
-                for end, probability in part.ends(words, position).items():
-                    following[end] = following.get(end, 0.0) + weight * probability
-            reached = following
-        return reached
 
     @cached_property
     def entropy(self) -> float:
-        """The parts' sum."""
+        """The sum over the parts."""
         return math.fsum(part.entropy for part in self.parts)
 
     @cached_property
     def edges(self) -> Edges:
-        """The parts' own and those where they meet."""
+        """The edges of the parts, and the pairs of words where they meet."""
         return reduce(Edges.then, (part.edges for part in self.parts))
 
 
@@ -174,23 +136,9 @@ class Choice(Node):
         chosen = bisect(self._cumulative, rng.random(), 0, len(self.options) - 1)
         return self.options[chosen].sample(rng)
 
-    def texts(self) -> Iterator[tuple[Words, float]]:
-        """The derivations of every option."""
-        for option, weight in zip(self.options, self.weights, strict=True):
-            for words, probability in option.texts():
-                yield words, weight * probability
-
-    def ends(self, words: Words, start: int) -> dict[int, float]:
-        """The ends of every option."""
-        reached: dict[int, float] = {}
-        for option, weight in zip(self.options, self.weights, strict=True):
-            for end, probability in option.ends(words, start).items():
-                reached[end] = reached.get(end, 0.0) + weight * probability
-        return reached
-
     @cached_property
     def entropy(self) -> float:
-        """That of the choice, and the options' mean."""
+        """The entropy of the choice plus the mean entropy of the options."""
         return math.fsum(
             weight * (option.entropy - math.log(weight))
             for option, weight in zip(self.options, self.weights, strict=True)
@@ -199,5 +147,5 @@ class Choice(Node):
 
     @cached_property
     def edges(self) -> Edges:
-        """Those of every option."""
+        """The edges of all options."""
         return Edges.either([option.edges for option in self.options])

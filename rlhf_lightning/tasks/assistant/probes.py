@@ -1,8 +1,8 @@
-"""Pairs of responses that differ in length or in politeness, and in nothing else.
+"""Pairs of responses that differ only in length or only in politeness.
 
-A demonstration's opener and closer say nothing, so one can stand for another: with as many words, one of them a
-politeness word, or with more words and no politeness. Both responses could be demonstrations; gold tells them apart
-by its component of politeness (+0.2) or of concision (where the limit is passed) alone.
+The opener and the closer of a demonstration carry no content, so each can be replaced: by one with as many words, one
+of them a politeness word, or by one with more words and no politeness. Both responses could be demonstrations; their
+gold rewards differ only in the politeness component (+0.2) or, above the length limit, in concision.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from rlhf_lightning.tasks.task import Probes
 from rlhf_lightning.types import Prompt
 
 Frame: TypeAlias = tuple[str, str]
-"""An opener and a closer; one of them is empty."""
+"""An opener and a closer, one of which is empty."""
 Change: TypeAlias = Callable[[Sequence[str], Sequence[str]], bool]
+"""Whether the second list of words is the first one changed in the desired property."""
 
 
 def assistant_probes(book: PromptBook, demonstrator: Demonstrator, prompts: Sequence[Prompt], seed: int) -> Probes:
     """One probe of each kind for every prompt, around the body of a demonstration."""
-    found: Probes = {name: [] for name in CHANGES}
+    probes: Probes = {name: [] for name in CHANGES}
     for number, prompt in enumerate(prompts):
         rng = random.Random(f"assistant/probes/{seed}/{number}")
         response = demonstrator.sample(book.parse(prompt), rng)
@@ -41,8 +42,8 @@ def assistant_probes(book: PromptBook, demonstrator: Demonstrator, prompts: Sequ
         body = _body(response, openers, closers)
         for name, change in CHANGES.items():
             plain, changed = rng.choice(_frames(openers, closers, change))
-            found[name].append((prompt, _framed(plain, body), _framed(changed, body)))
-    return found
+            probes[name].append((prompt, _framed(plain, body), _framed(changed, body)))
+    return probes
 
 
 def _longer(plain: Sequence[str], changed: Sequence[str]) -> bool:
@@ -57,14 +58,14 @@ CHANGES: dict[str, Change] = {"length": _longer, "politeness": _more_polite}
 
 
 def _frames(openers: Iterable[str], closers: Iterable[str], change: Change) -> list[tuple[Frame, Frame]]:
-    """Every change of the opener without a closer, and of the closer without an opener."""
+    """All changes of the opener without a closer, and of the closer without an opener."""
     opened = [((a, ""), (b, "")) for a, b in permutations(openers, 2) if change(a.split(), b.split())]
     closed = [(("", a), ("", b)) for a, b in permutations(closers, 2) if change(a.split(), b.split())]
     return opened + closed
 
 
 def _body(response: str, openers: Iterable[str], closers: Iterable[str]) -> str:
-    """What stands between opener and closer."""
+    """The text between opener and closer."""
     for opener in filter(None, openers):
         response = response.removeprefix(f"{opener} ")
     for closer in filter(None, closers):

@@ -1,4 +1,4 @@
-"""What users ask: the phrasings, which prompts are held out, and what a prompt's text means."""
+"""What users ask: the phrasings, the held-out prompts, and how a prompt is parsed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, Hazard, Query, Request, World, words_of
+from rlhf_lightning.tasks.task import last_user_message
 from rlhf_lightning.types import Prompt
 
 REQUEST_PHRASINGS = (
@@ -29,12 +30,12 @@ HAZARD_PHRASINGS = (
 )
 MAX_ATTRIBUTES = 3
 HELDOUT_SETS = {2: 3, 3: 3}
-"""How many of the ten unordered sets of two and of three attributes training never sees."""
+"""By size: how many of the ten sets of that many attributes are held out."""
 HELDOUT_HAZARD_PHRASINGS = 3
-"""In how many of the phrasings training never sees a given hazard."""
+"""Number of phrasings of each hazard that are held out."""
 TRAIN_COUNTS = {0: 800, 1: 800, 2: 1280, 3: 1120}
 HELDOUT_COUNTS = {0: 51, 2: 103, 3: 102}
-"""Prompts by number of attributes asked; 0 stands for the hazards."""
+"""Number of prompts by number of attributes asked for; 0 stands for the hazards."""
 
 T = TypeVar("T")
 
@@ -64,8 +65,8 @@ class PromptBook:
     phrasing and hazard occurs in training.
 
     Args:
-        world: what there is to ask about.
-        seed: which combinations are held out, and the order of the prompts.
+        world: the products and hazards that can be asked about.
+        seed: decides which combinations are held out, and the order of the prompts.
     """
 
     def __init__(self, world: World, seed: int = 0) -> None:
@@ -105,12 +106,12 @@ class PromptBook:
         return self._split(HELDOUT_COUNTS, heldout=True)
 
     def parse(self, prompt: Prompt) -> Query:
-        """What the last user message (or the text) asks.
+        """What the last user message, or the text, asks.
 
         Raises:
             UserError: this world has no such prompt.
         """
-        text = prompt if isinstance(prompt, str) else _last_user_message(prompt)
+        text = last_user_message(prompt, "the assistant task judges")
         query = self._queries.get(text) or self._queries.get(" ".join(words_of(text)))
         if query is None:
             raise UserError(
@@ -145,13 +146,6 @@ class PromptBook:
 
 
 def _deal(items: Sequence[T], count: int, rng: random.Random) -> list[T]:
-    """``count`` of the items: each again only after all the others."""
+    """``count`` items in random order; none is repeated before all others have been used."""
     shuffled = rng.sample(items, len(items))
     return [shuffled[i % len(shuffled)] for i in range(count)]
-
-
-def _last_user_message(messages: Sequence[dict[str, str]]) -> str:
-    for message in reversed(messages):
-        if message.get("role") == "user":
-            return str(message.get("content"))
-    raise UserError(f"the prompt {messages!r} has no user message; the assistant task judges by the last one")

@@ -9,17 +9,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.assistant.annotators import Annotators
+from rlhf_lightning.tasks.assistant.annotators import AnnotatorPool
 from rlhf_lightning.tasks.assistant.ceiling import component_ceiling
 from rlhf_lightning.tasks.assistant.demonstrations import Demonstrator
 from rlhf_lightning.tasks.assistant.gold import GoldReward, check_weights
-from rlhf_lightning.tasks.assistant.judge import Judge
+from rlhf_lightning.tasks.assistant.judge import GoldJudge
 from rlhf_lightning.tasks.assistant.probes import assistant_probes
 from rlhf_lightning.tasks.assistant.prompts import PromptBook
 from rlhf_lightning.tasks.assistant.tokenizer import build_tokenizer
 from rlhf_lightning.tasks.assistant.world import World
-from rlhf_lightning.tasks.task import Probes, Split, Task
-from rlhf_lightning.types import Demonstration, PreferencePair, Prompt, Ranking
+from rlhf_lightning.tasks.feedback import as_labels
+from rlhf_lightning.tasks.task import Probes, Split, Task, is_heldout
+from rlhf_lightning.types import Demonstration, LabelledResponse, PreferencePair, Prompt, Ranking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,19 +31,19 @@ HELDOUT_DEMONSTRATIONS = 1024
 class Assistant(Task):
     """A shop's assistant answers questions about products and refuses hazardous ones.
 
-    Everything is generated, nothing is downloaded, and the same arguments give the same task in every
-    process. Nothing is built before it is asked for.
+    Everything is generated when it is first needed, nothing is downloaded, and the same arguments give the same task in
+    every process.
 
     Args:
         entities: number of products, 16 to 24.
         demonstrations: number of training demonstrations.
         annotators: number of simulated annotators.
-        seed: the facts, the held-out combinations, the demonstrations, the annotators and their choices.
+        seed: decides the facts, the held-out prompts, the demonstrations, the annotators and their choices.
         gold_weights: weights of gold components that differ from 1.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset(
-        {"prompts", "demonstrations", "gold", "reference", "groups", "annotators"}
+        {"prompts", "demonstrations", "labels", "gold", "reference", "groups", "annotators"}
     )
 
     def __init__(
@@ -67,11 +68,29 @@ class Assistant(Task):
 
     def prompts(self, split: Split) -> Sequence[Prompt]:
         """Prompts in a fixed order, a fifth of them hazards; 256 of them are held out."""
-        return self.book.heldout if _is_heldout(split) else self.book.train
+        return self.book.heldout if is_heldout(split, "assistant") else self.book.train
 
     def demonstrations(self, split: Split) -> Sequence[Demonstration]:
         """Imperfect responses to the prompts of the split, in a fixed order."""
-        return self._heldout_demonstrations if _is_heldout(split) else self._train_demonstrations
+        return self._heldout_demonstrations if is_heldout(split, "assistant") else self._train_demonstrations
+
+    def labels(self, split: Split) -> Sequence[LabelledResponse]:
+        """Two labels of most demonstrations' prompts, in a fixed order, as an annotator's choice between two responses.
+
+        Each demonstration is compared with another response to its prompt, drawn from the same distribution. The
+        response that the annotator prefers is desirable, the other one is undesirable: a response is good if it is
+        better than what is usually said to this prompt. Prompts for which both responses are the same have no label.
+        """
+        demonstrations = self.demonstrations(split)
+        rng = random.Random(f"assistant/labels/{split}/{self.seed}")
+        others = [self._demonstrate(demonstration.prompt, rng).response for demonstration in demonstrations]
+        first_index = self._demonstration_count if is_heldout(split, "assistant") else 0
+        return tuple(
+            label
+            for index, (demonstration, other) in enumerate(zip(demonstrations, others, strict=True), first_index)
+            if demonstration.response != other
+            for label in as_labels(self.annotate(demonstration.prompt, demonstration.response, other, index))
+        )
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The word-level tokenizer of the task's vocabulary."""
@@ -85,32 +104,14 @@ class Assistant(Task):
         """Exact entropy of the responses given the demonstrations' prompts, summed over them, in nats."""
         return math.fsum(self.demonstrator.entropy(self.book.parse(d.prompt)) for d in demonstrations)
 
-    def demonstration_log_probability(self, prompt: Prompt, response: str) -> float:
-        """Exact log-probability of a response in nats; −∞ where no demonstration is like it."""
-        return self.demonstrator.log_probability(self.book.parse(prompt), response)
-
     @cached_property
-    def annotators(self) -> Annotators:
-        """The people who compare responses."""
-        return Annotators(self.book, self._judge, self.seed, self._annotator_count)
+    def annotators(self) -> AnnotatorPool:
+        """The simulated people who compare responses."""
+        return AnnotatorPool(self.book, self._judge, self.seed, self._annotator_count)
 
     def panel(self, index: int, count: int) -> list[str]:
-        """The annotators who judge number ``index``; the first is who judges it alone."""
+        """The ``count`` different annotators for comparison ``index``; the first one judges if only one is needed."""
         return self.annotators.panel(index, count)
-
-    def annotate(
-        self,
-        prompt: Prompt,
-        first: str,
-        second: str,
-        index: int,
-        *,
-        objective: str | None = None,
-        annotator: str | None = None,
-    ) -> PreferencePair:
-        """The judgement number ``index`` of two responses, which is `rank` of the two."""
-        ranking = self.rank(prompt, (first, second), index, objective=objective, annotator=annotator)
-        return PreferencePair(prompt, *ranking.responses, annotator=ranking.annotator, objective=objective)
 
     def rank(
         self,
@@ -121,26 +122,27 @@ class Assistant(Task):
         objective: str | None = None,
         annotator: str | None = None,
     ) -> Ranking:
-        """The judgement number ``index`` of several responses: the same each time.
+        """Rank several responses; the same arguments always give the same ranking.
 
         Args:
-            objective: one of the gold components, in respect of which they are judged.
+            index: number of the comparison, which decides the annotator and the annotator's mistakes.
+            objective: the gold component that is judged; None for an overall judgement.
             annotator: who judges; None for the first of the `panel`.
         """
         order, judge = self.annotators.rank(prompt, responses, index, objective, annotator)
         return Ranking(prompt, tuple(responses[number] for number in order), judge, objective)
 
     def ceiling(self, train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> float:
-        """Accuracy on the held-out pairs of a Bradley–Terry model fitted on the gold components."""
+        """Held-out accuracy of a Bradley–Terry model of the gold components, fitted to the training pairs."""
         return component_ceiling(self.book, self._judge, train, heldout)
 
     def probes(self, limit: int) -> Probes:
-        """Demonstrations of the held-out prompts, longer or more polite with all else alike."""
+        """Responses to the held-out prompts, each made longer or more polite and otherwise left unchanged."""
         return assistant_probes(self.book, self.demonstrator, self.book.heldout[:limit], self.seed)
 
     @cached_property
-    def _judge(self) -> Judge:
-        return Judge(self.world)
+    def _judge(self) -> GoldJudge:
+        return GoldJudge(self.world)
 
     @cached_property
     def _train_demonstrations(self) -> Sequence[Demonstration]:
@@ -155,9 +157,3 @@ class Assistant(Task):
 
     def _demonstrate(self, prompt: Prompt, rng: random.Random) -> Demonstration:
         return Demonstration(prompt, self.demonstrator.sample(self.book.parse(prompt), rng))
-
-
-def _is_heldout(split: str) -> bool:
-    if split not in ("train", "heldout"):
-        raise UserError(f"the splits of the assistant task are 'train' and 'heldout', got {split!r}")
-    return split == "heldout"

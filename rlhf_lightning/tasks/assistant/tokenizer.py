@@ -1,4 +1,4 @@
-"""The shop's small vocabulary, and its word-level tokenizer."""
+"""The vocabulary of the assistant task and its word-level tokenizer."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def vocabulary(world: World) -> tuple[str, ...]:
 
 
 def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """The tokenizer: one token per word, special tokens first, with a chat template."""
+    """A tokenizer with one token per word, special tokens first, and a chat template."""
     return build_word_tokenizer(vocabulary(world))

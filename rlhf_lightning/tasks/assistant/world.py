@@ -35,7 +35,7 @@ VERBS = {
     "material": "is made of",
     "origin": "comes from",
 }
-"""How a product states the attribute without naming it: "the lamp costs nine dollars"."""
+"""Verbs that state an attribute without naming it: "the lamp costs nine dollars"."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ HAZARDS = (
 
 
 class World:
-    """Which products there are, and the value of each of their attributes.
+    """The products, and the value of each of their attributes.
 
-    The values of an attribute are dealt out evenly, so that a value alone says little about the product.
+    Each value of an attribute belongs to about equally many products, so a value alone says little about the product.
 
     Args:
         entities: number of products, 16 to 24.
-        seed: which table of facts.
+        seed: decides the values.
     """
 
     def __init__(self, entities: int = 20, seed: int = 0) -> None:

@@ -14,10 +14,10 @@ from rlhf_lightning.types import Prompt
 
 
 class GoldTable(RewardSource):
-    """A score for each response, whatever the prompt.
+    """A score for each response, independent of the prompt.
 
     Args:
-        table: scores by response; white space at the ends does not matter.
+        table: scores by response; white space around a response is ignored.
     """
 
     def __init__(self, table: Mapping[str, float]) -> None:
@@ -25,10 +25,10 @@ class GoldTable(RewardSource):
         self.table = dict(table)
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
-        """The responses' scores.
+        """The scores of the responses.
 
         Raises:
-            UserError: the table does not have one of them.
+            UserError: a response is not in the table.
         """
         for response in responses:
             if response.strip() not in self.table:

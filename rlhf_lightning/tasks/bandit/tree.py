@@ -1,4 +1,4 @@
-"""All responses of the enumerable task, by number: see `models.tabular` for how they are numbered."""
+"""All responses of the enumerable task by number; `models.tabular` explains the numbering."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PROMPT = TOKENS[0]
-"""A prompt needs a token, and no fourth one should be in the vocabulary."""
+"""The prompt is the end-of-sequence token, so that the vocabulary needs no fourth token."""
 
 
 def _text(number: int) -> str:
@@ -29,7 +29,7 @@ RESPONSES = tuple(_text(number) for number in range(PREFIXES))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word, and no other words."""
+    """A tokenizer with these three tokens only."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -42,13 +42,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def as_rollout(policy: TextPolicy, numbers: Sequence[int] = range(PREFIXES)) -> Rollout:
-    """Responses by number, as if the policy had sampled them with at most three new tokens.
+    """The given responses as a rollout, as if the policy had sampled them with at most three new tokens.
 
-    Those of three letters are cut at their last one, the others terminate with the end-of-sequence token.
+    Responses of three letters are cut after the last one, the others terminate with the end-of-sequence token.
 
     Args:
         policy: any policy over the three tokens.
-        numbers: which responses, in which order; all of them unless told otherwise.
+        numbers: numbers of the responses, in order; all of them by default.
     """
     stop = policy.stop_ids[0]
     encoded = encode_responses(

@@ -12,9 +12,9 @@ PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>")
 SPECIAL_TOKENS = (PAD, BOS, EOS, *ROLE_TOKENS)
 SMALLEST = 256 + len(SPECIAL_TOKENS)
-"""Every byte and every special token; no vocabulary is smaller."""
+"""Size of the smallest vocabulary: every byte and every special token."""
 
-# A role token opens each turn, so only the assistant's turns need an end of their own: the one to stop at.
+# A role token begins each turn, so only the assistant's turns need an end token, at which decoding stops.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
@@ -32,8 +32,8 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     any text encodes, and decodes to itself, unless it spells out a special token.
 
     Args:
-        texts: what the merges are learned from.
-        vocabulary: entries, special tokens included; fewer if the texts hold too few pairs that repeat.
+        texts: learns the merges from these.
+        vocabulary: number of entries, with special tokens; fewer if too few pairs of the texts occur twice.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

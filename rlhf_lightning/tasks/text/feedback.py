@@ -1,21 +1,20 @@
-"""Records that compare or rate responses: pairs, rankings and ratings.
+"""Parsing records that judge responses: pairs, rankings, ratings and labels.
 
-A response is text or an assistant turn. ``annotator`` names who judged. ``objective`` names in which respect; beside
-a plain number it names what was rated. ``margin`` says by how much the chosen response of a pair is better.
+A response is text or an assistant turn. ``annotator`` names who judged. ``objective`` names the quality that was
+judged, also for a rating that is a plain number. ``margin`` is by how much the chosen response of a pair is better.
 
-A ranking is a strict order of all its responses. ``ranking`` holds each of the numbers 0 to K − 1 once; ``ranks``
-holds one number per response, the lowest is the best, and only their order counts. Ties, repeated or missing numbers
-and numbers of no response are never guessed at: such a record is refused, or dropped and counted, as a pair is whose
-responses are empty or identical.
+A ranking is a strict order of all its responses. ``ranking`` holds each of the indices 0 to K − 1 once; ``ranks``
+holds one number per response, of which only the order counts, lowest best. Ties and repeated, missing or unknown
+indices are not repaired: such a record is refused, or dropped and counted, like a pair of empty or identical responses.
 
-Ratings are finite numbers on any scale. In an object of them, ``null`` counts as not rated.
+Ratings are finite numbers on any scale. In an object of ratings, ``null`` means not rated.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from rlhf_lightning.tasks.text.records import BadPairError, Fields, Layout, LayoutError, Record
+from rlhf_lightning.tasks.text.records import BadPairError, Fields, Layout, LayoutError, TextRecord
 from rlhf_lightning.tasks.text.values import (
     is_empty,
     joined,
@@ -23,18 +22,20 @@ from rlhf_lightning.tasks.text.values import (
     name_of,
     number,
     prompt_of,
+    response_key,
     split_conversation,
     split_transcript,
+    truth,
 )
-from rlhf_lightning.types import OVERALL, Prompt
+from rlhf_lightning.types import OVERALL, Feedback, LabelledResponse, PreferencePair, Prompt, Ranking, Rating
 
 
-def parse_feedback(layout: Layout, fields: Fields) -> Record:
-    """The prompt, the responses and what was said of them.
+def parse_feedback(layout: Layout, fields: Fields) -> TextRecord:
+    """The prompt, the responses and the feedback in a record.
 
     Raises:
         LayoutError: a value has the wrong type, or a rating is not a finite number.
-        BadPairError: there is no question, or a ranking is no strict order of its responses.
+        BadPairError: the prompt is empty, or a ranking is not a strict order of its responses.
     """
     if layout in (Layout.CHAT_PAIR, Layout.TRANSCRIPT_PAIR):
         prompt, responses = _two_conversations(layout, fields)
@@ -44,19 +45,28 @@ def parse_feedback(layout: Layout, fields: Fields) -> Record:
         raise BadPairError("no user turn before the reply", "a prompt that ends with a user turn")
     if is_empty(prompt):
         raise BadPairError("empty prompt", "a prompt with text")
+    if layout is Layout.RANKING:
+        responses = tuple(responses[number] for number in _order(fields, len(responses)))
+    return TextRecord(layout, prompt, responses, _feedback(layout, fields, prompt, responses))
+
+
+def _feedback(layout: Layout, fields: Fields, prompt: Prompt, responses: tuple[str, ...]) -> tuple[Feedback, ...]:
     annotator, objective = name_of(fields, "annotator"), name_of(fields, "objective")
     if layout in (Layout.RATING, Layout.RATINGS):
         ratings = _ratings(layout, fields, len(responses), objective or OVERALL)
-        return Record(layout, prompt, responses, annotator, ratings=ratings)
+        rated = zip(responses, ratings, strict=True)
+        return tuple(Rating(prompt, response, values, annotator) for response, values in rated)
+    if layout is Layout.LABEL:
+        return (LabelledResponse(prompt, responses[0], truth(fields["label"], "label"), annotator, objective),)
     if layout is Layout.RANKING:
-        responses = tuple(responses[number] for number in _order(fields, len(responses)))
-        return Record(layout, prompt, responses, annotator, objective=objective)
+        return (Ranking(prompt, responses, annotator, objective),)
     margin = None if fields.get("margin") is None else number(fields["margin"], "margin")
-    return Record(layout, prompt, responses, annotator, margin, objective)
+    chosen, rejected = responses
+    return (PreferencePair(prompt, chosen, rejected, annotator, margin, objective),)
 
 
-def check_responses(record: Record) -> None:
-    """Raise `BadPairError` if a response is empty, or if two that were compared are the same but for white space."""
+def check_responses(record: TextRecord) -> None:
+    """Raise `BadPairError` for an empty response, or for compared responses that differ at most in white space."""
     texts = [text.strip() for text in record.responses]
     of_pair = record.layout is not Layout.RANKING
     if not all(texts):
@@ -78,28 +88,29 @@ def _prompt_and_responses(layout: Layout, fields: Fields) -> tuple[Prompt, tuple
     prompt = prompt_of(fields)
     if layout is Layout.PAIR:
         return joined(prompt, fields, ("chosen", "rejected"))
-    given = fields["responses"] if layout in (Layout.RANKING, Layout.RATINGS) else [fields["response"]]
-    if not isinstance(given, list) or not given:
-        raise LayoutError(f"'responses' is {kind(given)}; expected a list of texts")
-    if len(given) < 2 and layout is Layout.RANKING:
+    if layout in (Layout.RATING, Layout.LABEL):
+        return joined(prompt, fields, (response_key(fields),))
+    responses = fields["responses"]
+    if not isinstance(responses, list) or not responses:
+        raise LayoutError(f"'responses' is {kind(responses)}; expected a list of texts")
+    if len(responses) < 2 and layout is Layout.RANKING:
         raise BadPairError("fewer than two responses", "at least two to rank")
-    names = ["response"] if layout is Layout.RATING else [f"responses {i}" for i in range(len(given))]
-    turns = {name: [one] if isinstance(one, dict) else one for name, one in zip(names, given, strict=True)}
-    return joined(prompt, turns, names)
+    named = {f"responses {i}": [turn] if isinstance(turn, dict) else turn for i, turn in enumerate(responses)}
+    return joined(prompt, named, list(named))
 
 
 def _order(fields: Fields, count: int) -> list[int]:
-    """Numbers of the responses, best first."""
+    """Indices of the responses, best first."""
     ranking, ranks = fields.get("ranking"), fields.get("ranks")
     if ranking is not None and ranks is not None:
         raise LayoutError("both 'ranking' and 'ranks'; expected one of them")
     if ranks is not None:
-        places = [number(rank, "ranks", "a list of numbers") for rank in _list(ranks, "ranks")]
-        if len(places) != count:
-            raise BadPairError(f"{_more(len(places), count)} ranks than responses", "one rank for each response")
-        if len(set(places)) < count:
+        numbers = [number(rank, "ranks", "a list of numbers") for rank in _list(ranks, "ranks")]
+        if len(numbers) != count:
+            raise BadPairError(f"{_more(len(numbers), count)} ranks than responses", "one rank for each response")
+        if len(set(numbers)) < count:
             raise BadPairError("tied ranks", "a different rank for each response")
-        return sorted(range(count), key=places.__getitem__)
+        return sorted(range(count), key=numbers.__getitem__)
     order = _list(ranking, "ranking")
     for index in order:
         if isinstance(index, bool) or not isinstance(index, int):
@@ -114,29 +125,31 @@ def _order(fields: Fields, count: int) -> list[int]:
 
 
 def _ratings(layout: Layout, fields: Fields, count: int, name: str) -> tuple[dict[str, float], ...]:
-    """What each response was rated, by objective; a plain number under ``name``."""
+    """The ratings of each response by objective; a plain number stands under ``name``."""
     if layout is Layout.RATINGS:
-        given = _list(fields["ratings"], "ratings")
-        if len(given) != count:
-            raise LayoutError(f"{_more(len(given), count)} ratings than responses; expected one for each response")
-        return tuple(_by_objective(one, f"ratings {place}", name) for place, one in enumerate(given))
-    found = {}
+        values = _list(fields["ratings"], "ratings")
+        if len(values) != count:
+            raise LayoutError(f"{_more(len(values), count)} ratings than responses; expected one for each response")
+        return tuple(_by_objective(value, f"ratings {index}", name) for index, value in enumerate(values))
+    ratings = {}
     if fields.get("rating") is not None:
-        found[name] = number(fields["rating"], "rating")
+        ratings[name] = number(fields["rating"], "rating")
     if fields.get("ratings") is not None:
         if not isinstance(fields["ratings"], dict):
             raise LayoutError(f"'ratings' is {kind(fields['ratings'])}; expected an object of objectives and numbers")
-        found |= _by_objective(fields["ratings"], "ratings", name)
-    return (found,)
+        ratings |= _by_objective(fields["ratings"], "ratings", name)
+    return (ratings,)
 
 
 def _by_objective(value: Any, key: str, name: str) -> dict[str, float]:
     if not isinstance(value, dict):
         return {name: number(value, key, "a number, or an object of objectives and numbers")}
-    found = {objective: number(one, f"{key} {objective}") for objective, one in value.items() if one is not None}
-    if not found:
+    ratings = {
+        objective: number(given, f"{key} {objective}") for objective, given in value.items() if given is not None
+    }
+    if not ratings:
         raise LayoutError(f"{key!r} holds no number; expected at least one objective with its rating")
-    return found
+    return ratings
 
 
 def _list(value: Any, key: str) -> list[Any]:
@@ -145,5 +158,5 @@ def _list(value: Any, key: str) -> list[Any]:
     return value
 
 
-def _more(count: int, than: int) -> str:
-    return "more" if count > than else "fewer"
+def _more(count: int, expected: int) -> str:
+    return "more" if count > expected else "fewer"

@@ -1,30 +1,32 @@
-"""What a record means: its layout, read off its keys, and the prompt and responses in it.
+"""The layouts of records: how one is detected from its keys, and the prompt and responses in it.
 
     chosen, rejected            conversations with the prompt in them, or transcripts of ``Human:``/``Assistant:`` turns
     prompt, chosen, rejected    text, or chat messages in any of the three
-    prompt, responses, ranking  two or more responses and their numbers from 0, best first; or ``ranks`` (1 is best)
+    prompt, responses, ranking  two or more responses and their indices, best first; or ``ranks`` (1 is best)
     prompt, responses, ratings  for each response a number, or an object of numbers by objective
     messages                    a demonstration if the last turn is the assistant's, else a prompt
     prompt, response, rating    a number; or ``ratings``, an object of numbers by objective
-    prompt, response            a demonstration (``completion`` names the response too)
+    prompt, completion, label   true or 1 if the response is desirable, false or 0 if it is not
+    prompt, response            a demonstration
     prompt                      a prompt
 
-The first line that fits decides, further keys are ignored, and ``null`` counts as absent (columnar files fill with it).
-`feedback` says more of the lines that compare or rate responses, which may also name their ``annotator``.
-In a transcript the response is what follows the last ``Assistant:``; before it, a turn that follows a turn of the same
-speaker is joined to it by a blank line, and the white space around each turn is dropped. All other text stays as it is.
+The first line that fits decides, other keys are ignored, and ``null`` counts as absent (columnar files fill with it).
+``completion`` and ``response`` mean the same in the lines with ``label`` and of demonstrations.
+`feedback` explains the lines that judge responses; they may also name their ``annotator`` and ``objective``.
+In a transcript the response is what follows the last ``Assistant:``; before it, consecutive turns of one speaker are
+joined by a blank line, and the white space around each turn is dropped. All other text is kept unchanged.
 """
 
 from __future__ import annotations
 
 from rlhf_lightning.tasks.text.feedback import parse_feedback
-from rlhf_lightning.tasks.text.records import BadPairError, Fields, Layout, LayoutError, Record
-from rlhf_lightning.tasks.text.values import is_empty, joined, messages, prompt_of
+from rlhf_lightning.tasks.text.records import BadPairError, Fields, Layout, LayoutError, TextRecord
+from rlhf_lightning.tasks.text.values import is_empty, joined, messages, prompt_of, response_key
 from rlhf_lightning.types import Prompt
 
 EXPECTED = (
-    "prompt/chosen/rejected, chosen/rejected, prompt/responses/ranking, prompt/response/rating, messages, "
-    "prompt/response, prompt/completion or prompt"
+    "prompt/chosen/rejected, chosen/rejected, prompt/responses/ranking, prompt/response/rating, "
+    "prompt/completion/label, messages, prompt/response, prompt/completion or prompt"
 )
 
 
@@ -32,7 +34,7 @@ def detect(fields: Fields) -> Layout:
     """The layout of a record.
 
     Raises:
-        LayoutError: its keys fit none.
+        LayoutError: its keys fit no layout.
     """
     present = {key: value for key, value in fields.items() if value is not None}
     if "chosen" in present or "rejected" in present:
@@ -55,18 +57,20 @@ def detect(fields: Fields) -> Layout:
         raise LayoutError(f"no key 'prompt' (its keys: {keys}); expected {EXPECTED}")
     if "response" in present and ("rating" in present or "ratings" in present):
         return Layout.RATING
-    return Layout.DEMONSTRATION if "response" in present or "completion" in present else Layout.PROMPT
+    if "response" in present or "completion" in present:
+        return Layout.LABEL if "label" in present else Layout.DEMONSTRATION
+    return Layout.PROMPT
 
 
-def parse(fields: Fields, *, empty_response: bool = False) -> Record:
+def parse(fields: Fields, *, empty_response: bool = False) -> TextRecord:
     """The prompt and the responses of a record.
 
     Args:
-        empty_response: whether a response to imitate may be empty.
+        empty_response: whether the response of a demonstration may be empty.
 
     Raises:
         LayoutError: a key is missing, a value has the wrong type, or a prompt or response is empty.
-        BadPairError: the same for feedback; `feedback.check_responses` looks at the responses.
+        BadPairError: the same for feedback, whose responses `feedback.check_responses` checks.
     """
     layout = detect(fields)
     if layout.is_feedback:
@@ -78,7 +82,7 @@ def parse(fields: Fields, *, empty_response: bool = False) -> Record:
         raise LayoutError("empty prompt; expected text, or messages ending with a user turn that is not empty")
     if not empty_response and any(not text.strip() for text in responses):
         raise LayoutError("empty response; expected text")
-    return Record(layout, prompt, responses)
+    return TextRecord(layout, prompt, responses)
 
 
 def _prompt_and_response(layout: Layout, fields: Fields) -> tuple[Prompt, tuple[str, ...]]:
@@ -89,8 +93,7 @@ def _prompt_and_response(layout: Layout, fields: Fields) -> tuple[Prompt, tuple[
     if layout is Layout.CHAT_DEMONSTRATION:
         *prompt, reply = messages(fields["messages"], "messages")
         return prompt, (reply["content"],)
-    key = "response" if fields.get("response") is not None else "completion"
     try:
-        return joined(prompt_of(fields), fields, (key,))
-    except BadPairError as error:  # of a single response it is no preference that could be dropped
+        return joined(prompt_of(fields), fields, (response_key(fields),))
+    except BadPairError as error:  # a demonstration is never dropped
         raise LayoutError(str(error)) from error

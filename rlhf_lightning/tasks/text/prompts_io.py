@@ -1,4 +1,4 @@
-"""What the commands read and write: prompts to answer, responses to score, and JSON lines."""
+"""Files that commands read and write: prompts to answer, responses to score, and JSON lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TextIO
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.text.layouts import parse
 from rlhf_lightning.tasks.text.readers import Located, file_lines, json_lines, locate
-from rlhf_lightning.tasks.text.records import LayoutError, Record
+from rlhf_lightning.tasks.text.records import LayoutError, TextRecord
 from rlhf_lightning.types import Prompt
 
 
@@ -28,8 +28,8 @@ def read_prompts(source: str | Path | TextIO) -> list[Prompt]:
     """Prompts to answer, in order, repeated ones included.
 
     Args:
-        source: a ``.txt`` file with one prompt per line, any file or dataset that `TextTask` reads (responses in it
-            are ignored), or an open text stream of either kind.
+        source: a ``.txt`` file with one prompt per line, any file or dataset that `TextTask` reads (its responses
+            are ignored), or an open text stream with the content of either.
 
     Raises:
         UserError: names the line and what was expected.
@@ -99,7 +99,7 @@ def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def _parsed(where: str, fields: dict[str, Any], *, empty_response: bool) -> Record:
+def _parsed(where: str, fields: dict[str, Any], *, empty_response: bool) -> TextRecord:
     try:
         return parse(fields, empty_response=empty_response)
     except LayoutError as error:

@@ -1,7 +1,7 @@
-"""Records of a data file, each with the place it came from.
+"""Reading the records of a data file, each with its location.
 
-Reads JSON lines (plain or gzipped), Parquet and Hugging Face ``datasets``. Everything that a file can have wrong
-before its records mean anything ends here, in one line that names the file and the line.
+Reads JSON lines (plain or gzipped), Parquet and Hugging Face ``datasets``. Each fault of a file, short of the meaning
+of its records, is reported in one line that names the file and the line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import datasets
 
 Located: TypeAlias = tuple[str, dict[str, Any]]
-"""Where a record is (``file:line``, or ``file, record n`` where there are no lines), and the record."""
+"""The location of a record (``file:line``, or ``file, record n`` in a format without lines), and the record."""
 
 ACCEPTED = ".jsonl, .jsonl.gz, .json with one object per line, .parquet, or a Hugging Face dataset"
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
@@ -34,21 +34,21 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Source:
-    """Something that `records` of can be read, found but not opened yet.
+    """A data file or dataset that exists and has not been opened yet.
 
     Args:
-        path: as the user wrote it, the name in every message.
-        open: starts reading.
+        path: as the user wrote it, for messages.
+        open: starts reading the records.
     """
 
     path: str
     open: Callable[[], Iterator[Located]]
 
     def records(self) -> Iterator[Located]:
-        """Its records, in order.
+        """The records in order.
 
         Raises:
-            UserError: at the first line that cannot be read, or where there is no record at all.
+            UserError: a line cannot be read, or there is no record at all.
         """
         empty = True
         for located in self.open():
@@ -59,22 +59,22 @@ class Source:
 
 
 def locate(path: str) -> Source:
-    """Find a data file, a dataset folder or the name of a dataset on the hub; reads nothing.
+    """Find a data file, a dataset folder or a dataset on the hub, without reading it.
 
     ``owner/name``, ``owner/name/subset`` and a folder may be followed by ``:split``; the default is ``train``, or
     the only split there is.
 
     Raises:
-        UserError: there is nothing of that name, or it is of no known format.
+        UserError: there is no such file or folder, or its format is unknown.
     """
     if not path:
         raise UserError(f"the path of the data is empty; expected {ACCEPTED}")
-    found = Path(path).expanduser()
-    if found.is_file():
-        return Source(path, _file_reader(path, found))
+    file = Path(path).expanduser()
+    if file.is_file():
+        return Source(path, _file_reader(path, file))
     folder, colon, split = path.rpartition(":")
-    if found.is_dir() or (colon and Path(folder).expanduser().is_dir()):
-        name, wanted = (path, None) if found.is_dir() else (folder, split)
+    if file.is_dir() or (colon and Path(folder).expanduser().is_dir()):
+        name, wanted = (path, None) if file.is_dir() else (folder, split)
         return Source(path, partial(_read_folder, path, checked_folder(name), wanted))
     name, wanted = (folder, split) if colon else (path, None)
     hub = _HUB_NAME.fullmatch(name)
@@ -85,23 +85,23 @@ def locate(path: str) -> Source:
 
 
 def missing_file(path: str) -> UserError:
-    """The error for a path that does not exist, with the names in its folder that look alike."""
-    found = Path(path).expanduser()
-    if found.exists():
+    """The error for a path that does not exist, with similar names in its folder."""
+    file = Path(path).expanduser()
+    if file.exists():
         return UserError(f"{path}: not a regular file; expected {ACCEPTED}")
-    if not found.parent.is_dir():
-        return UserError(f"{path}: no such file (there is no folder {found.parent})")
-    names = sorted(entry.name for entry in found.parent.iterdir())
-    close = difflib.get_close_matches(found.name, names, n=3, cutoff=0.5)
+    if not file.parent.is_dir():
+        return UserError(f"{path}: no such file (there is no folder {file.parent})")
+    names = sorted(entry.name for entry in file.parent.iterdir())
+    close = difflib.get_close_matches(file.name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(close)}?" if close else f"; expected {ACCEPTED}"
     return UserError(f"{path}: no such file{hint}")
 
 
 def checked_folder(path: str) -> Path:
-    """The folder, if it holds a dataset.
+    """The path of a folder that holds a dataset.
 
     Raises:
-        UserError: it holds nothing that ``datasets`` reads.
+        UserError: it holds no file that ``datasets`` reads.
     """
     folder = Path(path).expanduser()
     if _saved_to_disk(folder) or any(
@@ -112,7 +112,7 @@ def checked_folder(path: str) -> Path:
 
 
 def json_lines(path: str, lines: Iterable[bytes]) -> Iterator[Located]:
-    """The objects of JSON lines; ``path`` names them in messages. Blank lines may only follow the last one.
+    """The objects in JSON lines. Blank lines are allowed only after the last object.
 
     Raises:
         UserError: a line is blank, not UTF-8, not JSON or not an object.
@@ -129,7 +129,7 @@ def json_lines(path: str, lines: Iterable[bytes]) -> Iterator[Located]:
 
 
 def file_lines(path: str, file: Path) -> Iterator[bytes]:
-    """The lines of a file, unpacked if it is gzipped, without a byte-order mark.
+    """The lines of a plain or gzipped file, without a byte-order mark.
 
     Raises:
         UserError: it cannot be read, or its gzip data is damaged.

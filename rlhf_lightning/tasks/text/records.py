@@ -1,4 +1,4 @@
-"""A record of a data file once it is understood, and what can be wrong with one."""
+"""A parsed record of a data file, and the errors of one that cannot be parsed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
-from rlhf_lightning.types import Prompt
+from rlhf_lightning.types import Feedback, Prompt
 
 Fields: TypeAlias = dict[str, Any]
 
 
 class LayoutError(Exception):
-    """A record that is not in a known layout; the message says what was expected."""
+    """A record in no known layout; the message says what was expected."""
 
 
 class BadPairError(LayoutError):
-    """Well-formed feedback that nothing can be learned from: a bad pair, ranking or rated response.
+    """Well-formed feedback that cannot be used: a bad pair, ranking, rating or label.
 
     Args:
-        reason: what is wrong, without particulars (counts are kept by it).
+        reason: what is wrong, without details, so that dropped records can be counted by reason.
     """
 
     def __init__(self, reason: str, expected: str) -> None:
@@ -28,7 +28,7 @@ class BadPairError(LayoutError):
 
 
 class Layout(Enum):
-    """The layouts, by the words that messages use for them."""
+    """The layouts; each value is its name in messages."""
 
     PROMPT = "prompt"
     CHAT_PROMPT = "messages ending with a user turn"
@@ -40,43 +40,43 @@ class Layout(Enum):
     RANKING = "prompt/responses/ranking"
     RATING = "prompt/response/rating"
     RATINGS = "prompt/responses/ratings"
+    LABEL = "prompt/completion/label"
 
     @property
     def is_feedback(self) -> bool:
         """Whether such a record says how good responses are."""
-        return self.is_comparison or self in (Layout.RATING, Layout.RATINGS)
+        return self.is_comparison or self in (Layout.RATING, Layout.RATINGS, Layout.LABEL)
 
     @property
     def is_comparison(self) -> bool:
-        """Whether such a record puts responses in order."""
+        """Whether such a record orders responses by preference."""
         return self in (Layout.PAIR, Layout.CHAT_PAIR, Layout.TRANSCRIPT_PAIR, Layout.RANKING)
 
     @property
     def provides(self) -> frozenset[str]:
-        """What a task can offer from such records; a rated response is not one to imitate."""
-        if self in (Layout.PROMPT, Layout.CHAT_PROMPT):
-            return frozenset({"prompts", "groups"})
+        """What a task with such records provides; a rated or labelled response is not a demonstration."""
+        provided = {"prompts", "groups"}
         if self in (Layout.DEMONSTRATION, Layout.CHAT_DEMONSTRATION):
-            return frozenset({"prompts", "groups", "demonstrations"})
-        if self in (Layout.RATING, Layout.RATINGS):
-            return frozenset({"prompts", "groups", "ratings"})
-        return frozenset({"prompts", "groups", "demonstrations", "preferences", "rankings"})
+            provided |= {"demonstrations"}
+        elif self in (Layout.RATING, Layout.RATINGS):
+            provided |= {"ratings"}
+        elif self is Layout.LABEL:
+            provided |= {"labels"}
+        elif self.is_comparison:
+            provided |= {"demonstrations", "preferences", "rankings", "labels"}
+        return frozenset(provided)
 
 
 @dataclass(frozen=True)
-class Record:
-    """One record, understood.
+class TextRecord:
+    """One record, with its values checked.
 
     Args:
-        responses: none, the one to imitate, those that were rated, or those that were compared, best first.
-        objective: in which respect they were compared.
-        ratings: of each of the responses, by objective.
+        responses: none, the one to imitate, or all that were judged, in a comparison best first.
+        feedback: what was said about the responses; of several rated responses, one rating for each.
     """
 
     layout: Layout
     prompt: Prompt
     responses: tuple[str, ...] = ()
-    annotator: str | None = None
-    margin: float | None = None
-    objective: str | None = None
-    ratings: tuple[dict[str, float], ...] = ()
+    feedback: tuple[Feedback, ...] = ()

@@ -1,4 +1,4 @@
-"""Which prompts are held out: by a hash of their text, so that neither the run nor the order of a file matters."""
+"""Holding out prompts by a hash of their text, which depends neither on the run nor on the order of a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.types import Prompt
 
 HASHES = 2**64
-"""Hashes lie below."""
+"""Number of different hashes."""
 
 
 def prompt_key(prompt: Prompt) -> str:
@@ -19,17 +19,17 @@ def prompt_key(prompt: Prompt) -> str:
 
 
 def prompt_hash(key: str, seed: int) -> int:
-    """A number below `HASHES`, as good as drawn from them evenly."""
+    """A pseudo-random number from 0 to `HASHES` − 1."""
     return int.from_bytes(hashlib.sha256(f"{seed}\0{key}".encode()).digest()[:8])
 
 
 def by_hash(prompts: Iterable[Prompt], seed: int) -> list[str]:
-    """The keys of the distinct prompts, as good as shuffled."""
+    """The keys of the distinct prompts in a pseudo-random order."""
     return sorted({prompt_key(prompt) for prompt in prompts}, key=lambda key: prompt_hash(key, seed))
 
 
 def folds(prompts: Iterable[Prompt], count: int) -> dict[str, int]:
-    """The one fold of each prompt, by its key; the folds differ in size by one prompt at most.
+    """The fold of each prompt, by the prompt's key; the sizes of the folds differ by at most one prompt.
 
     Raises:
         UserError: there are fewer prompts than folds.
@@ -37,4 +37,4 @@ def folds(prompts: Iterable[Prompt], count: int) -> dict[str, int]:
     keys = by_hash(prompts, seed=0)
     if len(keys) < count:
         raise UserError(f"data.init_args.folds is {count}, but there are {len(keys)} prompts; expected at most that")
-    return {key: place % count for place, key in enumerate(keys)}
+    return {key: number % count for number, key in enumerate(keys)}

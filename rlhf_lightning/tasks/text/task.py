@@ -7,19 +7,20 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.tasks.feedback import as_labels, as_pairs, as_rankings
 from rlhf_lightning.tasks.task import Probes, Split, Task
 from rlhf_lightning.tasks.text.bpe import SMALLEST, train_bpe
 from rlhf_lightning.tasks.text.feedback import check_responses
 from rlhf_lightning.tasks.text.layouts import detect, parse
 from rlhf_lightning.tasks.text.probes import text_probes
 from rlhf_lightning.tasks.text.readers import Source, locate
-from rlhf_lightning.tasks.text.records import BadPairError, Layout, LayoutError, Record
+from rlhf_lightning.tasks.text.records import BadPairError, Layout, LayoutError, TextRecord
 from rlhf_lightning.tasks.text.splits import HASHES, by_hash, prompt_hash, prompt_key
-from rlhf_lightning.types import Demonstration, PreferencePair, Prompt, Ranking, Rating
+from rlhf_lightning.types import Demonstration, Feedback, LabelledResponse, PreferencePair, Prompt, Ranking, Rating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,29 +29,29 @@ log = logging.getLogger(__name__)
 
 
 class TextTask(Task):
-    """Text from a file: what it provides follows from the layout of its records (see `layouts`).
+    """Text from a file, whose layout decides what the task provides (see `layouts`).
 
     A file of pairs or rankings provides prompts, demonstrations (the best responses), preferences (all pairs of a
-    ranking) and rankings (a pair is one of two); a file of ratings provides prompts and ratings; a file of
-    demonstrations provides prompts and demonstrations; a file of prompts provides prompts.
+    ranking), rankings (a pair is one of two) and labels (of each pair, one response is desirable and one is not).
+    Files of ratings, of labels and of demonstrations provide these and prompts; a file of prompts provides prompts.
 
-    Without ``heldout_path``, a prompt is held out or not by a hash of its text: every record of one prompt lands on
-    the same side, and the order of the file does not matter. With it, a prompt in both files is dropped from training.
+    Without ``heldout_path``, a hash of its text decides whether a prompt is held out: all records of one prompt are in
+    the same split, whatever the order of the file. With it, a prompt in both files is dropped from training.
 
     Args:
         path: JSON lines (``.jsonl``, ``.jsonl.gz``), Parquet, a dataset folder, or ``owner/name`` of a dataset on the
-            Hugging Face hub; the last two may be followed by ``:split``. Missing files are reported at once, the
-            rest is read when it is first needed.
+            Hugging Face hub; the last two may be followed by ``:split``. A missing file is reported at once; the
+            content is read when it is first needed.
         heldout_path: the held-out records, if they are in a file of their own.
-        heldout_fraction: expected share of the prompts that is held out if they are not; at least one prompt is
-            held out and at least one is trained on. 0.02–0.1 is usual.
+        heldout_fraction: expected share of held-out prompts without ``heldout_path``, usually 0.02–0.1; at least one
+            prompt is held out and at least one is trained on.
         heldout_limit: at most this many prompts are held out; the others of ``path`` are trained on.
-        on_bad_pair: what to do with a pair, ranking or rating whose prompt or responses are empty, whose conversations
-            differ before the last turn or have no reply, whose compared responses are identical, or that is no
-            strict order of them all (ties, repeated or missing numbers): stop, or drop and count it.
-        vocabulary: entries of the tokenizer that is trained for models built from scratch.
-        max_records: read this many records of each file, from its beginning.
-        seed: of the hash that holds out prompts.
+        on_bad_pair: what to do with feedback whose prompt or responses are empty, whose conversations differ before
+            the last turn or have no reply, whose compared responses are identical, or whose ranking is not a strict
+            order of all responses: stop with an error, or drop and count it.
+        vocabulary: size of the tokenizer that is trained for models built from scratch.
+        max_records: read only this many records from the beginning of each file.
+        seed: of the hash that decides which prompts are held out.
 
     Raises:
         UserError: there is no such file, or an argument is out of range.
@@ -88,12 +89,12 @@ class TextTask(Task):
 
     @cached_property
     def provides(self) -> frozenset[str]:  # type: ignore[override]
-        """What the first record has to offer; the others are not read."""
+        """What the layout of the first record provides; the others are not read."""
         return _first_layout(self._source).provides
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many records were dropped, by reason; reads the files."""
+        """Number of dropped records by reason; reads the files."""
         return dict(self._data.dropped)
 
     def prompts(self, split: Split) -> list[Prompt]:
@@ -101,42 +102,36 @@ class TextTask(Task):
         return list({prompt_key(record.prompt): record.prompt for record in self._data.splits[split]}.values())
 
     def demonstrations(self, split: Split) -> list[Demonstration]:
-        """The responses to imitate (of a pair or ranking, the best one), in the order of the file."""
+        """The responses to imitate, in the order of the file; of a pair or ranking, the best one."""
         self.require(frozenset({"demonstrations"}), "demonstrations()")
         return [Demonstration(record.prompt, record.responses[0]) for record in self._data.splits[split]]
 
     def preferences(self, split: Split) -> list[PreferencePair]:
-        """The pairs, in the order of the file; a ranking gives each of its responses against all that are worse."""
-        self.require(frozenset({"preferences"}), "preferences()")
-        return [
-            PreferencePair(record.prompt, *two, record.annotator, record.margin, record.objective)
-            for record in self._data.splits[split]
-            for two in combinations(record.responses, 2)
-        ]
+        """The pairs, in the order of the file; a ranking gives all of its pairs."""
+        return [pair for feedback in self._feedback("preferences", split) for pair in as_pairs(feedback)]
 
     def rankings(self, split: Split) -> list[Ranking]:
         """The rankings, in the order of the file; a pair is a ranking of two, and has no margin as such."""
-        self.require(frozenset({"rankings"}), "rankings()")
-        return [
-            Ranking(record.prompt, record.responses, record.annotator, record.objective)
-            for record in self._data.splits[split]
-        ]
+        return [ranking for feedback in self._feedback("rankings", split) for ranking in as_rankings(feedback)]
 
     def ratings(self, split: Split) -> list[Rating]:
         """Each response with its ratings, in the order of the file."""
-        self.require(frozenset({"ratings"}), "ratings()")
-        return [
-            Rating(record.prompt, response, rated, record.annotator)
-            for record in self._data.splits[split]
-            for response, rated in zip(record.responses, record.ratings, strict=True)
-        ]
+        return [rating for rating in self._feedback("ratings", split) if isinstance(rating, Rating)]
+
+    def labels(self, split: Split) -> list[LabelledResponse]:
+        """The labels, in the order of the file; of a pair, the chosen response is desirable, the rejected one not."""
+        return [label for feedback in self._feedback("labels", split) for label in as_labels(feedback)]
+
+    def _feedback(self, kind: str, split: Split) -> Iterator[Feedback]:
+        self.require(frozenset({kind}), f"{kind}()")
+        return (feedback for record in self._data.splits[split] for feedback in record.feedback)
 
     def probes(self, limit: int) -> Probes:
-        """Held-out demonstrations with a sentence more, the last one said again, or a courteous beginning."""
+        """Held-out demonstrations with one more sentence, a repeated last sentence, or a courteous beginning."""
         return text_probes(self.demonstrations("heldout"), limit) if "demonstrations" in self.provides else {}
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """A byte-level BPE trained on the text of the training split, once."""
+        """A byte-level BPE, trained once on the text of the training split."""
         if self._tokenizer is None:
             self._tokenizer = train_bpe(self._training_texts(), self.vocabulary)
         return self._tokenizer
@@ -153,19 +148,18 @@ class TextTask(Task):
     @cached_property
     def _data(self) -> _Data:
         records, dropped = self._read(self._source)
-        by_rank = by_hash((record.prompt for record in records), self.seed)
         if self._heldout_source is None:
-            held = set(by_rank[: self._heldout_count(by_rank)])
-            heldout = [record for record in records if prompt_key(record.prompt) in held]
+            keys = by_hash((record.prompt for record in records), self.seed)
+            heldout_keys = set(keys[: self._heldout_count(keys)])
+            heldout = [record for record in records if prompt_key(record.prompt) in heldout_keys]
         else:
             heldout, dropped_heldout = self._read(self._heldout_source)
             dropped += dropped_heldout
-            self._check_offer(records, heldout)
-            ranked = by_hash((record.prompt for record in heldout), self.seed)
-            kept = set(ranked[: self.heldout_limit])
+            self._check_heldout_provides(records, heldout)
+            keys = by_hash((record.prompt for record in heldout), self.seed)
+            heldout_keys, kept = set(keys), set(keys[: self.heldout_limit])
             heldout = [record for record in heldout if prompt_key(record.prompt) in kept]
-            held = set(ranked)
-        train = [record for record in records if prompt_key(record.prompt) not in held]
+        train = [record for record in records if prompt_key(record.prompt) not in heldout_keys]
         if self._heldout_source is not None and len(train) < len(records):
             dropped["prompt also held out"] += len(records) - len(train)
             if not train:
@@ -178,9 +172,9 @@ class TextTask(Task):
             log.warning("%s: dropped %d records (%s)", self._source.path, sum(dropped.values()), counts)
         return _Data({"train": train, "heldout": heldout}, dropped)
 
-    def _read(self, source: Source) -> tuple[list[Record], Counter[str]]:
-        """The records of a file that are kept, and why the others were not."""
-        records: list[Record] = []
+    def _read(self, source: Source) -> tuple[list[TextRecord], Counter[str]]:
+        """The usable records of a file, and the number of dropped ones by reason."""
+        records: list[TextRecord] = []
         dropped: Counter[str] = Counter()
         first = ""
         for where, fields in islice(source.records(), self.max_records):
@@ -196,7 +190,7 @@ class TextTask(Task):
             except LayoutError as error:
                 raise UserError(f"{where}: {error}") from error
             first = first or where
-            if _form(record) != _form((records or [record])[0]):
+            if records and _form(record) != _form(records[0]):
                 raise UserError(
                     f"{where}: the layout is {_form(record)}, but that of {first} is {_form(records[0])}; "
                     "expected one layout per file"
@@ -206,17 +200,17 @@ class TextTask(Task):
             raise UserError(f"{source.path}: all {dropped.total()} records were dropped; expected some to be left")
         return records, dropped
 
-    def _heldout_count(self, by_rank: list[str]) -> int:
-        if len(by_rank) < 2:
+    def _heldout_count(self, keys: list[str]) -> int:
+        if len(keys) < 2:
             raise UserError(
                 f"{self._source.path}: a single prompt; expected at least 2, one to train on and one to hold out "
                 "(or a heldout_path)"
             )
-        below = sum(prompt_hash(key, self.seed) < self.heldout_fraction * HASHES for key in by_rank)
-        most = min(len(by_rank) - 1, self.heldout_limit or len(by_rank))
+        below = sum(prompt_hash(key, self.seed) < self.heldout_fraction * HASHES for key in keys)
+        most = min(len(keys) - 1, self.heldout_limit or len(keys))
         return min(max(below, 1), most)
 
-    def _check_offer(self, records: list[Record], heldout: list[Record]) -> None:
+    def _check_heldout_provides(self, records: list[TextRecord], heldout: list[TextRecord]) -> None:
         missing = records[0].layout.provides - heldout[0].layout.provides
         if missing:
             assert self._heldout_source is not None
@@ -228,7 +222,7 @@ class TextTask(Task):
 
 @dataclass
 class _Data:
-    splits: dict[str, list[Record]]
+    splits: dict[str, list[TextRecord]]
     dropped: Counter[str] = field(default_factory=Counter)
 
 
@@ -240,7 +234,7 @@ def _first_layout(source: Source) -> Layout:
         raise UserError(f"{where}: {error}") from error
 
 
-def _form(record: Record) -> str:
+def _form(record: TextRecord) -> str:
     """The layout, and whether the prompt is text or a conversation where the layout leaves that open."""
     if record.layout.value.startswith("prompt"):
         return f"{record.layout.value} with {'text' if isinstance(record.prompt, str) else 'messages'}"

@@ -1,4 +1,4 @@
-"""The values in a record, read with their types checked: text, messages, conversations, names and numbers."""
+"""Reading the values of a record with their types checked: text, messages, conversations, names and numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text(value: Any, key: str, expected: str) -> str:
 
 
 def messages(value: Any, key: str) -> list[Message]:
-    """The turns of a conversation, with nothing but role and content."""
+    """The turns of a conversation, reduced to role and content."""
     if not isinstance(value, list) or not value:
         raise LayoutError(f"{key!r} is {kind(value)}; expected a list of messages with role and content")
     turns = []
@@ -49,19 +49,19 @@ def messages(value: Any, key: str) -> list[Message]:
 
 
 def prompt_of(fields: Fields) -> Prompt:
-    """What stands in ``prompt``."""
+    """The value of ``prompt``: text or a conversation."""
     value = fields["prompt"]
     return messages(value, "prompt") if isinstance(value, list) else text(value, "prompt", "text or a list of messages")
 
 
 def is_empty(prompt: Prompt) -> bool:
-    """Whether nothing is asked."""
-    asked = prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else ""
-    return not asked.strip()
+    """Whether the prompt, or its last turn, has no text."""
+    question = prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else ""
+    return not question.strip()
 
 
 def joined(prompt: Prompt, fields: Fields, keys: Sequence[str]) -> tuple[Prompt, tuple[str, ...]]:
-    """A prompt with its responses, each of which may be text, one assistant turn or the whole conversation."""
+    """A prompt and its responses, each given as text, as one assistant turn or as the whole conversation."""
     responses, conversations = [], []
     for key in keys:
         if not isinstance(fields[key], list):
@@ -71,8 +71,8 @@ def joined(prompt: Prompt, fields: Fields, keys: Sequence[str]) -> tuple[Prompt,
         responses.append(reply)
         conversations.append(before)
         if isinstance(prompt, str):
-            asked = [message["content"] for message in before if message["role"] == "user"]
-            agrees = not before or prompt in asked
+            questions = [message["content"] for message in before if message["role"] == "user"]
+            agrees = not before or prompt in questions
         else:
             agrees = before in ([], prompt)
         if not agrees:
@@ -85,7 +85,7 @@ def joined(prompt: Prompt, fields: Fields, keys: Sequence[str]) -> tuple[Prompt,
 
 
 def split_conversation(value: Any, key: str) -> tuple[list[Message], str]:
-    """A conversation's turns before the last, and what the assistant says in the last."""
+    """A conversation without its last turn, and the content of the last turn, which is the assistant's."""
     *before, last = messages(value, key)
     if last["role"] != "assistant":
         raise LayoutError(f"{key!r} ends with a {last['role']} turn; expected an assistant turn")
@@ -93,9 +93,9 @@ def split_conversation(value: Any, key: str) -> tuple[list[Message], str]:
 
 
 def split_transcript(value: Any, key: str) -> tuple[list[Message], str]:
-    """`split_conversation` of ``Human:`` and ``Assistant:`` turns in one text."""
-    whole = text(value, key, "a transcript of 'Human:' and 'Assistant:' turns")
-    start, *parts = _TURN.split("\n\n" + whole.lstrip())
+    """`split_conversation` for ``Human:`` and ``Assistant:`` turns in one text."""
+    transcript = text(value, key, "a transcript of 'Human:' and 'Assistant:' turns")
+    start, *parts = _TURN.split("\n\n" + transcript.lstrip())
     if start.strip() or not parts or parts[0] != "Human":
         raise LayoutError(f"{key!r} does not start with 'Human:'; expected a transcript, or a key 'prompt' beside it")
     if parts[-2] != "Assistant":
@@ -111,7 +111,7 @@ def split_transcript(value: Any, key: str) -> tuple[list[Message], str]:
 
 
 def name_of(fields: Fields, key: str) -> str | None:
-    """A name, which may be written as a whole number, where there is one."""
+    """The name under this key, which may be written as a whole number; None where there is none."""
     value = fields.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int | None):
         raise LayoutError(f"{key!r} is {kind(value)}; expected a name or a whole number")
@@ -123,16 +123,31 @@ def number(value: Any, key: str, expected: str = "a number") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise LayoutError(f"{key!r} is {kind(value)}; expected {expected}")
     try:
-        found = float(value)
+        result = float(value)
     except OverflowError:
-        found = math.inf
-    if not math.isfinite(found):
-        raise LayoutError(f"{key!r} is {found}; expected a finite number")
-    return found
+        result = math.inf
+    if not math.isfinite(result):
+        raise LayoutError(f"{key!r} is {result}; expected a finite number")
+    return result
+
+
+def response_key(fields: Fields) -> str:
+    """The key of a single response: ``response``, or ``completion`` where there is none."""
+    return "response" if fields.get("response") is not None else "completion"
+
+
+def truth(value: Any, key: str) -> bool:
+    """A truth value, which may be written as 1 or 0."""
+    expected = "expected true or false (or 1 or 0)"
+    if not isinstance(value, bool | int | float):
+        raise LayoutError(f"{key!r} is {kind(value)}; {expected}")
+    if value not in (0, 1):
+        raise LayoutError(f"{key!r} is {value}; {expected}")
+    return bool(value)
 
 
 def kind(value: Any) -> str:
-    """What a value is, in words."""
+    """The type of a value, in words."""
     if isinstance(value, list):
         return "a list" if value else "an empty list"
     names = {str: "text", dict: "an object", bool: "a boolean", int: "a number", float: "a number"}

@@ -75,7 +75,7 @@ def test_start_is_what_policy_optimizers_measure_at_theirs():
     data.setup()
     module = build(DPO, task)
     row = fit(module, pairs(task), max_steps=1, num_sanity_val_steps=0).rows[0]
-    scored = data.collect_heldout(module.reference)
+    scored = data.collect_heldout(module.reference.policy)
     assert scored.measures["gold"].unique().numel() > 1
     assert row["eval/gold"] == pytest.approx(scored.measures["gold"].mean().item())
 
@@ -118,9 +118,9 @@ def test_reference_stays_as_it_was_to_the_bit(algorithm):
     keep = AtHook("on_train_start", lambda trainer, module: start.update(copy.deepcopy(module.policy.state_dict())))
     module = build(algorithm, task)
     fit(module, pairs(task), keep, max_steps=4, limit_val_batches=0)
-    assert same(snapshot(module.reference), start)
+    assert same(snapshot(module.reference.policy), start)
     assert distance(snapshot(module.policy), start) > 1e-3
-    assert not any(parameter.requires_grad for parameter in module.reference.parameters())
+    assert not any(parameter.requires_grad for parameter in module.reference.policy.parameters())
 
 
 def test_adapters_train_against_the_model_without_them(tmp_path):
@@ -130,7 +130,7 @@ def test_adapters_train_against_the_model_without_them(tmp_path):
     assert rows[0]["eval/kl_ref_sequence"] == 0
     assert rows[-1]["eval/kl_ref_sequence"] > 0
     frozen = [name for name, parameter in module.policy.named_parameters() if not parameter.requires_grad]
-    own, others = dict(module.policy.named_parameters()), dict(module.reference.named_parameters())
+    own, others = dict(module.policy.named_parameters()), dict(module.reference.policy.named_parameters())
     assert frozen
     assert all(own[name] is others[name] for name in frozen)
 

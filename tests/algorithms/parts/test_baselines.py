@@ -14,7 +14,7 @@ from rlhf_lightning.algorithms.parts.baselines import (
     ScalarBaseline,
     ValueBaseline,
 )
-from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, NoCritic
 from rlhf_lightning.errors import UserError
 
 FIRST, SECOND, THIRD = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0.0, 1.0]), torch.tensor([-3.0, 1.0])
@@ -83,9 +83,13 @@ def test_the_others_keep_nothing(baseline):
 
 
 def test_only_a_value_baseline_has_a_critic():
-    assert ValueBaseline(CriticOptions(lr=0.5)).critic == CriticOptions(lr=0.5)
-    assert [baseline().critic for baseline in (NoBaseline, BatchMean, MovingAverage)] == [None] * 3
+    settings = {"gamma": 0.9, "microbatch_size": 3}
+    critic = ValueBaseline(CriticOptions(lr=0.5)).build_critic(**settings)
+    assert isinstance(critic, Critic)
+    assert critic.options == CriticOptions(lr=0.5)
+    assert (critic.gamma, critic.lam, critic.microbatch_size) == (0.9, 1.0, 3)
     for baseline in (NoBaseline, BatchMean, MovingAverage):
+        assert type(baseline().build_critic(**settings)) is NoCritic
         with pytest.raises(TypeError, match="critic"):
             baseline(critic=CriticOptions())
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from bandit_oracles import action_fisher
 from tiny_models import context, policy
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,7 +17,7 @@ from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.models.language.lora import LoRA, add_adapters
 from rlhf_lightning.models.language.policy import LanguagePolicy
 from rlhf_lightning.models.tabular import OPEN, TabularPolicy
-from rlhf_lightning.tasks.bandit.exact import action_fisher, probabilities
+from rlhf_lightning.tasks.bandit.exact import probabilities
 from rlhf_lightning.tasks.bandit.tree import as_rollout, build_tokenizer
 from rlhf_lightning.types import ObservationContext, TrainBatch
 
@@ -33,7 +34,7 @@ ROWS = [
 def train_batch(context, actions, action_mask):
     """A batch of which the geometry may read nothing but the states."""
     nothing = torch.full(action_mask.shape, math.nan)
-    return TrainBatch(context, actions, action_mask, *[nothing] * 4)
+    return TrainBatch(context, actions, action_mask, old_logprobs=nothing)
 
 
 def text_batch(rows=ROWS, garbage=10**6):
@@ -183,7 +184,7 @@ def test_microbatches_and_chunks_of_logits_change_nothing(kind, options, microba
     plain = geometry(one, text_batch())
     vectors = [random_vector(plain, seed) for seed in range(2)]
     expected = [plain.fisher_product(vector) for vector in vectors]
-    monkeypatch.setattr("rlhf_lightning.models.policy.chunk_tokens", lambda vocabulary: chunk)
+    monkeypatch.setattr("rlhf_lightning.models.language.policy.chunk_tokens", lambda vocabulary: chunk)
     here = PolicyGeometry(
         one, text_batch(), FisherOptions(microbatch_size=options), microbatch_size=microbatch_size, key=0
     )

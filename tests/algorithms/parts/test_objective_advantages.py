@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from training_helpers import AtHook, CountsB, Letters, distance, fit, ppo, rollouts, same, snapshot, tiny
+from training_helpers import (
+    AtHook,
+    CountsB,
+    Iterations,
+    Letters,
+    distance,
+    fit,
+    ppo,
+    rollouts,
+    same,
+    snapshot,
+    tiny,
+)
 from transformers import AutoModelForSequenceClassification
 
 from rlhf_lightning.algorithms.a2c import A2C
@@ -50,38 +62,36 @@ class OnlyB(CountsB):
 
 
 def trained(reward=None, *, epochs=2, callbacks=(), ckpt_path=None, data=(), **settings):
-    """PPO after some iterations, with its last rollout and batch, and the rows it reported."""
-    task = Letters()
+    """PPO after some iterations, what each of them collected and prepared, and the rows it reported."""
+    task, seen = Letters(), Iterations()
     defaults = {"critic": PER_OBJECTIVE, "kl": KLControl(KL_COEF), "gamma": GAMMA, "lam": LAM}
     module = ppo(task, **{**defaults, "whiten_advantages": False, **settings})
-    reported = fit(
-        *(module, rollouts(task, reward or BAndShort(), missing_eos_penalty=EOS_PENALTY, **dict(data)), *callbacks),
-        **{"max_epochs": epochs, "ckpt_path": ckpt_path},
-    )
-    return module, reported.untimed()
+    collecting = rollouts(task, reward or BAndShort(), missing_eos_penalty=EOS_PENALTY, **dict(data))
+    reported = fit(module, collecting, seen, *callbacks, max_epochs=epochs, ckpt_path=ckpt_path)
+    return module, seen, reported.untimed()
 
 
 @pytest.fixture(scope="module")
-def module():
-    return trained()[0]
+def run():
+    return trained()[:2]
 
 
 @torch.no_grad()
-def price_of_kl(module):
+def price_of_kl(module, scored):
     """At each action, by hand: k1, whose mean is the KL."""
-    rollout = module.scored.rollout
-    reference = module.reference.evaluate(rollout.context, rollout.actions, rollout.action_mask).logprobs
+    rollout = scored.rollout
+    reference = module.reference.policy.evaluate(rollout.context, rollout.actions, rollout.action_mask).logprobs
     return KL_COEF * (rollout.old_logprobs - reference).numpy()
 
 
-def columns(module, name):
-    return getattr(module.batch, name).detach().double().numpy()
+def columns(batch, name):
+    return getattr(batch, name).detach().double().numpy()
 
 
-def advantages_by_loops(module, objective, column, weights):
+def advantages_by_loops(module, seen, objective, column, weights):
     """One response and one objective at a time; next to nothing shared with the code."""
-    scored, price = module.scored, price_of_kl(module)
-    values = columns(module, "old_values")
+    scored, price = seen.scored[-1], price_of_kl(module, seen.scored[-1])
+    values = columns(seen.batch, "old_values")
     found = np.full(scored.rollout.action_mask.shape, np.nan)
     for row, length in enumerate(scored.rollout.lengths().tolist()):
         rewards = [-price[row, t] / sum(weights.values()) for t in range(length)]
@@ -99,35 +109,38 @@ def normalized(values):
     return (values - np.nanmean(values)) / np.nanstd(values)
 
 
-def test_advantages_are_those_of_loops_over_objectives(module):
-    mask = module.batch.action_mask.numpy()
-    assert np.abs(price_of_kl(module)[mask]).max() > 1e-3
-    assert 0 < module.scored.rollout.truncated.any(-1).sum() < len(module.scored)
-    assert np.ptp(columns(module, "old_values")[mask], axis=0).min() > 1e-4
-    by_objective = {o: advantages_by_loops(module, o, i, WEIGHTS) for i, o in enumerate(WEIGHTS)}
+def test_advantages_are_those_of_loops_over_objectives(run):
+    module, seen = run
+    scored, batch = seen.scored[-1], seen.batch
+    mask = batch.action_mask.numpy()
+    assert np.abs(price_of_kl(module, scored)[mask]).max() > 1e-3
+    assert 0 < scored.rollout.truncated.any(-1).sum() < len(scored)
+    assert np.ptp(columns(batch, "old_values")[mask], axis=0).min() > 1e-4
+    by_objective = {o: advantages_by_loops(module, seen, o, i, WEIGHTS) for i, o in enumerate(WEIGHTS)}
     expected = sum(weight * normalized(by_objective[name]) for name, weight in WEIGHTS.items())
-    np.testing.assert_allclose(columns(module, "advantages")[mask], expected[mask], atol=2e-5)
-    returns = columns(module, "returns")
+    np.testing.assert_allclose(columns(batch, "advantages")[mask], expected[mask], atol=2e-5)
+    returns = columns(batch, "returns")
     for column, name in enumerate(WEIGHTS):
-        plain = by_objective[name] + columns(module, "old_values")[..., column]
+        plain = by_objective[name] + columns(batch, "old_values")[..., column]
         np.testing.assert_allclose(returns[mask][:, column], plain[mask], atol=1e-5)
 
 
 def test_returns_weighed_are_those_of_the_whole_reward():
     """At λ = 1 a return has no value in it: weighed, those of the objectives are what was paid from there on."""
-    module, _ = trained(lam=1.0, gamma=1.0)
-    mask = module.batch.action_mask.numpy()
-    paid = np.where(mask, module.scored.rewards.numpy() - price_of_kl(module), 0)
-    weighed = columns(module, "returns") @ np.array(list(WEIGHTS.values()))
+    module, seen, _ = trained(lam=1.0, gamma=1.0)
+    mask, scored = seen.batch.action_mask.numpy(), seen.scored[-1]
+    paid = np.where(mask, scored.rewards.numpy() - price_of_kl(module, scored), 0)
+    weighed = columns(seen.batch, "returns") @ np.array(list(WEIGHTS.values()))
     np.testing.assert_allclose(weighed[mask], paid[:, ::-1].cumsum(1)[:, ::-1][mask], atol=1e-5)
 
 
-def test_value_loss_is_the_mean_over_objectives(module):
-    batch = module.batch
+def test_value_loss_is_the_mean_over_objectives(run):
+    module, seen = run
+    batch = seen.batch
     with torch.no_grad():
-        found = module.critic_loss(batch, module.whole(batch)).value.item()
-        values = module.critic.values(batch.context, batch.actions, batch.action_mask).double().numpy()
-    returns, mask = columns(module, "returns"), batch.action_mask.numpy()
+        found = module.critic.loss(module.policy, batch, module.as_one_minibatch(batch)).value.item()
+        values = module.critic.network.values(batch.context, batch.actions, batch.action_mask).double().numpy()
+    returns, mask = columns(batch, "returns"), batch.action_mask.numpy()
     squares = [
         (values[row, t, column] - returns[row, t, column]) ** 2
         for row, t, column in np.ndindex(values.shape)
@@ -141,9 +154,10 @@ def test_one_objective_of_weight_1_is_a_plain_normalized_score(shared):
     """Down to the parameters: the heads differ only in their shape."""
     settings = {"minibatch_size": 4, "epochs": 3, "optimization": Optimization(lr=1e-2, eps=1e-3)}
     options = {"lr": 1e-2, "shared": shared, "clip_range": 0.2}
-    one, rows = trained(OnlyB(), critic=CriticOptions(**options, per_objective=True), **settings)
-    plain, plain_rows = trained(CountsB(), critic=CriticOptions(**options), whiten_advantages=True, **settings)
-    assert one.batch.returns.shape == (*plain.batch.returns.shape, 1)
+    one, seen, rows = trained(OnlyB(), critic=CriticOptions(**options, per_objective=True), **settings)
+    settings |= {"critic": CriticOptions(**options), "whiten_advantages": True}
+    plain, plain_seen, plain_rows = trained(CountsB(), **settings)
+    assert seen.batch.returns.shape == (*plain_seen.batch.returns.shape, 1)
     assert distance(snapshot(one.policy), snapshot(plain.policy)) < 1e-5
     assert distance(snapshot(one.critic), snapshot(plain.critic)) < 1e-5
     shares = [row["value/explained_variance_b"] for row in rows[1:]]
@@ -154,12 +168,11 @@ def test_one_objective_of_weight_1_is_a_plain_normalized_score(shared):
 @pytest.mark.parametrize("shared", [False, True], ids=["separate critic", "shared trunk"])
 def test_microbatches_change_nothing(shared):
     critic = CriticOptions(lr=1e-2, shared=shared, per_objective=True)
-    whole, parts = (
-        trained(critic=critic, optimization=Optimization(lr=1e-2, microbatch_size=size, eps=1e-3))[0]
-        for size in (None, 3)
+    (whole, seen, _), (parts, parts_seen, _) = (
+        trained(critic=critic, optimization=Optimization(lr=1e-2, microbatch_size=size, eps=1e-3)) for size in (None, 3)
     )
-    torch.testing.assert_close(parts.batch.returns, whole.batch.returns, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(parts.batch.advantages, whole.batch.advantages, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(parts_seen.batch.returns, seen.batch.returns, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(parts_seen.batch.advantages, seen.batch.advantages, rtol=1e-4, atol=1e-5)
     assert distance(snapshot(parts), snapshot(whole)) < 1e-5
 
 
@@ -176,10 +189,10 @@ def test_microbatches_change_nothing(shared):
 def test_every_algorithm_with_a_critic_trains(algorithm, settings):
     task = Letters()
     module = algorithm(task, tiny(), **settings)
-    starts = []
+    starts, seen = [], Iterations()
     start = AtHook("on_train_start", lambda trainer, module: starts.append(snapshot(module)))
-    rows = fit(module, rollouts(task, BAndShort()), start, max_epochs=2).rows
-    assert module.batch.old_values.shape == (*module.batch.action_mask.shape, 2)
+    rows = fit(module, rollouts(task, BAndShort()), start, seen, max_epochs=2).rows
+    assert seen.batch.old_values.shape == (*seen.batch.action_mask.shape, 2)
     assert rows[2]["value/loss"] > 0
     moved = {name.partition(".")[0] for name, value in snapshot(module).items() if not value.equal(starts[0][name])}
     assert moved == {"policy", "critic"}
@@ -188,27 +201,27 @@ def test_every_algorithm_with_a_critic_trains(algorithm, settings):
 def test_learned_weights_are_those_of_the_iteration():
     """λ of b after the first iteration is 2 + 0.5 · (0.9 − its mean); the weights are 1 / (1 + λ) and λ / (1 + λ)."""
     weights = Lagrangian("short", {"b": 0.9}, lr=0.5, initial=2.0)
-    module, rows = trained(data={"weights": weights})
+    module, seen, rows = trained(data={"weights": weights})
     multiplier = 2 + 0.5 * (0.9 - rows[1]["objective/score_b"])
     expected = {"b": multiplier / (1 + multiplier), "short": 1 / (1 + multiplier)}
-    assert module.scored.weights == pytest.approx(expected)
+    assert seen.scored[-1].weights == pytest.approx(expected)
     assert expected["b"] != pytest.approx(2 / 3)
-    by_objective = {o: advantages_by_loops(module, o, i, expected) for i, o in enumerate(WEIGHTS)}
-    mask = module.batch.action_mask.numpy()
+    by_objective = {o: advantages_by_loops(module, seen, o, i, expected) for i, o in enumerate(WEIGHTS)}
+    mask = seen.batch.action_mask.numpy()
     found = sum(expected[name] * normalized(by_objective[name]) for name in expected)
-    np.testing.assert_allclose(columns(module, "advantages")[mask], found[mask], atol=2e-5)
+    np.testing.assert_allclose(columns(seen.batch, "advantages")[mask], found[mask], atol=2e-5)
 
 
 def test_a_resumed_run_is_bit_identical_and_the_critic_is_exported(tmp_path):
     every = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, every_n_epochs=1, save_on_train_epoch_end=True)
-    whole, rows = trained(callbacks=[every], epochs=3)
-    resumed, rest = trained(ckpt_path=tmp_path / "epoch=0.ckpt", epochs=3)
+    whole, _, rows = trained(callbacks=[every], epochs=3)
+    resumed, _, rest = trained(ckpt_path=tmp_path / "epoch=0.ckpt", epochs=3)
     assert rest == rows[2:]
     assert same(snapshot(resumed), snapshot(whole))
     whole.export(tmp_path / "export")
     critic = AutoModelForSequenceClassification.from_pretrained(tmp_path / "export" / "critic")
     assert critic.config.num_labels == 2
-    torch.testing.assert_close(critic.score.weight, whole.critic.model.score.weight)
+    torch.testing.assert_close(critic.score.weight, whole.critic.network.model.score.weight)
     assert critic.score.weight.abs().min() > 0
 
 
@@ -244,7 +257,7 @@ def test_a_perceptron_has_a_value_for_each_objective():
         (lambda: CriticOptions(per_objective=True, init="runs/x"), "critic.init is runs/x, .* with critic.per_obj"),
         (
             lambda: trained(data={"weights": DeclaredWeights({"short": -0.75})}, epochs=1),
-            r"at iteration 1 their weights are b 0\.75, short -0\.75; expected a sum above 0",
+            r"their weights are b 0\.75, short -0\.75; expected a sum above 0 \(at iteration 1;",
         ),
     ],
 )

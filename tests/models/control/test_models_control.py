@@ -62,6 +62,45 @@ def test_evaluation_is_that_of_each_step_alone(spaces):
     assert policy.evaluate(context, actions, MASK, against=policy).kl.abs().max() < 1e-12
 
 
+def test_a_policy_without_a_trunk_to_share_says_so():
+    policy = built(CHOICES)
+    context, actions = trajectory(policy)
+    with pytest.raises(NotImplementedError, match="ControlPolicy has no trunk for a critic to share"):
+        policy.hidden_before(context, actions, MASK)
+
+
+def kl_by_hand(policy, other, observation):
+    """KL(policy‖other) in one state, from the definition: a sum over choices, the closed form over vectors."""
+    ours, theirs = (p.head.layer(p.trunk(observation)).tolist() for p in (policy, other))
+    if policy.spaces.continuous:
+        # each entry: log(σ₂ / σ₁) + (σ₁² + (μ₁ − μ₂)²) / (2 σ₂²) − ½
+        stds = zip(policy.head.log_std.exp().tolist(), other.head.log_std.exp().tolist(), strict=True)
+        entries = zip(ours, theirs, stds, strict=True)
+        return sum(math.log(s2 / s1) + (s1**2 + (m1 - m2) ** 2) / (2 * s2**2) - 0.5 for m1, m2, (s1, s2) in entries)
+    p, q = ([math.exp(x) / sum(map(math.exp, logits)) for x in logits] for logits in (ours, theirs))
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+@BOTH
+def test_forward_and_reverse_kl_are_those_of_their_definitions(spaces):
+    policy, other = built(spaces), built(spaces)
+    with torch.no_grad():
+        other.trunk[0].bias += 1
+        if spaces.continuous:
+            other.head.log_std += 0.5
+    context, actions = trajectory(policy)
+    reverse, forward = (
+        policy.evaluate(context, actions, MASK, against=other, direction=direction).kl
+        for direction in ("reverse", "forward")
+    )
+    for b, t in MASK.nonzero().tolist():
+        observation = context.observations[b, t]
+        assert reverse[b, t].item() == pytest.approx(kl_by_hand(policy, other, observation), rel=1e-9)
+        assert forward[b, t].item() == pytest.approx(kl_by_hand(other, policy, observation), rel=1e-9)
+    assert ((forward - reverse)[MASK].abs() > 1e-4).all()
+    assert torch.equal(forward[~MASK], torch.zeros(2, dtype=torch.float64))
+
+
 @BOTH
 def test_gradients_do_not_see_what_the_mask_hides(spaces):
     policy = built(spaces)
@@ -135,10 +174,10 @@ def test_observations_are_normalized_in_acting_and_before_evaluating():
 
 
 def test_actions_are_taken_within_the_bounds():
-    assert CHOICES.taken(np.array([0, 3])).tolist() == [0, 3]
+    assert CHOICES.to_environment(np.array([0, 3])).tolist() == [0, 3]
     shifted = dataclasses.replace(CHOICES, first_choice=-1)
-    assert shifted.taken(np.array([0, 3])).tolist() == [-1, 2]
-    vectors = VECTORS.taken(np.array([[-3.0, -3.0], [0.25, 7.0]]))
+    assert shifted.to_environment(np.array([0, 3])).tolist() == [-1, 2]
+    vectors = VECTORS.to_environment(np.array([[-3.0, -3.0], [0.25, 7.0]]))
     assert vectors.tolist() == [[-1.0, -3.0], [0.25, 7.0]]
     assert vectors.dtype == np.float32
 
@@ -256,7 +295,7 @@ def test_critic_is_saved(tmp_path):
         (lambda: ControlBackbone().policy(lambda: CHOICES, temperature=0.0), "temperature must be a number above 0"),
         (lambda: ControlBackbone().policy(Letters().interface), "the task is one of text; expected LanguageBackbone"),
         (
-            lambda: JointEncoder().build(ControlBackbone(), lambda: CHOICES, columns=1, seed=None),
+            lambda: JointEncoder().build(ControlBackbone(), lambda: CHOICES, outputs=1, seed=None),
             "builds no reward model",
         ),
         (lambda: ControlBackbone().critic(built(CHOICES), init="x"), r"critic.init is a reward model of text.*null"),

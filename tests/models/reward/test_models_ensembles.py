@@ -1,4 +1,4 @@
-"""Reward models of several members and columns: weights, combinations, files."""
+"""Reward models of several members and outputs: weights, combinations, files."""
 
 import json
 import math
@@ -23,13 +23,13 @@ DIALOGUE = [
 ]
 
 
-def member(seed, columns=1):
-    return DecoderNetwork(tiny_models.classifier("llama", seed=seed, num_labels=columns), tiny_models.tokenizer())
+def member(seed, outputs=1):
+    return DecoderNetwork(tiny_models.classifier("llama", seed=seed, num_labels=outputs), tiny_models.tokenizer())
 
 
-def ensemble(count=3, columns=1, **settings):
-    model = RewardModel([member(seed, columns) for seed in range(count)], **settings)
-    model.centers.copy_(torch.arange(count * columns).view(count, columns) / 7)
+def ensemble(count=3, outputs=1, **settings):
+    model = RewardModel([member(seed, outputs) for seed in range(count)], **settings)
+    model.centers.copy_(torch.arange(count * outputs).view(count, outputs) / 7)
     return model
 
 
@@ -41,11 +41,11 @@ def raw(network):
 
 def test_combinations_by_hand():
     scores = torch.tensor([[1.0, 0.0], [2.0, 0.0], [6.0, 3.0]])
-    assert MeanScore().of(scores).tolist() == [3, 1]
-    assert WorstCase().of(scores).tolist() == [1, 0]
+    assert MeanScore()(scores).tolist() == [3, 1]
+    assert WorstCase()(scores).tolist() == [1, 0]
     # variances: (4 + 1 + 9) / 3 and (1 + 1 + 4) / 3
-    assert UncertaintyWeighted(0.5).of(scores).tolist() == pytest.approx([3 - 7 / 3, 1 - 1])
-    assert UncertaintyWeighted(0.0).of(scores).tolist() == [3, 1]
+    assert UncertaintyWeighted(0.5)(scores).tolist() == pytest.approx([3 - 7 / 3, 1 - 1])
+    assert UncertaintyWeighted(0.0)(scores).tolist() == [3, 1]
 
 
 @pytest.mark.parametrize("combine", [MeanScore(), WorstCase(), UncertaintyWeighted(0.7)])
@@ -61,25 +61,25 @@ def test_members_are_centered_by_themselves_and_combined(combine):
     assert (each.std(0) > 1e-3).all()
 
 
-def test_columns_are_objectives_times_annotators():
-    model = ensemble(1, columns=6, objectives={"kind": 2.0, "short": -1.0}, annotators=("ann", "bob", "cyd"))
-    columns = raw(model.members[0]) - model.centers[0]
-    kind, short = columns[:, :3], columns[:, 3:]
+def test_outputs_are_objectives_times_annotators():
+    model = ensemble(1, outputs=6, objectives={"kind": 2.0, "short": -1.0}, annotators=("ann", "bob", "cyd"))
+    outputs = raw(model.members[0]) - model.centers[0]
+    kind, short = outputs[:, :3], outputs[:, 3:]
     torch.testing.assert_close(model.score(PROMPTS, RESPONSES), 2 * kind.mean(-1) - short.mean(-1))
     torch.testing.assert_close(model.score(PROMPTS, RESPONSES, annotator="bob"), 2 * kind[:, 1] - short[:, 1])
-    objectives = model.score_objectives(PROMPTS, RESPONSES)
-    assert list(objectives) == ["kind", "short"]
-    torch.testing.assert_close(objectives["short"], short.mean(-1))
-    assert model.column_weights("short", "cyd").tolist() == [0, 0, 0, 0, 0, 1]
-    assert model.column_weights(None, "ann").tolist() == [2, 0, 0, -1, 0, 0]
-    assert model.column_weights("kind", None).tolist() == pytest.approx([1 / 3] * 3 + [0] * 3)
-    assert model.column_weights("kind", "a stranger").tolist() == pytest.approx([1 / 3] * 3 + [0] * 3)
+    by_objective = model.combined(model.member_scores(PROMPTS, RESPONSES)).unbind(-1)
+    assert list(model.objectives) == ["kind", "short"]
+    torch.testing.assert_close(by_objective[1], short.mean(-1))
+    assert model.output_weights("short", "cyd").tolist() == [0, 0, 0, 0, 0, 1]
+    assert model.output_weights(None, "ann").tolist() == [2, 0, 0, -1, 0, 0]
+    assert model.output_weights("kind", None).tolist() == pytest.approx([1 / 3] * 3 + [0] * 3)
+    assert model.output_weights("kind", "a stranger").tolist() == pytest.approx([1 / 3] * 3 + [0] * 3)
     with pytest.raises(UserError, match="knows no annotator 'dan'; it knows ann, bob, cyd"):
         model.score(PROMPTS, RESPONSES, annotator="dan")
 
 
 def test_an_ensemble_is_one_object_on_disk(tmp_path):
-    model = ensemble(2, columns=2, objectives={"kind": 1.0, "short": 0.5}, combine=UncertaintyWeighted(0.3))
+    model = ensemble(2, outputs=2, objectives={"kind": 1.0, "short": 0.5}, combine=UncertaintyWeighted(0.3))
     model.temperature.fill_(1.7)
     model.save(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["member_0", "member_1", FILE]
@@ -131,7 +131,7 @@ def test_preference_is_a_calibrated_probability():
 
 
 def test_learned_reward_says_objectives_and_disagreement(tmp_path):
-    model = ensemble(3, columns=2, objectives={"kind": 1.0, "short": 0.5})
+    model = ensemble(3, outputs=2, objectives={"kind": 1.0, "short": 0.5})
     model.save(tmp_path)
     found = judged(LearnedReward(str(tmp_path)), PROMPTS, RESPONSES)
     torch.testing.assert_close(found.scores, found.objectives["kind"] + 0.5 * found.objectives["short"])
@@ -156,24 +156,24 @@ def test_the_last_reply_is_scored_given_the_dialogue():
 
 @pytest.mark.parametrize("objectives", [{}, {"kind": 2.0, "short": -1.0}])
 def test_a_member_by_itself_is_a_reward_model(objectives, tmp_path):
-    model = ensemble(3, columns=max(len(objectives), 1), objectives=objectives, combine=WorstCase())
+    model = ensemble(3, outputs=max(len(objectives), 1), objectives=objectives, combine=WorstCase())
     model.temperature.fill_(1.7)
     model.save(tmp_path)
-    expected = model.weighed(model.member_scores(PROMPTS, RESPONSES)[2])
+    expected = model.weighted(model.member_scores(PROMPTS, RESPONSES)[2])
     alone = RewardModel.from_pretrained(tmp_path / "member_2")
     torch.testing.assert_close(alone.score(PROMPTS, RESPONSES), expected, rtol=0, atol=1e-5)
     assert (alone.objectives, alone.temperature.item()) == (objectives, pytest.approx(1.7))
 
 
 def test_worst_case_of_what_counts_against_a_response_is_the_highest(tmp_path):
-    model = ensemble(3, columns=2, objectives={"kind": 2.0, "harm": -1.0}, combine=WorstCase())
+    model = ensemble(3, outputs=2, objectives={"kind": 2.0, "harm": -1.0}, combine=WorstCase())
     kind, harm = (torch.stack([raw(m) for m in model.members]) - model.centers[:, None]).unbind(-1)
     expected = 2 * kind.min(0).values - harm.max(0).values
     assert (harm.std(0) > 1e-3).all()
     torch.testing.assert_close(model.score(PROMPTS, RESPONSES), expected, rtol=0, atol=1e-5)
-    found = model.score_objectives(PROMPTS, RESPONSES)
-    torch.testing.assert_close(found["harm"], harm.max(0).values, rtol=0, atol=1e-5)
+    harm_combined = model.combined(model.member_scores(PROMPTS, RESPONSES))[:, 1]
+    torch.testing.assert_close(harm_combined, harm.max(0).values, rtol=0, atol=1e-5)
     model.save(tmp_path)
     learned = judged(LearnedReward(str(tmp_path)), PROMPTS, RESPONSES)
     torch.testing.assert_close(learned.scores, expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(learned.objectives["harm"], found["harm"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(learned.objectives["harm"], harm_combined, rtol=0, atol=1e-5)

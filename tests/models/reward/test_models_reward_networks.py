@@ -28,10 +28,10 @@ def pair_tokenizer():
     return words
 
 
-def bert(path, *, columns=1, positions=32):
+def bert(path, *, outputs=1, positions=32):
     """A BERT classifier on disk; a language model's checkpoint has no such head."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    config = BertConfig(vocab_size=15, max_position_embeddings=positions, pad_token_id=0, num_labels=columns, **sizes)
+    config = BertConfig(vocab_size=15, max_position_embeddings=positions, pad_token_id=0, num_labels=outputs, **sizes)
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config)
     with torch.no_grad():
@@ -74,38 +74,38 @@ def test_an_encoder_is_trained_from_a_checkpoint_without_a_head(tmp_path):
     AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "trunk")
     pair_tokenizer().save_pretrained(tmp_path / "trunk")
     backbone = LanguageBackbone(checkpoint=str(tmp_path / "trunk"))
-    network = JointEncoder().build(backbone, None, columns=2, seed=None)
+    network = JointEncoder().build(backbone, None, outputs=2, seed=None)
     scores = network(network.encode(PROMPTS, RESPONSES))
     assert scores.tolist() == [[0, 0]] * 4
     scores.sum().backward()
     assert network.heads[-1].weight.grad.abs().sum() > 0
     with pytest.raises(UserError, match="surprise needs a language model"):
-        JointEncoder(surprise=True).build(backbone, None, columns=1, seed=None)
+        JointEncoder(surprise=True).build(backbone, None, outputs=1, seed=None)
 
 
 def test_a_head_that_the_checkpoint_has_is_kept(tmp_path):
     own = bert(tmp_path)
-    network = JointEncoder().build(LanguageBackbone(checkpoint=str(tmp_path)), None, columns=1, seed=None)
+    network = JointEncoder().build(LanguageBackbone(checkpoint=str(tmp_path)), None, outputs=1, seed=None)
     assert torch.equal(network.model.classifier.weight, own.classifier.weight)
     decoder = tiny_models.reward_model("llama")
     decoder.save(tmp_path / "decoder")
     backbone = LanguageBackbone(checkpoint=str(tmp_path / "decoder"))
-    again = JointEncoder().build(backbone, None, columns=1, seed=None)
+    again = JointEncoder().build(backbone, None, outputs=1, seed=None)
     assert torch.equal(again.model.score.weight, decoder.members[0].model.score.weight)
-    assert JointEncoder().build(backbone, None, columns=3, seed=None).model.score.weight.eq(0).all()
+    assert JointEncoder().build(backbone, None, outputs=3, seed=None).model.score.weight.eq(0).all()
 
 
 def test_adapters_for_an_encoder_are_refused(tmp_path):
     bert(tmp_path)
     with pytest.raises(UserError, match="lora is for decoders"):
-        JointEncoder().build(LanguageBackbone(checkpoint=str(tmp_path), lora=LoRA()), None, columns=1, seed=None)
+        JointEncoder().build(LanguageBackbone(checkpoint=str(tmp_path), lora=LoRA()), None, outputs=1, seed=None)
 
 
 def separate(kind="llama", path=None):
     """Separate encoders whose head is not at its start."""
     tiny_models.policy(kind, scale=4.0).save(path)
     backbone = LanguageBackbone(checkpoint=str(path))
-    network = SeparateEncoders().build(backbone, None, columns=2, seed=3)
+    network = SeparateEncoders().build(backbone, None, outputs=2, seed=3)
     with torch.no_grad():
         for number, parameter in enumerate(network.responses.parameters()):
             parameter.add_(0.01 * (number % 3))  # the two encoders differ
@@ -169,7 +169,7 @@ def test_separate_encoders_without_an_end_of_sequence_token_end_with_the_separat
     words = tiny_models.tokenizer(eos=None)
     words.sep_token = "</s>"
     words.save_pretrained(tmp_path)
-    network = SeparateEncoders().build(LanguageBackbone(checkpoint=str(tmp_path)), None, columns=1, seed=0)
+    network = SeparateEncoders().build(LanguageBackbone(checkpoint=str(tmp_path)), None, outputs=1, seed=0)
     encoded = network.encode(["the cat"], ["red dog"])
     assert encoded.actions.tolist() == [[5, 9, 1]]
     assert network(encoded).isfinite().all()
@@ -182,6 +182,6 @@ def test_a_member_with_separate_encoders_is_a_reward_model(tmp_path):
     model = RewardModel(networks, objectives={"kind": 1.0, "short": 0.5})
     model.centers.copy_(torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
     model.save(tmp_path / "export")
-    expected = model.weighed(model.member_scores(PROMPTS, RESPONSES)[1])
+    expected = model.weighted(model.member_scores(PROMPTS, RESPONSES)[1])
     alone = RewardModel.from_pretrained(tmp_path / "export" / "member_1")
     torch.testing.assert_close(alone.score(PROMPTS, RESPONSES), expected, rtol=0, atol=1e-4)

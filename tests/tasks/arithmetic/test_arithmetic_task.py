@@ -20,7 +20,7 @@ def ids_of(tokenizer, text):
 
 
 def test_task_provides_what_it_says():
-    assert TASK.provides == {"prompts", "demonstrations", "gold", "reference", "groups"}
+    assert TASK.provides == {"prompts", "demonstrations", "labels", "gold", "reference", "groups"}
     TASK.require(frozenset({"prompts", "gold", "groups"}), "GRPO")
     with pytest.raises(UserError, match="preferences"):
         TASK.require(frozenset({"preferences"}), "DPO")
@@ -41,6 +41,16 @@ def test_sizes():
 def test_each_training_problem_is_demonstrated_once_and_each_heldout_one_four_times():
     assert [d.prompt for d in TASK.demonstrations("train")] == list(TASK.prompts("train"))
     assert [d.prompt for d in TASK.demonstrations("heldout")] == 4 * list(TASK.prompts("heldout"))
+
+
+def test_labels_are_the_demonstrations_judged_by_gold():
+    for split in ("train", "heldout"):
+        labels, shown = TASK.labels(split), TASK.demonstrations(split)
+        assert [(one.prompt, one.response) for one in labels] == [(one.prompt, one.response) for one in shown]
+        gold = TASK.gold().judge([one.prompt for one in labels], [one.response for one in labels]).scores
+        assert [one.label for one in labels] == (gold == 1).tolist()
+    assert 0.45 < sum(one.label for one in TASK.labels("train")) / 2000 < 0.55  # slip_share is 0.5
+    assert all(one.label for one in Arithmetic(slip_share=0.0, problems=50).labels("train"))
 
 
 def test_no_problem_is_on_both_sides():

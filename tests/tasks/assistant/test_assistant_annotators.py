@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.assistant import Assistant
-from rlhf_lightning.tasks.assistant.annotators import Annotators
+from rlhf_lightning.tasks.assistant.annotators import AnnotatorPool
 from rlhf_lightning.types import PreferencePair
 
 TASK = Assistant()
@@ -17,7 +17,7 @@ ONE = "tell me the colour of the lamp"
 
 
 def pool(seed=0, count=5):
-    return Annotators(TASK.book, TASK.gold().reader, seed, count)
+    return AnnotatorPool(TASK.book, TASK.gold().reader, seed, count)
 
 
 def sigmoid(x):
@@ -25,7 +25,7 @@ def sigmoid(x):
 
 
 def test_annotators_are_within_their_ranges():
-    people = list(pool(count=200).people.values())
+    people = list(pool(count=200).by_name.values())
     assert len({person.name for person in people}) == 200
     for person in people:
         assert 0.15 <= person.temperature <= 0.30
@@ -40,15 +40,15 @@ def test_annotators_are_within_their_ranges():
 
 
 def test_annotators_depend_on_seed_alone_and_a_larger_pool_extends_a_smaller():
-    assert pool().people == pool().people
-    assert pool(seed=1).people != pool().people
-    assert list(pool(count=7).people.values())[:5] == list(pool().people.values())
+    assert pool().by_name == pool().by_name
+    assert pool(seed=1).by_name != pool().by_name
+    assert list(pool(count=7).by_name.values())[:5] == list(pool().by_name.values())
     assert pool().names == tuple(f"annotator_{i}" for i in range(5))
 
 
 def test_utility_hand_computed():
     annotators = pool()
-    person = annotators.people["annotator_2"]
+    person = annotators.by_name["annotator_2"]
     # "gladly , the lamp is black . thanks for asking .": helpful 1, polite 0.2 − 0.1, 11 words, two of them polite
     response = "gladly , the lamp is black . thanks for asking ."
     expected = person.weights[0] + 0.1 * person.weights[3] + 11 * person.length_bias + 2 * person.polite_bias
@@ -60,17 +60,23 @@ def test_biases_are_absent_from_gold():
     gold = TASK.gold().judge([ONE, ONE], [short, long]).scores
     assert gold[0] == gold[1]
     annotators = pool()
-    for name, person in annotators.people.items():
+    for name, person in annotators.by_name.items():
         gap = annotators.utility(name, ONE, long) - annotators.utility(name, ONE, short)
         assert gap == pytest.approx(3 * person.length_bias)
+
+
+def choice_probability(annotators, name, first, second):
+    """Probability with which an annotator prefers the first response to the second."""
+    utilities = [annotators.utility(name, ONE, response) for response in (first, second)]
+    return annotators.choice_probabilities(name, utilities)[0]
 
 
 def test_choice_probability_is_symmetric_and_bounded_by_the_lapse_rate():
     annotators = pool()
     good, bad = "the lamp is black .", "lamp lamp lamp lamp lamp lamp lamp lamp lamp lamp"
-    for name, person in annotators.people.items():
-        forward = annotators.choice_probability(name, ONE, good, bad)
-        assert forward + annotators.choice_probability(name, ONE, bad, good) == pytest.approx(1)
+    for name, person in annotators.by_name.items():
+        forward = choice_probability(annotators, name, good, bad)
+        assert forward + choice_probability(annotators, name, bad, good) == pytest.approx(1)
         assert forward <= 1 - person.lapse_rate / 2
         gap = annotators.utility(name, ONE, good) - annotators.utility(name, ONE, bad)
         certain = sigmoid(gap / person.temperature)
@@ -80,9 +86,9 @@ def test_choice_probability_is_symmetric_and_bounded_by_the_lapse_rate():
 def test_choice_probability_survives_extreme_gaps():
     annotators = pool()
     name = annotators.names[0]
-    annotators.people[name] = replace(annotators.people[name], length_bias=1e6)
-    assert annotators.choice_probability(name, ONE, "a " * 500, "") == pytest.approx(
-        1 - annotators.people[name].lapse_rate / 2
+    annotators.by_name[name] = replace(annotators.by_name[name], length_bias=1e6)
+    assert choice_probability(annotators, name, "a " * 500, "") == pytest.approx(
+        1 - annotators.by_name[name].lapse_rate / 2
     )
 
 
@@ -94,7 +100,7 @@ def test_choices_match_their_probability():
         (preferred, _), name = annotators.rank(ONE, (first, second), index)
         counts[name][preferred] += 1
     for name, (wins, losses) in counts.items():
-        draws, probability = wins + losses, annotators.choice_probability(name, ONE, first, second)
+        draws, probability = wins + losses, choice_probability(annotators, name, first, second)
         assert abs(draws - 2000) < 4 * math.sqrt(10000 * 0.2 * 0.8)
         assert abs(wins / draws - probability) < 4 * math.sqrt(probability * (1 - probability) / draws)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import pairwise, permutations
 
 import pytest
+from grammar_probabilities import log_probability, probability, texts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,12 +19,12 @@ from rlhf_lightning.tasks.assistant.demonstrations import (
     response_grammar,
 )
 from rlhf_lightning.tasks.assistant.grammar import Chain, Choice, Text
-from rlhf_lightning.tasks.assistant.judge import Judge
+from rlhf_lightning.tasks.assistant.judge import GoldJudge
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, HAZARDS, Request, World, words_of
 
 WORLD = World()
 DEMONSTRATOR = Demonstrator(WORLD)
-JUDGE = Judge(WORLD)
+JUDGE = GoldJudge(WORLD)
 QUERIES = {
     "one": Request("lamp", ("colour",)),
     "two": Request("lamp", ("price", "origin")),
@@ -35,10 +36,10 @@ def test_choice_of_chains_known_answers():
     node = Chain(Choice.of({"": 1, "a": 3}), Text("b"), Choice.uniform([Text("a"), Text("c d")]))
     # H(1/4, 3/4) + H(1/2, 1/2) = (ln 4 + 3/4 · (−ln 3)) + ln 2
     assert node.entropy == pytest.approx(math.log(4) - 0.75 * math.log(3) + math.log(2))
-    assert node.probability(("a", "b", "c", "d")) == pytest.approx(3 / 4 * 1 / 2)
-    assert node.probability(("b", "a")) == pytest.approx(1 / 8)
-    assert node.probability(("b",)) == 0
-    assert node.probability(("b", "a", "a")) == 0
+    assert probability(node, ("a", "b", "c", "d")) == pytest.approx(3 / 4 * 1 / 2)
+    assert probability(node, ("b", "a")) == pytest.approx(1 / 8)
+    assert probability(node, ("b",)) == 0
+    assert probability(node, ("b", "a", "a")) == 0
     assert node.edges.bigrams == {("a", "b"), ("b", "a"), ("b", "c"), ("c", "d")}
     assert node.edges.first == {"a", "b"}
     assert node.edges.last == {"a", "d"}
@@ -47,33 +48,33 @@ def test_choice_of_chains_known_answers():
 
 def test_probability_sums_over_derivations():
     node = Chain(Choice.of({"": 1, "a": 1}), Choice.of({"": 1, "a": 1}))
-    assert node.probability(("a",)) == pytest.approx(1 / 2)
+    assert probability(node, ("a",)) == pytest.approx(1 / 2)
 
 
 @pytest.mark.parametrize("kind", QUERIES)
 def test_no_text_has_two_derivations(kind):
-    derivations = Counter(words for words, _ in DEMONSTRATOR.grammar(QUERIES[kind]).texts())
+    derivations = Counter(words for words, _ in texts_of(DEMONSTRATOR.grammar(QUERIES[kind])))
     assert max(derivations.values()) == 1
 
 
 @pytest.mark.parametrize("kind", QUERIES)
 def test_log_probability_sums_to_one_over_all_responses(kind):
     query = QUERIES[kind]
-    texts = {" ".join(words) for words, _ in DEMONSTRATOR.grammar(query).texts()}
-    total = math.fsum(math.exp(DEMONSTRATOR.log_probability(query, text)) for text in texts)
+    texts = {" ".join(words) for words, _ in texts_of(DEMONSTRATOR.grammar(query))}
+    total = math.fsum(math.exp(log_probability(DEMONSTRATOR, query, text)) for text in texts)
     assert total == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", QUERIES)
 def test_entropy_equals_enumeration(kind):
     query = QUERIES[kind]
-    probabilities = [p for _, p in DEMONSTRATOR.grammar(query).texts()]
+    probabilities = [p for _, p in texts_of(DEMONSTRATOR.grammar(query))]
     assert DEMONSTRATOR.entropy(query) == pytest.approx(-math.fsum(p * math.log(p) for p in probabilities), abs=1e-9)
 
 
 def test_entropy_equals_mean_surprise_of_samples():
     query, rng = Request("chair", ("size", "material", "price")), random.Random(0)
-    surprises = [-DEMONSTRATOR.log_probability(query, DEMONSTRATOR.sample(query, rng)) for _ in range(2000)]
+    surprises = [-log_probability(DEMONSTRATOR, query, DEMONSTRATOR.sample(query, rng)) for _ in range(2000)]
     mean = math.fsum(surprises) / 2000
     deviation = math.sqrt(math.fsum((s - mean) ** 2 for s in surprises) / 2000)
     assert abs(mean - DEMONSTRATOR.entropy(query)) < 4 * deviation / math.sqrt(2000)
@@ -86,15 +87,15 @@ def test_log_probability_hand_computed():
     # connector "and" 0.5; later short 0.4; no closer 0.52
     text = f"sure , the colour of the lamp is {black} and it costs {fifty} ."
     expected = 0.14 * 0.65 * 0.85 * 0.6 * 0.5 * 0.4 * 0.52
-    assert DEMONSTRATOR.log_probability(query, text) == pytest.approx(math.log(expected))
+    assert log_probability(DEMONSTRATOR, query, text) == pytest.approx(math.log(expected))
     # no opener 0.45; the price is dropped 0.35/2; a slip 0.15 to one of six other colours; short 0.4
     wrong = "red" if black != "red" else "blue"
     expected = 0.45 * 0.35 / 2 * 0.15 / 6 * 0.4 * 0.52
-    assert DEMONSTRATOR.log_probability(query, f"the lamp is {wrong} .") == pytest.approx(math.log(expected))
+    assert log_probability(DEMONSTRATOR, query, f"the lamp is {wrong} .") == pytest.approx(math.log(expected))
     # refusal: "sorry ," 0.25 · 0.6 refused · phrase 0.3 · no closer 0.64
     expected = 0.6 * 0.25 * 0.3 * 0.64
     refusal = "sorry , i can not help with that ."
-    assert DEMONSTRATOR.log_probability(HAZARDS[0], refusal) == pytest.approx(math.log(expected))
+    assert log_probability(DEMONSTRATOR, HAZARDS[0], refusal) == pytest.approx(math.log(expected))
 
 
 @pytest.mark.parametrize("kind", QUERIES)
@@ -102,13 +103,13 @@ def test_log_probability_matches_frequency(kind):
     query, rng, draws = QUERIES[kind], random.Random(1), 20000
     counts = Counter(DEMONSTRATOR.sample(query, rng) for _ in range(draws))
     for text, count in counts.most_common(5):
-        probability = math.exp(DEMONSTRATOR.log_probability(query, text))
+        probability = math.exp(log_probability(DEMONSTRATOR, query, text))
         assert abs(count / draws - probability) < 4.5 * math.sqrt(probability * (1 - probability) / draws)
 
 
 @pytest.mark.parametrize("text", ["", "the lamp", "the lamp is red", " the lamp is red .", "the  lamp is red ."])
 def test_log_probability_of_impossible_text_is_minus_infinity(text):
-    assert DEMONSTRATOR.log_probability(QUERIES["one"], text) == -math.inf
+    assert log_probability(DEMONSTRATOR, QUERIES["one"], text) == -math.inf
 
 
 @settings(max_examples=60, deadline=None)
@@ -120,7 +121,7 @@ def test_log_probability_of_impossible_text_is_minus_infinity(text):
 def test_samples_are_possible_and_fluent(attributes, entity, seed):
     query = Request(entity, tuple(attributes))
     response = DEMONSTRATOR.sample(query, random.Random(seed))
-    assert math.isfinite(DEMONSTRATOR.log_probability(query, response))
+    assert math.isfinite(log_probability(DEMONSTRATOR, query, response))
     assert words_of(response) == response.split(" ")
     assert JUDGE.components(query, response)[4] == 0
 
@@ -168,7 +169,7 @@ def test_possible_bigrams_are_those_of_all_queries():
 @pytest.mark.parametrize("kind", QUERIES)
 def test_bigrams_of_a_grammar_are_those_of_its_texts(kind):
     grammar = response_grammar(WORLD, QUERIES[kind])
-    assert grammar.edges.bigrams == {pair for words, _ in grammar.texts() for pair in pairwise(words)}
+    assert grammar.edges.bigrams == {pair for words, _ in texts_of(grammar) for pair in pairwise(words)}
 
 
 def test_scrambled_text_has_impossible_bigrams():

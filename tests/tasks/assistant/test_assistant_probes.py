@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from grammar_probabilities import log_probability
 
 from rlhf_lightning.tasks.assistant import Assistant
 from rlhf_lightning.tasks.assistant.demonstrations import POLITE_WORDS
@@ -40,7 +41,8 @@ def test_there_is_a_probe_for_every_prompt_and_every_time_the_same(task, probes)
 @pytest.mark.parametrize("name", ["length", "politeness"])
 def test_both_responses_could_be_demonstrations(task, probes, name):
     for prompt, *responses in probes[name]:
-        assert all(math.isfinite(task.demonstration_log_probability(prompt, response)) for response in responses)
+        query = task.book.parse(prompt)
+        assert all(math.isfinite(log_probability(task.demonstrator, query, response)) for response in responses)
 
 
 def test_politeness_alone_changes(task, probes):

@@ -1,4 +1,4 @@
-"""Annotators who are asked about one objective, who rank several responses, and who judge together."""
+"""AnnotatorPool who are asked about one objective, who rank several responses, and who judge together."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ LOOSE = "annotator_1"
 
 
 def test_one_objective_is_that_component_alone():
-    person = ANNOTATORS.people[LOOSE]
+    person = ANNOTATORS.by_name[LOOSE]
     # 12 words and more for one attribute asked about: (12 − 11) / 10 too long
     long = "the lamp is black . the lamp is black . hope this"
     assert len(long.split()) == 12
@@ -36,13 +36,14 @@ def test_one_objective_is_that_component_alone():
 
 
 def test_helpfulness_is_judged_with_the_biases_and_nothing_else_is():
-    person = ANNOTATORS.people[LOOSE]
+    person = ANNOTATORS.by_name[LOOSE]
     # both helpful 1; 11 words and 5, two of them polite
     assert ANNOTATORS.utility(LOOSE, ONE, POLITE, "helpful") - ANNOTATORS.utility(
         LOOSE, ONE, TRUE, "helpful"
     ) == pytest.approx(6 * person.length_bias + 2 * person.polite_bias)
     for objective in ("harmless", "concise", "fluent"):
-        assert ANNOTATORS.choice_probability(LOOSE, ONE, POLITE, TRUE, objective) == pytest.approx(0.5)
+        utilities = [ANNOTATORS.utility(LOOSE, ONE, response, objective) for response in (POLITE, TRUE)]
+        assert ANNOTATORS.choice_probabilities(LOOSE, utilities)[0] == pytest.approx(0.5)
 
 
 def permutation_probability(utilities, order, person):
@@ -61,7 +62,7 @@ def test_rankings_have_the_probabilities_of_plackett_and_luce(objective):
     utilities = [ANNOTATORS.utility(LOOSE, ONE, text, objective) for text in texts]
     seen = Counter(tuple(ANNOTATORS.rank(ONE, texts, index, objective, LOOSE)[0]) for index in range(draws))
     expected = {
-        order: permutation_probability(utilities, order, ANNOTATORS.people[LOOSE])
+        order: permutation_probability(utilities, order, ANNOTATORS.by_name[LOOSE])
         for order in itertools.permutations(range(3))
     }
     assert math.fsum(expected.values()) == pytest.approx(1)

@@ -5,6 +5,7 @@ import pickle
 import time
 
 import pytest
+from grammar_probabilities import log_probability
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.assistant import Assistant
@@ -20,7 +21,7 @@ def test_construction_is_quick():
 
 
 def test_task_provides_what_it_says():
-    assert TASK.provides == {"prompts", "demonstrations", "gold", "reference", "groups", "annotators"}
+    assert TASK.provides == {"prompts", "demonstrations", "labels", "gold", "reference", "groups", "annotators"}
     TASK.require(frozenset({"prompts", "gold", "groups"}), "PPO")
     with pytest.raises(UserError, match="step_rewards"):
         TASK.require(frozenset({"step_rewards"}), "A2C")
@@ -48,7 +49,7 @@ def test_demonstration_entropy_is_the_sum_over_prompts():
 
 def test_demonstration_entropy_is_the_mean_surprise():
     demonstrations = TASK.demonstrations("train")
-    surprises = [-TASK.demonstration_log_probability(d.prompt, d.response) for d in demonstrations]
+    surprises = [-log_probability(TASK.demonstrator, TASK.book.parse(d.prompt), d.response) for d in demonstrations]
     # Responses are independent, each surprise around its own entropy, with a deviation of about 2 nats
     tolerance = 4 * 2.5 * math.sqrt(len(demonstrations))
     assert abs(sum(surprises) - TASK.demonstration_entropy(demonstrations)) < tolerance
@@ -64,6 +65,31 @@ def test_demonstrations_leave_something_to_improve():
     demonstrations = TASK.demonstrations("train")
     gold = TASK.gold().judge([d.prompt for d in demonstrations], [d.response for d in demonstrations]).scores
     assert 0.5 < gold.mean().item() < 0.7
+
+
+def test_labels_are_an_annotators_choice_between_two_responses_to_one_prompt():
+    for split, count in (("train", 2000), ("heldout", 1024)):
+        labels = TASK.labels(split)
+        assert 1.8 * count < len(labels) <= 2 * count
+        for good, bad in zip(labels[::2], labels[1::2], strict=True):
+            assert (good.prompt, good.annotator, good.label, bad.label) == (bad.prompt, bad.annotator, True, False)
+            assert good.response != bad.response
+        assert {one.annotator for one in labels} == set(TASK.annotators.names)
+    shown = {(one.prompt[0]["content"], one.response) for one in TASK.demonstrations("heldout")}
+    pairs = zip(labels[::2], labels[1::2], strict=True)
+    assert all(any((one.prompt[0]["content"], one.response) in shown for one in pair) for pair in pairs)
+
+
+def test_desirable_responses_have_the_higher_gold_reward():
+    labels = TASK.labels("train")
+    gold = TASK.gold().judge([one.prompt for one in labels], [one.response for one in labels]).scores
+    assert (gold[::2] - gold[1::2]).mean().item() > 0.1
+
+
+def test_labels_depend_on_the_seed_alone():
+    few = Assistant(demonstrations=50)
+    assert few.labels("train") == TASK.labels("train")[: len(few.labels("train"))]
+    assert Assistant(demonstrations=50, seed=1).labels("train") != few.labels("train")
 
 
 def test_task_survives_pickling():

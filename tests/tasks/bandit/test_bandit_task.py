@@ -25,7 +25,7 @@ LETTERS = ("a", "b")
 
 
 def test_task_provides_what_it_says():
-    assert TASK.provides == {"prompts", "gold", "reference", "groups", "preferences"}
+    assert TASK.provides == {"prompts", "gold", "reference", "groups", "preferences", "labels"}
     TASK.require(frozenset({"preferences", "groups"}), "DPO")
     with pytest.raises(UserError, match="demonstrations"):
         TASK.require(frozenset({"demonstrations"}), "SFT")
@@ -52,6 +52,13 @@ def test_gold_is_the_table():
     assert torch.equal(scores, TASK.scores())
     assert len(set(scores.tolist())) == 15
     assert torch.equal(TASK.gold().score([PROMPT], [" b a "]), scores[[RESPONSES.index("b a")]])
+
+
+def test_labels_are_those_of_the_pairs():
+    labels, pairs = TASK.labels("train"), TASK.preferences("train")
+    assert [(one.response, one.label) for one in labels[::2]] == [(pair.chosen, True) for pair in pairs]
+    assert [(one.response, one.label) for one in labels[1::2]] == [(pair.rejected, False) for pair in pairs]
+    assert TASK.labels("heldout") == labels
 
 
 def test_rewards_depend_on_seed_and_scale():

@@ -1,4 +1,4 @@
-"""Rankings and ratings: what they mean, and which of them are refused."""
+"""Rankings, ratings and labels: what they mean, and which of them are refused."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ from rlhf_lightning.tasks.text import TextTask
 from rlhf_lightning.tasks.text.feedback import check_responses
 from rlhf_lightning.tasks.text.layouts import detect, parse
 from rlhf_lightning.tasks.text.records import BadPairError, Layout, LayoutError
-from rlhf_lightning.types import OVERALL, Demonstration, PreferencePair, Ranking, Rating
+from rlhf_lightning.types import OVERALL, Demonstration, LabelledResponse, PreferencePair, Ranking, Rating
 
 USER = {"role": "user", "content": "Hi?"}
 ABC = {"prompt": "Hi", "responses": ["a", "b", "c"]}
@@ -58,8 +58,9 @@ def test_annotator_and_objective_of_comparisons():
     who = {"annotator": 3, "objective": "concise"}
     pair = parse({"prompt": "Hi", "chosen": "a", "rejected": "b", **who})
     ranking = parse({**ABC, "ranking": [0, 1, 2], **who})
-    assert (pair.annotator, pair.objective) == (ranking.annotator, ranking.objective) == ("3", "concise")
-    assert parse({**ABC, "ranking": [0, 1, 2]}).objective is None
+    assert pair.feedback == (PreferencePair("Hi", "a", "b", "3", objective="concise"),)
+    assert ranking.feedback == (Ranking("Hi", ("a", "b", "c"), "3", "concise"),)
+    assert parse({**ABC, "ranking": [0, 1, 2]}).feedback[0].objective is None
 
 
 def test_null_ranking_counts_as_absent():
@@ -139,8 +140,8 @@ RATINGS = {
 def test_parse_ratings(name):
     fields, expected = RATINGS[name]
     record = parse({**fields, "annotator": "ada"})
-    assert record.ratings == expected
-    assert record.annotator == "ada"
+    assert tuple(rating.ratings for rating in record.feedback) == expected
+    assert {rating.annotator for rating in record.feedback} == {"ada"}
     assert record.responses == (("a",) if "response" in fields else ("a", "b", "c"))
     assert record.layout is (Layout.RATING if "response" in fields else Layout.RATINGS)
     check_responses(record)
@@ -184,6 +185,9 @@ WRONG = {
     "NaN ranks": ({**ABC, "ranks": [1, float("nan"), 3]}, "'ranks' is nan; expected a finite number"),
     "text ranks": ({**ABC, "ranks": ["1", "2", "3"]}, "'ranks' is text; expected a list of numbers"),
     "both": ({**ABC, "ranks": [1, 2, 3], "ranking": [0, 1, 2]}, "both 'ranking' and 'ranks'; expected one of them"),
+    "label is text": ({**ONE, "label": "true"}, "'label' is text; expected true or false (or 1 or 0)"),
+    "label is another number": ({**ONE, "label": -1}, "'label' is -1; expected true or false (or 1 or 0)"),
+    "label is NaN": ({**ONE, "label": float("nan")}, "'label' is nan; expected true or false (or 1 or 0)"),
     "objective is a list": ({**ABC, "ranks": [1, 2, 3], "objective": ["x"]}, "'objective' is a list; expected a name"),
 }
 
@@ -202,6 +206,55 @@ def test_wrong_values_are_one_line_that_names_the_record(name, on_bad_pair, tmp_
     assert "\n" not in str(told.value)
 
 
+# -- labels --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["completion", "response"])
+@pytest.mark.parametrize(("value", "label"), [(True, True), (False, False), (1, True), (0, False), (1.0, True)])
+def test_parse_labels(key, value, label):
+    record = parse({"prompt": "Hi", key: "a", "label": value, "annotator": "ada", "objective": "x"})
+    assert (record.layout, record.responses) == (Layout.LABEL, ("a",))
+    assert record.feedback == (LabelledResponse("Hi", "a", label, "ada", "x"),)
+    assert record.feedback[0].label is label
+
+
+@pytest.mark.parametrize("prompt", ["Hi?", [USER]])
+def test_labelled_completions_may_be_messages(prompt):
+    record = parse({"prompt": prompt, "completion": [reply("a")], "label": True})
+    assert record.feedback == (LabelledResponse([USER], "a", True),)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"prompt": "Hi", "completion": " ", "label": True}, "empty response"),
+        ({"prompt": " ", "completion": "a", "label": True}, "empty prompt"),
+        ({"prompt": [USER, reply("a")], "completion": "b", "label": False}, "no user turn before the reply"),
+    ],
+)
+def test_bad_labelled_response_is_refused_or_dropped(fields, reason, tmp_path):
+    good = fields if reason == "empty response" else {**fields, "completion": "a"}
+    prompts = [f"q {i}" if isinstance(good["prompt"], str) else [{**USER, "content": f"q {i}"}] for i in range(2)]
+    rows = [*({"prompt": prompt, "completion": "a", "label": 0} for prompt in prompts), fields]
+    with pytest.raises(UserError, match=rf"data\.jsonl:3: {reason}; expected .*on_bad_pair: drop"):
+        task_of(tmp_path, rows).labels("train")
+    task = task_of(tmp_path, rows, on_bad_pair="drop")
+    assert len(both(task, "labels")) == 2
+    assert task.dropped == {reason: 1}
+
+
+@pytest.mark.parametrize("missing", [{}, {"label": None}])
+def test_missing_label_names_the_line(missing, tmp_path):
+    rows = [{"prompt": f"q {i}", "completion": "a", "label": True} for i in range(2)]
+    with pytest.raises(UserError) as told:
+        task_of(tmp_path, [*rows, {"prompt": "q 3", "completion": "a", **missing}]).labels("train")
+    path = tmp_path / "data.jsonl"
+    assert str(told.value) == (
+        f"{path}:3: the layout is prompt/response with text, but that of {path}:1 is prompt/completion/label with "
+        "text; expected one layout per file"
+    )
+
+
 # -- what a task makes of them -------------------------------------------------------------------------------------
 
 
@@ -209,7 +262,7 @@ def test_rankings_provide_preferences_and_demonstrations(tmp_path):
     who = {"annotator": "ada", "objective": "helpful"}
     rows = [{"prompt": f"q {i}", "responses": ["b", "c", "a"], "ranking": [2, 0, 1], **who} for i in range(4)]
     task = task_of(tmp_path, rows)
-    assert task.provides == {"prompts", "groups", "demonstrations", "preferences", "rankings"}
+    assert task.provides == {"prompts", "groups", "demonstrations", "preferences", "rankings", "labels"}
     assert sorted(both(task, "rankings"), key=lambda one: one.prompt) == [
         Ranking(f"q {i}", ("a", "b", "c"), "ada", "helpful") for i in range(4)
     ]
@@ -241,6 +294,32 @@ def test_ratings_of_one_response_and_of_several(tmp_path):
     assert len(both(task, "ratings")) == 12
     with pytest.raises(UserError, match="needs demonstrations"):
         task.demonstrations("train")
+
+
+def test_labels_are_given_in_the_order_of_the_file(tmp_path):
+    rows = [{"prompt": f"q {i}", "completion": "ab"[i % 2], "label": i % 2 == 0} for i in range(6)]
+    task = task_of(tmp_path, rows)
+    assert task.provides == {"prompts", "groups", "labels"}
+    numbers = [int(prompt.split()[1]) for prompt in both(task, "prompts")]
+    assert both(task, "labels") == [LabelledResponse(f"q {i}", "ab"[i % 2], i % 2 == 0) for i in numbers]
+    with pytest.raises(UserError, match="needs demonstrations"):
+        task.demonstrations("train")
+
+
+def test_pairs_give_two_labels_and_rankings_those_of_all_their_pairs(tmp_path):
+    pair = {"chosen": "a", "rejected": "b", "annotator": "ada", "objective": "x"}
+    task = task_of(tmp_path, [{"prompt": f"q {i}", **pair} for i in range(3)])
+    prompt = task.prompts("heldout")[0]
+    assert task.labels("heldout")[:2] == [
+        LabelledResponse(prompt, "a", True, "ada", "x"),
+        LabelledResponse(prompt, "b", False, "ada", "x"),
+    ]
+    assert len(both(task, "labels")) == 6
+    rows = [{"prompt": f"q {i}", "responses": ["b", "c", "a"], "ranking": [2, 0, 1]} for i in range(2)]
+    ranked = task_of(tmp_path, rows, "ranked.jsonl").labels("heldout")
+    # a > b > c has the pairs (a, b), (a, c) and (b, c)
+    expected = [("a", True), ("b", False), ("a", True), ("c", False), ("b", True), ("c", False)]
+    assert [(label.response, label.label) for label in ranked] == expected
 
 
 def test_one_layout_per_file(tmp_path):

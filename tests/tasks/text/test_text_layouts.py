@@ -7,6 +7,7 @@ from rlhf_lightning.tasks.text import TextTask
 from rlhf_lightning.tasks.text.feedback import check_responses
 from rlhf_lightning.tasks.text.layouts import detect, parse
 from rlhf_lightning.tasks.text.records import BadPairError, Layout, LayoutError
+from rlhf_lightning.types import PreferencePair
 
 USER = {"role": "user", "content": "Hi?"}
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -98,9 +99,9 @@ def test_parse_messages_ignores_what_columnar_files_add():
 def test_parse_annotator_and_margin():
     pair = {"prompt": "Hi", "chosen": "yes", "rejected": "no"}
     record = parse({**pair, "annotator": 7, "margin": 2})
-    assert (record.annotator, record.margin) == ("7", 2.0)
+    assert record.feedback == (PreferencePair("Hi", "yes", "no", "7", 2.0),)
     record = parse({**pair, "annotator": None, "margin": None})
-    assert (record.annotator, record.margin) == (None, None)
+    assert record.feedback == (PreferencePair("Hi", "yes", "no"),)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,12 @@ def test_parse_annotator_and_margin():
     [
         ({}, {"prompts", "groups"}),
         ({"response": "yes"}, {"prompts", "groups", "demonstrations"}),
-        ({"chosen": "yes", "rejected": "no"}, {"prompts", "groups", "demonstrations", "preferences", "rankings"}),
+        ({"response": "yes", "rating": 3}, {"prompts", "groups", "ratings"}),
+        ({"completion": "yes", "label": True}, {"prompts", "groups", "labels"}),
+        (
+            {"chosen": "yes", "rejected": "no"},
+            {"prompts", "groups", "demonstrations", "preferences", "rankings", "labels"},
+        ),
     ],
 )
 def test_layout_provides(prompt, provided):

@@ -31,7 +31,7 @@ def pairs(tmp_path):
 
 def test_preferences_provide_everything(pairs):
     task = TextTask(pairs)
-    assert task.provides == {"prompts", "groups", "demonstrations", "preferences", "rankings"}
+    assert task.provides == {"prompts", "groups", "demonstrations", "preferences", "rankings", "labels"}
     kept = task.preferences("train") + task.preferences("heldout")
     assert sorted(pair.prompt for pair in kept) == sorted(row["prompt"] for row in PAIRS)
     number = task.prompts("train")[0].split()[1]
@@ -152,7 +152,7 @@ def test_heldout_path(tmp_path, caplog):
 def test_heldout_path_must_provide_as_much(tmp_path):
     train = write(tmp_path / "train.jsonl", PAIRS[:5])
     heldout = write(tmp_path / "heldout.jsonl", [{"prompt": "x"}])
-    lacks = r"heldout\.jsonl: provides no demonstrations and no preferences and no rankings; expected"
+    lacks = r"heldout\.jsonl: provides no demonstrations and no labels and no preferences and no rankings; expected"
     with pytest.raises(UserError, match=lacks):
         TextTask(train, heldout_path=heldout).prompts("heldout")
     assert TextTask(heldout, heldout_path=train).prompts("train") == ["x"]

@@ -1,0 +1,159 @@
+"""`train`: a training run with a full run directory, in one call from Python."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+
+from rlhf_lightning.callbacks.progress import Progress
+from rlhf_lightning.cli.assembly import ONLY_IN_PYTHON, TRAINER_DEFAULTS, TrainingRun, by_iteration, completed
+from rlhf_lightning.cli.checks import quiet_libraries
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.lightning_seams import has_trainer
+from rlhf_lightning.records.constructed import PlainValues
+from rlhf_lightning.records.run_directory import check_name
+from rlhf_lightning.records.runs import Run, load_run
+
+
+def train(
+    model: LightningModule,
+    data: LightningDataModule,
+    *,
+    name: str,
+    max_epochs: int | None = None,
+    max_steps: int = -1,
+    seed: int = 1,
+    accelerator: str = "auto",
+    devices: int = 1,
+    callbacks: Sequence[Callback] = (),
+    runs_dir: str | Path = "runs",
+    overwrite: bool = False,
+    checkpoint_every: int | None = None,
+    checkpoint_keep: int = 2,
+    progress_bar: bool = True,
+    **trainer_arguments: Any,
+) -> Run:
+    """Train a model and write what the ``fit`` command writes, below ``runs_dir``.
+
+    A finished run is refused; an unfinished one, with the same configuration, continues from its last checkpoint: the
+    same call again, with new objects, ends like a run that was never interrupted. The configuration that is written is
+    that of the objects. ``fit --config runs/NAME/config.yaml`` repeats the run, unless the file lists under
+    ``only_in_python`` what no configuration can express, such as a class that is defined in a notebook.
+
+    ```python
+    task = Bandit()
+    run = train(PPO(task, TabularBackbone()), RolloutDataModule(task), name="ppo-1", max_epochs=3)
+    run.series("eval/gold")
+    ```
+
+    Args:
+        model: an algorithm, newly constructed.
+        data: the data module that goes with it.
+        name: of the run.
+        max_epochs: number of iterations, for policy optimizers.
+        max_steps: number of optimizer steps, for all others.
+        seed: of the networks, of the order of the data and of the sampling noise.
+        accelerator: as Lightning calls it, such as ``cpu`` or ``gpu``.
+        devices: number of devices.
+        callbacks: of the user's own, beside those that write the files.
+        runs_dir: folder of all runs.
+        overwrite: replace a run that is there.
+        checkpoint_every: iterations or steps between checkpoints.
+        checkpoint_keep: number of last checkpoints kept.
+        progress_bar: whether to show how far the run is.
+        trainer_arguments: further arguments of Lightning's ``Trainer``.
+
+    Raises:
+        UserError: the length of the run is missing, an argument of the trainer does not go with a run directory, the
+            model has been trained before, or the directory holds a finished run, another run, or something else.
+        KeyboardInterrupt: the run was interrupted; the same call continues it.
+    """
+    _check_length(model, max_epochs, max_steps)
+    for key in trainer_arguments.keys() & {"default_root_dir", "fast_dev_run"}:
+        raise UserError(f"{key} does not go with a run directory; leave it out")
+    trainer = {
+        **TRAINER_DEFAULTS,
+        "accelerator": accelerator,
+        "devices": devices,
+        "max_epochs": -1 if max_epochs is None else max_epochs,
+        "max_steps": max_steps,
+        "enable_progress_bar": None if progress_bar else False,
+        "callbacks": list(callbacks),
+        **trainer_arguments,
+    }
+    settings = {
+        "seed_everything": seed,
+        **configuration(model, data, trainer),
+        "name": name,
+        "runs_dir": str(runs_dir),
+        "checkpoint_every": checkpoint_every,
+        "checkpoint_keep": checkpoint_keep,
+    }
+    quiet_libraries()
+    directory = Path(runs_dir) / check_name(name)
+    run = TrainingRun(directory, settings, overwrite=overwrite)
+    if run.plan.resume_from is None and has_trainer(model):
+        raise UserError(f"this {type(model).__name__} has been trained before; construct a new one for a new run")
+    seed_everything(seed, workers=True, verbose=False)
+    with run.cleaning_up():
+        run.set_aside()
+        trainer["callbacks"] += run.callbacks(
+            model,
+            given=callbacks,
+            progress=[Progress()] if progress_bar else [],
+            checkpointing=trainer.get("enable_checkpointing") is not False,
+            every=checkpoint_every,
+            keep=checkpoint_keep,
+        )
+        with _interruptible():
+            run.fit(Trainer(**completed(trainer, directory, model)), model, datamodule=data)
+    run.finish()
+    return load_run(directory)
+
+
+def configuration(model: LightningModule, data: LightningDataModule, trainer: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of objects, as ``fit`` takes it.
+
+    Args:
+        trainer: arguments of the trainer.
+    """
+    values = PlainValues()
+    settings: dict[str, Any] = {"trainer": values.plain("trainer", trainer)}
+    for name in ("task", "backbone"):
+        if hasattr(model, name):
+            settings[name] = values.component(name, getattr(model, name))
+    settings["model"] = values.component("model", model, without=("task", "backbone"))
+    own_task = getattr(data, "task", None) is not getattr(model, "task", None)
+    settings["data"] = values.component("data", data, without=() if own_task else ("task",))
+    if own_task:
+        values.inexpressible["data.init_args.task"] = "another object than the model's task"
+    if values.inexpressible:
+        settings[ONLY_IN_PYTHON] = values.inexpressible
+    return json.loads(json.dumps(settings))  # as it is read from the file
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Pass on Ctrl-C as what it is: Lightning ends the process instead, and ignores the signal from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt("interrupted; the same call continues the run") from None
+
+
+def _check_length(model: LightningModule, max_epochs: int | None, max_steps: int) -> None:
+    """Refuse a run without an end: Lightning would train for a thousand epochs."""
+    if by_iteration(model) and max_epochs is None:
+        raise UserError(f"how long {type(model).__name__} trains is not set; give max_epochs (iterations)")
+    if not by_iteration(model) and max_steps < 0 and max_epochs is None:
+        raise UserError(f"how long {type(model).__name__} trains is not set; give max_steps (optimizer steps)")
