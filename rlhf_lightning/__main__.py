@@ -99,7 +99,7 @@ def _trainer_help(name: str) -> str:
     """The options that matter; reading them all from the classes takes seconds."""
     own = {
         "--config FILE": "YAML; several are merged in order; configs/… are found in any folder",
-        "--KEY VALUE": "any key of the configuration, such as --model.init_args.clip_range 0.1",
+        "--KEY VALUE": "any key of the configuration, such as --model.init_args.optimization.lr 1e-4",
         "--name NAME": "name of the run (default: MODEL-TASK-SEED)",
         "--runs_dir DIR": "folder of all runs (default: runs)",
         "--seed_everything N": "seed (default: 1)",

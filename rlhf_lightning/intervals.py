@@ -24,7 +24,7 @@ def student_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[f
     """Mean of independent measurements, and half the width of Student's confidence interval; NaN for a single value."""
     if len(values) < 2:
         return fmean(values), math.nan
-    from scipy.stats import t  # type: ignore[import-untyped]  # here, since the import takes a second
+    from scipy.stats import t  # here, since the import takes a second
 
     quantile = float(t.ppf((1 + level) / 2, len(values) - 1))
     return fmean(values), quantile * stdev(values) / math.sqrt(len(values))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from rlhf_lightning.lightning_seams import is_dry_run
 from rlhf_lightning.records.files import writing
 
 
@@ -18,13 +20,13 @@ class Export(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write beside the target and rename."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or is_dry_run(trainer):
             return
         target = Path(trainer.default_root_dir) / "export"
         temporary = target.with_name(".export.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         with writing(target):
             temporary.mkdir(parents=True)
-            pl_module.export(temporary)
+            cast(Any, pl_module).export(temporary)
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)

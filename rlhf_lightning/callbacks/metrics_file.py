@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import position, resumed
+from rlhf_lightning.lightning_seams import is_dry_run
 from rlhf_lightning.records.files import write_atomically, writing
 
 
@@ -32,7 +33,7 @@ class MetricsFile(Listener):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or is_dry_run(trainer):
             return
         self._path = Path(trainer.default_root_dir) / self.filename
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -104,30 +104,30 @@ class Progress(ProgressBar, Listener):
     def _show(self, trainer: Trainer, module: LightningModule, done: int) -> None:
         if not self._enabled:
             return
-        of = total(trainer, self._axis)
+        budget = total(trainer, self._axis)
         labels = module.progress() if isinstance(module, Reporting) else {}
         metrics = "  ".join(
             f"{label} {_number(self._shown[key])}" for key, label in labels.items() if key in self._shown
         )
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=of, done=_of(done, of), metrics=metrics)
+            self._bar.update(self._task, completed=done, total=budget, done=_share(done, budget), metrics=metrics)
             return
         number = self._line_number(trainer, done)
         if number > self._printed or (self._printed == 0 and done == self._began_at + 1):
             self._printed = number
-            parts = [type(module).__name__, f"{self._axis} {_of(done, of)}", metrics, self._left(done, of)]
+            parts = [type(module).__name__, f"{self._axis} {_share(done, budget)}", metrics, self._left(done, budget)]
             print("  ".join(part for part in parts if part), flush=True)
 
     def _line_number(self, trainer: Trainer, done: int = 0) -> int:
         """How many lines belong to the part of the run that is done."""
-        of = total(trainer, self._axis)
+        budget = total(trainer, self._axis)
         done = done or position(trainer, self._axis)
-        return done * self.lines // of if of else done // 100
+        return done * self.lines // budget if budget else done // 100
 
-    def _left(self, done: int, of: int | None) -> str:
-        if of is None or done <= self._began_at or done >= of:
+    def _left(self, done: int, budget: int | None) -> str:
+        if budget is None or done <= self._began_at or done >= budget:
             return ""
-        seconds = (time.monotonic() - self._began) / (done - self._began_at) * (of - done)
+        seconds = (time.monotonic() - self._began) / (done - self._began_at) * (budget - done)
         return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
 
     def _stop(self) -> None:
@@ -140,8 +140,8 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-def _of(done: int, of: int | None) -> str:
-    return f"{done}/{of}" if of is not None else str(done)
+def _share(done: int, budget: int | None) -> str:
+    return f"{done}/{budget}" if budget is not None else str(done)
 
 
 class PrintedRows(Listener):

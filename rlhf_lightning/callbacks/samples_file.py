@@ -14,6 +14,7 @@ from typing_extensions import override
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of, position, resumed
 from rlhf_lightning.callbacks.tracking import tell_loggers
+from rlhf_lightning.lightning_seams import is_dry_run
 from rlhf_lightning.records.json_lines import add_lines, keep_lines
 
 
@@ -30,7 +31,7 @@ class SamplesFile(Listener):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or is_dry_run(trainer):
             return
         self._path = Path(trainer.default_root_dir) / self.filename
         done = position(trainer, self._axis)

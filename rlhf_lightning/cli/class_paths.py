@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf_lightning.cli.introspection import import_class, package_classes
 
-_RENAMED: dict[str, str] = {}
+_RENAMED = {"rlhf_lightning.rewards.scaling.Clip": "ClipScores"}
 """Today's names of classes that have not only moved, by their old paths."""
 
 

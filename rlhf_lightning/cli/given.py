@@ -37,7 +37,7 @@ class Given:
     def file_of(self, key: str) -> str | None:
         """The file in which a key stands; None where it stands among the arguments, or nowhere."""
         path = _without_indices(key)
-        if self._words(path):
+        if self._words(path) or self._words(path.removesuffix(".class_path")):
             return None
         return next((file for file in reversed(list(self._files)) if _contains(self._files[file], path)), None)
 

@@ -109,11 +109,12 @@ def _class_problem(message: str, key: str, given: Given) -> str | None:
         return f"{key}: expected a mapping of its arguments, got {_clipped(_given_value(message))}{given.where(key)}"
     if required := _NEEDS.search(message):
         return f"{key}: {_short(required[1])} needs {required[2]} ({key}.init_args.{required[2].split(',')[0]})"
-    if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
-        hint = _did_you_mean(missing[2], class_names(missing[1]), "") or _of_another_version(path)
-        return f"{key}: no class {missing[2]} in {missing[1]}{hint}{where}"
-    if missing := re.search(r"No module named '([^']+)'", message):
-        reason = f"{path or 'the class'} cannot be imported (no module named {missing[1]!r})"
+    if absent := re.search(r"module '([^']+)' has no attribute '([^']+)'|No module named '([^']+)'", message):
+        module, name, missing = absent.groups()
+        if name == _short(path):
+            hint = _did_you_mean(name, class_names(module), "") or _of_another_version(path)
+            return f"{key}: no class {name} in {module}{hint}{where}"
+        reason = f"{path or 'the class'} cannot be imported (no module named {missing or f'{module}.{name}'!r})"
         return f"{key}: {reason}{_of_another_version(path)}{where}"
     if wrong := re.search(r"does not correspond to a subclass of (\w+)", message):
         return f"{key}: {_short(_given_value(message))} is not a {wrong[1]}"

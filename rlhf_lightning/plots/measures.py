@@ -29,7 +29,7 @@ class Entry:
 
 
 def entries(runs: Run | Sequence[Run]) -> list[Entry]:
-    """The runs that trained a policy. Names and colours are given before anybody leaves some of them out."""
+    """The runs that trained a policy, with the names and colours that they keep where a figure leaves some out."""
     found = [runs] if isinstance(runs, Run) else list(runs)
     found = [run for run in found if run.policy is not None]
     return [
@@ -66,7 +66,7 @@ def trained_on_gold(run: Run) -> bool:
 
 
 def has_proxy(run: Run) -> bool:
-    """Whether a text policy has both gold and another score, so that the two can part."""
+    """Whether a text policy is trained on a score other than gold, and gold is measured beside it."""
     return len(measured(run, "gold")) > 0 and len(measured(run, "score")) > 0 and not trained_on_gold(run)
 
 
@@ -88,7 +88,7 @@ class XAxis:
     unit: str
     count: pd.Series
 
-    def place(self, series: pd.Series) -> pd.Series:
+    def along(self, series: pd.Series) -> pd.Series:
         """A metric, indexed by the count at each of its iterations or steps."""
         return pd.Series(series.to_numpy(), index=self.count[series.index].to_numpy(), name=series.name)
 

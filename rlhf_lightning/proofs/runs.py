@@ -47,7 +47,7 @@ Build = Callable[[Optimization], tuple[LightningModule, LightningDataModule]]
 
 
 @dataclass(frozen=True)
-class Run:
+class ShortRun:
     """A run of a few iterations or steps.
 
     Args:
@@ -123,7 +123,7 @@ def settings_for(algorithm: type[Module], **settings: Any) -> dict[str, Any]:
     return {name: copy.deepcopy(value) for name, value in settings.items() if name in parameters}
 
 
-def on_text(algorithm: type[OnPolicy[Any]]) -> Run:
+def on_text(algorithm: type[OnPolicy[Any]]) -> ShortRun:
     """Three iterations on twelve responses, an odd number of held-out prompts."""
     group_size = 3 if "groups" in algorithm.requires else 1
 
@@ -135,10 +135,10 @@ def on_text(algorithm: type[OnPolicy[Any]]) -> Run:
         )
         return module, data
 
-    return Run(algorithm, "Arithmetic", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
+    return ShortRun(algorithm, "Arithmetic", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
 
 
-def in_environment(algorithm: type[OnPolicy[Any]]) -> Run:
+def in_environment(algorithm: type[OnPolicy[Any]]) -> ShortRun:
     """Three iterations in four environments, everything normalized; episodes go on from one to the next."""
     settings = MINIBATCHES | {"kl": KLControl(0.0), "critic": CriticOptions(), "minibatch_size": 16, "gamma": 0.99}
     del settings["stop_kl"]
@@ -149,10 +149,10 @@ def in_environment(algorithm: type[OnPolicy[Any]]) -> Run:
         module = algorithm(task, backbone, optimization, **settings_for(algorithm, **settings, eval_every=2))
         return module, EnvironmentDataModule(task, 4, 64, normalize_rewards=True, eval_episodes=3)
 
-    return Run(algorithm, "CartPole", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
+    return ShortRun(algorithm, "CartPole", build, {"max_epochs": 3}, checkpoint_every=1, killed_at=2)
 
 
-def on_feedback(algorithm: type[FeedbackAlgorithm[Any]] | type[RewardModeling]) -> Run:
+def on_feedback(algorithm: type[FeedbackAlgorithm[Any]] | type[RewardModeling]) -> ShortRun:
     """Four steps; the third batch holds one example only, so that a second rank has none."""
     labels = issubclass(algorithm.data_class, LabelDataModule)
     data_class = LabelDataModule if labels else PreferenceDataModule
@@ -164,20 +164,20 @@ def on_feedback(algorithm: type[FeedbackAlgorithm[Any]] | type[RewardModeling]) 
         module = algorithm(task, network(), optimization, **settings)
         return module, data_class(task, batch_size=batch_size, eval_limit=21)
 
-    return Run(algorithm, "Bandit", build, {"max_steps": 4}, checkpoint_every=2, killed_at=3)
+    return ShortRun(algorithm, "Bandit", build, {"max_steps": 4}, checkpoint_every=2, killed_at=3)
 
 
-def on_demonstrations(algorithm: type[SFT]) -> Run:
+def on_demonstrations(algorithm: type[SFT]) -> ShortRun:
     """Six steps; the fourth batch holds one demonstration only, so that a second rank has none."""
 
     def build(optimization: Optimization) -> tuple[LightningModule, LightningDataModule]:
         task = FewSums()
         return algorithm(task, network(), optimization, log_every=1), DemonstrationDataModule(task, batch_size=4)
 
-    return Run(algorithm, "Arithmetic", build, {"max_steps": 6}, checkpoint_every=2, killed_at=5)
+    return ShortRun(algorithm, "Arithmetic", build, {"max_steps": 6}, checkpoint_every=2, killed_at=5)
 
 
-def runs_of(algorithm: type[Module]) -> list[Run]:
+def runs_of(algorithm: type[Module]) -> list[ShortRun]:
     """The runs of an algorithm: on every kind of task that provides what it requires."""
     if issubclass(algorithm, OnPolicy):
         anywhere = not algorithm.requires
@@ -188,13 +188,13 @@ def runs_of(algorithm: type[Module]) -> list[Run]:
 
 
 @cache
-def all_runs() -> tuple[Run, ...]:
+def all_runs() -> tuple[ShortRun, ...]:
     """Those of every algorithm of the package, in the order of the table."""
     return tuple(run for algorithm in (*all_algorithms(), RewardModeling) for run in runs_of(algorithm))
 
 
-def run_of_key(key: str) -> Run:
-    """The run that has this `Run.key`, of any algorithm that can be imported."""
+def run_of_key(key: str) -> ShortRun:
+    """The run that has this `ShortRun.key`, of any algorithm that can be imported."""
     path, _, task = key.rpartition(":")
     return next(run for run in runs_of(imported_class(path)) if run.task == task)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_lightning.proofs.runs import Run
+from rlhf_lightning.proofs.runs import ShortRun
 from rlhf_lightning.proofs.same_run import difference, distance, outcome
 from rlhf_lightning.proofs.table import grid
 from rlhf_lightning.proofs.two_ranks import TwoRanks, on_two_ranks
@@ -42,7 +42,7 @@ class RunRow:
         resumed: largest difference after a death, on one rank or two.
     """
 
-    run: Run
+    run: ShortRun
     trained_by: float
     ranks: float
     microbatches: float
@@ -66,7 +66,7 @@ class RunRow:
 
 
 def measure_runs(
-    runs: Sequence[Run], folder: Path, *, track: Callable[[Sequence[Run]], Iterable[Run]] = iter
+    runs: Sequence[ShortRun], folder: Path, *, track: Callable[[Sequence[ShortRun]], Iterable[ShortRun]] = iter
 ) -> list[RunRow]:
     """Repeat runs on two ranks, in microbatches, and with a death in between.
 
@@ -79,7 +79,7 @@ def measure_runs(
     return [_measured(run, folder / str(number), ranks[number]) for number, run in enumerate(track(runs))]
 
 
-def _measured(run: Run, folder: Path, two: TwoRanks) -> RunRow:
+def _measured(run: ShortRun, folder: Path, two: TwoRanks) -> RunRow:
     whole, killed = outcome(run, folder / "whole"), outcome(run, folder / "killed", killed=True)
     parts = [outcome(run, folder / f"microbatches_{size}", microbatch_size=size) for size in (1, 3)]
     return RunRow(

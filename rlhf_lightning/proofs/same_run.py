@@ -21,7 +21,7 @@ from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
 from rlhf_lightning.callbacks.position import position
-from rlhf_lightning.proofs.runs import Run
+from rlhf_lightning.proofs.runs import ShortRun
 
 TIMED = ("timing/", "rollout/tokens_per_second")
 """Metrics that say how fast a run was."""
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def outcome(
-    run: Run, folder: Path, *, microbatch_size: int | None = None, killed: bool = False, devices: int = 1
+    run: ShortRun, folder: Path, *, microbatch_size: int | None = None, killed: bool = False, devices: int = 1
 ) -> Outcome:
     """Train in float64 on the CPU.
 
@@ -139,7 +139,12 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _train(
-    run: Run, microbatch_size: int | None, *callbacks: Callback, folder: Path, ckpt_path: Path | None = None, **how: Any
+    run: ShortRun,
+    microbatch_size: int | None,
+    *callbacks: Callback,
+    folder: Path,
+    ckpt_path: Path | None = None,
+    **how: Any,
 ) -> LightningModule:
     """A trainer, a module and data that no other call has seen."""
     torch.set_num_threads(1)  # tiny networks: more threads only wait for each other, and round otherwise

@@ -27,7 +27,7 @@ COLUMNS = """\
 
 
 @dataclass(frozen=True)
-class Row:
+class EstimatorRow:
     """What was measured of an estimator.
 
     Args:
@@ -76,14 +76,14 @@ class Row:
         )
 
 
-def measure(estimator: Estimator, instance: Instance, *, batch_size: int) -> Row:
+def measure(estimator: Estimator, instance: Instance, *, batch_size: int) -> EstimatorRow:
     """Moments of an estimator's gradient over all batches of so many responses, which are one group."""
     moments = estimator.moments(instance, batch_size=batch_size)
     found, exact = -moments.mean, instance.objective.gradient(instance.policy)
     stated = estimator.claim.scale
     scale = stated(batch_size) if stated else (found @ exact / (exact @ exact)).item()
     error = (found - scale * exact).norm().item()
-    return Row(
+    return EstimatorRow(
         estimator=estimator,
         scale=scale,
         error=error,
@@ -93,7 +93,7 @@ def measure(estimator: Estimator, instance: Instance, *, batch_size: int) -> Row
     )
 
 
-def markdown(rows: Iterable[Row], instance: Instance, *, batch_size: int) -> str:
+def markdown(rows: Iterable[EstimatorRow], instance: Instance, *, batch_size: int) -> str:
     """The rows with the instance that they are about above, and what the columns mean below."""
     norm = instance.objective.gradient(instance.policy).norm().item()
     return "\n".join(

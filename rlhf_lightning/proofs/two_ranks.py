@@ -19,7 +19,7 @@ import torch
 from rlhf_lightning.cli.checks import quiet_libraries
 from rlhf_lightning.distributed import rank
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.proofs.runs import Run, run_of_key
+from rlhf_lightning.proofs.runs import ShortRun, run_of_key
 from rlhf_lightning.proofs.same_run import Outcome, logged, outcome
 
 PATIENCE = 600.0
@@ -39,7 +39,7 @@ class TwoRanks:
     killed: list[Outcome]
 
 
-def on_two_ranks(folder: Path, runs: Sequence[Run]) -> list[TwoRanks]:
+def on_two_ranks(folder: Path, runs: Sequence[ShortRun]) -> list[TwoRanks]:
     """Start two processes that do the runs, and read how each run ended.
 
     Raises:

@@ -126,16 +126,15 @@ def _known(cls: type[Record], content: Mapping[str, Any]) -> Record:
 
 # -- metrics that nobody declared ------------------------------------------------------------------------------
 
-_DURATIONS = ("_seconds", "_per_second")
 _INTERVAL = ("_low", "_high", "_se")
 _ROLES: dict[str, Role] = {"score": "score", "gold": "gold", "kl_ref_sequence": "kl"}
 
 
 def undeclared(logged: Collection[str], declared: Collection[Metric]) -> tuple[Metric, ...]:
-    """Metrics that are logged without a declaration, with titles made from their names, in the order of ``logged``.
+    """Metrics that are logged without a declaration, with titles made from their names: rewards and KL first.
 
     ``policy/clip_fraction`` is titled "Clip fraction"; ``GROUP/NAME`` and ``eval/NAME`` are one metric. Counters
-    (which have no group), durations, ends of intervals, and the components of gold, which have a figure of their
+    (which have no group), timings, ends of intervals, and the components of gold, which have a figure of their
     own, are left out.
     """
     known = {name for metric in declared for name in (metric.name, metric.heldout, metric.per)}
@@ -153,14 +152,15 @@ def undeclared(logged: Collection[str], declared: Collection[Metric]) -> tuple[M
             found.append(_titled(last, name, evaluated))
         elif last not in trained:
             found.append(_titled(last, "", name))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda metric: metric.role == "plain"))
 
 
 def _is_secondary(name: str, logged: Collection[str]) -> bool:
     group, _, last = name.partition("/")
     return (
         not last
-        or last.endswith(_DURATIONS)
+        or group == "timing"
+        or last.endswith("_per_second")
         or any(name.endswith(end) and name.removesuffix(end) in logged for end in _INTERVAL)
         or (last.startswith("gold_") and f"{group}/gold" in logged)
     )

@@ -105,7 +105,7 @@ def _warnings(run: Run) -> list[dict[str, str]]:
 
 
 def _supervised(run: Run) -> list[str]:
-    """What is to be said of the reward model and of the supervised model."""
+    """Sentences on the reward model and on the supervised model."""
     sentences = []
     reward, sft = run.find("reward"), run.find("sft")
     if reward:

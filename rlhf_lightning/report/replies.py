@@ -90,11 +90,11 @@ def telling_row(samples: Sequence[dict[str, Any]], measure: str) -> int | None:
 
 
 def spaced(iterations: Sequence[int], *, keep: int | None = None, most: int = 8) -> list[int]:
-    """At most so many of them, evenly spread, with the first, the last and the one to keep."""
+    """At most ``most`` iterations, evenly spread, with the first, the last and the one to keep."""
     if len(iterations) <= most:
         return list(iterations)
-    places = {round(index * (len(iterations) - 1) / (most - 1)) for index in range(most)}
-    chosen = {iterations[place] for place in places}
+    indices = {round(index * (len(iterations) - 1) / (most - 1)) for index in range(most)}
+    chosen = {iterations[index] for index in indices}
     if keep is not None and keep in iterations and keep not in chosen:
         chosen.discard(min(sorted(chosen)[1:-1], key=lambda iteration: abs(iteration - keep)))
         chosen.add(keep)

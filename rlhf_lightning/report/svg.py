@@ -71,12 +71,12 @@ def sparkline(values: list[float], color: str, *, width: int = 88, height: int =
     values = values[:: max(1, len(values) // 100)][:-1] + values[-1:]
     step = (width - 8) / (len(values) - 1)
     scale = (height - 8) / (high - low) if high > low else 0.0
-    places = [
+    points = [
         (4 + index * step, height - 4 - (value - low) * scale if scale else height / 2)
         for index, value in enumerate(values)
     ]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    x, y = places[-1]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    x, y = points[-1]
     return (
         f'<svg class="spark" aria-hidden="true" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
         f'<polyline points="{line}" fill="none" stroke="{variable(color)}" stroke-width="1.5" '

@@ -110,7 +110,7 @@ def known_ceiling(task: Task, train: Sequence[Feedback], heldout: Sequence[Feedb
 
 
 def _gold(task: Task, examples: Sequence[Feedback], like: Tensor) -> Float[Tensor, "B K"] | None:
-    """The true reward of each response: of the objective that was judged if gold has it, otherwise the whole."""
+    """The true reward of each response: of the objective that was judged if gold has it, otherwise the total."""
     gold = task.gold()
     if gold is None:
         return None

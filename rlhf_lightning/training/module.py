@@ -29,7 +29,7 @@ from rlhf_lightning.distributed import (
     world_size,
 )
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.lightning_seams import callbacks_of, has_trainer, keep_loaders_whole
+from rlhf_lightning.lightning_seams import callbacks_of, has_trainer, is_dry_run, keep_loaders_whole
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.records.constructed import Constructed
@@ -188,7 +188,7 @@ class Module(Constructed, LightningModule):
     @property
     def fast_dev_run(self) -> bool:
         """Whether the trainer only tries out a single step."""
-        return bool(cast(Any, self.trainer).fast_dev_run)
+        return is_dry_run(self.trainer)
 
     def end_with_validation(self) -> None:
         """Have Lightning validate after the last step, wherever that falls between two validations."""

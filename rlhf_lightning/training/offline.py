@@ -48,7 +48,7 @@ class Offline(Module, Generic[Example]):
     """
 
     data_class: ClassVar[type[PassDataModule[Any]]]
-    measured: ClassVar[tuple[str, ...]] = ()
+    measured: tuple[str, ...] = ()
     """Further sums that `loss_sum` reports: also a rank without a row of a batch has to know them."""
 
     def __init__(self, task: Task, backbone: Backbone, optimization: Optimization, log_every: int) -> None:

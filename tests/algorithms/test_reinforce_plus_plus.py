@@ -42,7 +42,7 @@ def advantages_by_hand(module, batch, group_baseline):
     flat = [value for row in returns for value in row]
     mean = sum(flat) / len(flat)
     deviation = (sum((value - mean) ** 2 for value in flat) / len(flat)) ** 0.5
-    return [[(value - mean) / deviation for value in row] for row in returns]
+    return [[(value - mean) / (deviation + 1e-8) for value in row] for row in returns]
 
 
 @pytest.mark.parametrize("group_baseline", [False, True])

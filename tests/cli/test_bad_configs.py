@@ -17,6 +17,7 @@ BENCHMARK = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks
 WRITTEN, GENERATED = BENCHMARK["written"](), list(BENCHMARK["generated"](seed=2))
 CHEAP = ("the command line", "files", "keys of older versions and of other algorithms", "other commands")
 SOME = [case for case in WRITTEN if case.group in CHEAP][::4] + random.Random(1).sample(GENERATED, 6)
+SOME += [case for case in WRITTEN if case.group == "several at once"]
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ FILES = {
     "key.yaml": "trainer: {max_epoch: 3}\n",
     "top.yaml": "trainr: {max_epochs: 3}\n",
     "type.yaml": "trainer: {accelerator: cpu, max_epochs: 2}\ndata: {init_args: {length: many}}\n",
+    "two.yaml": "trainer: {max_epoch: 3}\ndata: {init_args: {length: many, sizes: 3}}\n",
     "model.yaml": f"model: {{class_path: {FAKES}.ToyIterations, init_args: {{clip_rang: 0.2}}}}\n",
 }
 
@@ -112,8 +113,58 @@ def test_fit_says_what_is_missing(capsys):
     assert "a model (--config configs/algorithms/….yaml), a data module" in error
 
 
+SEVERAL = [
+    (
+        "--model.clip_rang 1 --trainer.max_epoch 3",
+        [
+            "unknown key model.init_args.clip_rang: ToyIterations has no such argument; did you mean clip_range?",
+            "unknown key --trainer.max_epoch; did you mean --trainer.max_epochs?",
+        ],
+    ),
+    (
+        "--config two.yaml --trainer.devics 2",
+        [
+            "unknown key trainer.max_epoch (in two.yaml); did you mean trainer.max_epochs?",
+            "data.init_args.length: expected int, got 'many' (in two.yaml)",
+            "data.init_args.sizes: expected list[int] or null, got '3' (in two.yaml)",
+            "unknown key --trainer.devics; did you mean --trainer.devices?",
+        ],
+    ),
+    (
+        "--model.optimization.lr x --model.optimization.betaz [1,2] --foo 3",
+        [
+            "model.init_args.optimization.init_args.lr: expected float, got 'x'",
+            "unknown key model.init_args.optimization.init_args.betaz: Options has no such argument; did you mean",
+            "unknown key --foo",
+        ],
+    ),
+    # what stands below a class that does not exist is not judged
+    ("--model PP0 --model.lam 3 --foo 3", ["model: no class 'PP0'; did you mean PPO?", "unknown key --foo"]),
+    (
+        "--config syntax.yaml --config list.yaml",
+        ["syntax.yaml, line 3, column 2:", "list.yaml: expected a mapping of keys to values, found list"],
+    ),
+    (
+        "--trainer.default_root_dir x --trainer.max_epochs null",
+        ["trainer.default_root_dir has no effect here", "how long ToyIterations trains is not set"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "lines"), SEVERAL, ids=[words for words, _ in SEVERAL])
+def test_fit_names_all_mistakes_in_one_line(words, lines, capsys):
+    assert fit(*toy(epochs=1), *words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for line in lines:
+        assert error.count(line) == 1
+    assert error.count("unknown key") == sum(line.startswith("unknown key") for line in lines)
+
+
 PPO = ["--config", "configs/tasks/assistant.yaml", "--config", "configs/algorithms/ppo.yaml"]
 SFT = ["--config", "configs/tasks/assistant.yaml", "--config", "configs/algorithms/sft.yaml"]
+DPO = ["--config", "configs/tasks/assistant.yaml", "--config", "configs/algorithms/dpo.yaml"]
 SHIPPED = [
     (PPO, "--model.kl AdaptivKLControl", "model.init_args.kl: no class 'AdaptivKLControl'; did you mean Adaptive"),
     (PPO, "--data.reward LearnedReward", "data.init_args.reward: LearnedReward needs path"),
@@ -125,6 +176,11 @@ SHIPPED = [
     (SFT, "--trainer.max_steps -1", "how long SFT trains is not set; give trainer.max_steps (optimizer steps)"),
     (SFT, "--model.optimization.lrr 1", "unknown key model.init_args.optimization.lrr: SFT has no such argument; did"),
     (SFT, "--model.optimization.schedule cos", "model.init_args.optimization.schedule: expected constant_with_warmup"),
+    (
+        DPO,
+        "--data.path x",
+        "unknown key data.init_args.path: PreferenceDataModule has no such argument; it takes pairs,",
+    ),
     (SFT, "--model.optimization 3", "model.init_args.optimization: expected a mapping of its arguments, got '3'"),
 ]
 

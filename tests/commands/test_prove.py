@@ -3,9 +3,10 @@ import os
 import pytest
 
 from rlhf_lightning.__main__ import main
+from rlhf_lightning.algorithms.parts.claims import BIASED, Variant
 from rlhf_lightning.proofs import estimators, runs_table
-from rlhf_lightning.proofs.estimators import BIASED, ESTIMATORS, Estimator
-from rlhf_lightning.proofs.runs import RUNS
+from rlhf_lightning.proofs.estimators import Estimator, all_estimators
+from rlhf_lightning.proofs.runs import all_runs
 from rlhf_lightning.proofs.runs_table import RunRow
 
 
@@ -20,15 +21,15 @@ def test_prove_finds_every_expectation_as_stated(capsys):
     status, printed, table = shown(capsys)
     assert status == 0
     assert "REFUTED" not in printed
-    assert [line.split("|")[1].strip() for line in table[1:]] == [one.name for one in ESTIMATORS]
+    assert [line.split("|")[1].strip() for line in table[1:]] == [one.name for one in all_estimators()]
     assert sum("< 1e-09" in line for line in table) == 14
 
 
 def test_prove_fails_where_an_expectation_is_not_as_stated(capsys, monkeypatch):
     name = "REINFORCE, reward to go"
-    [right] = [one for one in ESTIMATORS if one.name == name]
-    wrong = Estimator("wrong", right.build, BIASED)
-    monkeypatch.setattr(estimators, "ESTIMATORS", (right, wrong))
+    [right] = [one for one in all_estimators() if one.name == name]
+    wrong = Estimator(right.algorithm, Variant("wrong", BIASED, right.variant.settings))
+    monkeypatch.setattr(estimators, "all_estimators", lambda: (right, wrong))
     status, printed, table = shown(capsys, "--seed", "3", "--kl_coef", "0.1")
     assert status == 1
     assert "REFUTED" not in table[1]
@@ -40,8 +41,8 @@ def test_prove_fails_where_an_expectation_is_not_as_stated(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_prove_takes_larger_batches(capsys, monkeypatch):
-    [short] = [one for one in ESTIMATORS if one.name == "REINFORCE, batch mean"]
-    monkeypatch.setattr(estimators, "ESTIMATORS", (short,))
+    [short] = [one for one in all_estimators() if one.name == "REINFORCE, batch mean"]
+    monkeypatch.setattr(estimators, "all_estimators", lambda: (short,))
     status, printed, [_, row] = shown(capsys, "--batch_size", "3")
     assert status == 0
     assert "0.6667" in row
@@ -52,19 +53,19 @@ def test_prove_takes_larger_batches(capsys, monkeypatch):
 def test_prove_adds_the_runs_and_fails_where_one_ends_otherwise(capsys, monkeypatch, resumed, status):
     asked = []
 
-    def measured(runs, folder, *, track):
-        asked.append((list(track(runs)), folder.is_dir(), os.environ["PL_GLOBAL_SEED"]))
-        return [RunRow(runs[0], 0.01, 1e-16, 1e-15, 0.0), RunRow(runs[1], 0.01, 1e-16, 1e-15, resumed)]
+    def measured(chosen, folder, *, track):
+        asked.append((list(track(chosen)), folder.is_dir(), os.environ["PL_GLOBAL_SEED"]))
+        return [RunRow(chosen[0], 0.01, 1e-16, 1e-15, 0.0), RunRow(chosen[1], 0.01, 1e-16, 1e-15, resumed)]
 
-    monkeypatch.setattr(estimators, "ESTIMATORS", ())
+    monkeypatch.setattr(estimators, "all_estimators", lambda: ())
     monkeypatch.setattr(runs_table, "measure_runs", measured)
     assert shown(capsys, "--runs", "--seed", "3")[0] == status
-    assert asked == [([*RUNS], True, "3")]
+    assert asked == [([*all_runs()], True, "3")]
     asked.clear()
     found, printed, table = shown(capsys, "--runs")
     assert found == status
-    assert [line.split("|")[1].strip() for line in table[-3:]] == ["algorithm", RUNS[0].name, RUNS[1].name]
-    assert printed.endswith(f"\nREFUTED: {RUNS[1].name} on {RUNS[1].task}\n") == bool(status)
+    assert [line.split("|")[1].strip() for line in table[-3:]] == ["algorithm", all_runs()[0].name, all_runs()[1].name]
+    assert printed.endswith(f"\nREFUTED: {all_runs()[1].name} on {all_runs()[1].task}\n") == bool(status)
     shown(capsys)
     assert len(asked) == 1  # not unless they are asked for
 

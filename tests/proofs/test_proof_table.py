@@ -11,7 +11,7 @@ from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.proofs import expected_gradient
 from rlhf_lightning.proofs.estimators import all_estimators
 from rlhf_lightning.proofs.instance import Instance
-from rlhf_lightning.proofs.table import Row, markdown, measure
+from rlhf_lightning.proofs.table import EstimatorRow, markdown, measure
 from rlhf_lightning.tasks.bandit.exact import probabilities
 
 AT = Instance(seed=2)
@@ -63,7 +63,7 @@ def test_row_of_a_biased_estimator_has_the_scale_that_fits_best(rows):
     ],
 )
 def test_verdicts_go_both_ways(claim, error, holds):
-    row = Row(claiming(SHORT, claim), scale=1.0, error=error, bias=0.2, cosine=0.9, variance=1.0)
+    row = EstimatorRow(claiming(SHORT, claim), scale=1.0, error=error, bias=0.2, cosine=0.9, variance=1.0)
     assert row.holds == holds
     assert ("REFUTED" in row.cells()[1]) != holds
 

@@ -54,4 +54,4 @@ def test_what_has_no_panel_of_its_own_is_left_out():
     secondary += ["eval/win_rate_low", "eval/win_rate_high", "eval/gold_helpful"]
     logged = ["iteration", "eval/win_rate", "eval/gold", "a/b", "a/c", "a/d", *secondary]
     declared = (Metric("B by C", "", "a/b", per="a/c"), Metric("D", "", "a/d", shown=False))
-    assert [metric.key for metric in undeclared(logged, declared)] == ["eval/win_rate", "eval/gold"]
+    assert [metric.key for metric in undeclared(logged, declared)] == ["eval/gold", "eval/win_rate"]

@@ -19,13 +19,13 @@ from torch import Tensor
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.ops import kl as ops
 
-Estimator: TypeAlias = Literal["k1", "k2", "k3", "exact"]
+KLEstimator: TypeAlias = Literal["k1", "k2", "k3", "exact"]
 
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": ops.k1, "k2": ops.k2, "k3": ops.k3}
 
 
 def estimated(
-    estimator: Estimator,
+    estimator: KLEstimator,
     logprobs: Float[Tensor, "*N"],
     ref_logprobs: Float[Tensor, "*N"] | None,
     exact: Float[Tensor, "*N"] | None,
@@ -47,8 +47,8 @@ def estimated(
 
 def check_estimator(name: str, estimator: str) -> None:
     """Refuse an estimator that does not exist."""
-    if estimator not in get_args(Estimator):
-        raise UserError(f"{name} is one of {', '.join(get_args(Estimator))}, got {estimator}")
+    if estimator not in get_args(KLEstimator):
+        raise UserError(f"{name} is one of {', '.join(get_args(KLEstimator))}, got {estimator}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class KLLoss:
         direction: of the exact KL: reverse KL(π‖ref), or forward KL(ref‖π).
     """
 
-    estimator: Estimator = "k2"
+    estimator: KLEstimator = "k2"
     direction: ops.Direction = "reverse"
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class KLControl:
     """
 
     coef: float = 0.05
-    estimator: Estimator = "k1"
+    estimator: KLEstimator = "k1"
     loss: KLLoss | None = None
 
     def __post_init__(self) -> None:

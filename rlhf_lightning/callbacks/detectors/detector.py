@@ -18,6 +18,7 @@ from rlhf_lightning.callbacks.detectors.warnings_file import WarningsFile
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.lightning_seams import is_dry_run
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Detector(Listener, ABC):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.stopped and not cast(Any, trainer).fast_dev_run:
+        if self.stopped and not is_dry_run(trainer):
             restore_best(trainer, pl_module)
 
     @override

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.position import axis_of, position, resumed
+from rlhf_lightning.lightning_seams import is_dry_run
 from rlhf_lightning.records.json_lines import add_lines, keep_lines
 
 
@@ -26,7 +27,7 @@ class WarningsFile(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or cast(Any, trainer).fast_dev_run:
+        if not trainer.is_global_zero or is_dry_run(trainer):
             return
         self._path = Path(trainer.default_root_dir) / self.filename
 

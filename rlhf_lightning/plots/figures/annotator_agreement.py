@@ -77,12 +77,12 @@ def _draw_cells(axes: Axes, names: Sequence[str], rows: Sequence[Mapping[str, An
     axes.set_ylim(last, 0)
     axes.set_xticks([])
     axes.set_yticks([])
-    place = {name: index for index, name in enumerate(names)}
+    position = {name: index for index, name in enumerate(names)}
     for row in rows:
         first, second = str(row["first"]), str(row["second"])
-        if first not in place or second not in place:
+        if first not in position or second not in position:
             continue
-        x, y = sorted((place[first], place[second]))
+        x, y = sorted((position[first], position[second]))
         kappa = row["kappa"]
         color, alpha = (HELD_OUT if kappa >= 0 else WARN), min(0.06 + 0.6 * abs(kappa), 0.62)
         axes.add_patch(Rectangle((x, y - 1), 1, 1, facecolor=color, alpha=alpha, linewidth=0, zorder=1))
@@ -94,7 +94,7 @@ def _draw_cells(axes: Axes, names: Sequence[str], rows: Sequence[Mapping[str, An
 
 
 def _draw_names(axes: Axes, names: Sequence[str]) -> None:
-    """Of rows at the left; of columns along the diagonal, where each column begins."""
+    """Write the names of rows at the left, and those of columns along the diagonal, where each column begins."""
     text: dict[str, Any] = {"textcoords": "offset points", "size": TEXT_SIZE, "va": "center", "annotation_clip": False}
     for index, name in enumerate(names):
         short = shortened(name, width=_LONGEST, size=TEXT_SIZE)

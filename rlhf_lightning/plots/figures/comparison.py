@@ -37,18 +37,18 @@ class Chart:
 
 
 def charts(
-    found: Sequence[Entry], place: Callable[[Entry, pd.Series], tuple[str, pd.Series]], *, least: int = 2
+    entries: Sequence[Entry], against: Callable[[Entry, pd.Series], tuple[str, pd.Series]], *, least: int = 2
 ) -> list[Chart]:
-    """The panels that some runs need.
+    """Sort the rewards of some runs into panels, by task and x-axis.
 
     Args:
-        place: puts a reward on an x-axis: its name, and the reward indexed by it.
+        against: puts a reward on an x-axis: its name, and the reward indexed by it.
         least: values that a curve needs; a run with fewer is left out.
     """
     grouped: dict[tuple[str, str], Chart] = {}
-    for entry in found:
-        metric, reward = _reward([other for other in found if other.run.task == entry.run.task])
-        axis, curve = place(entry, measured(entry.run, metric))
+    for entry in entries:
+        metric, reward = _reward([other for other in entries if other.run.task == entry.run.task])
+        axis, curve = against(entry, measured(entry.run, metric))
         if len(curve) >= least:
             chart = grouped.setdefault((entry.run.task, axis), Chart(entry.run.task, metric, reward, axis))
             chart.curves.append((entry, curve))
@@ -63,7 +63,7 @@ def _reward(of_task: Sequence[Entry]) -> tuple[str, str]:
 
 
 def in_color_of_reward(chart: Chart, name: str | None = None) -> Chart:
-    """The chart of a single run: with nothing to tell it from, its colour means gold or score.
+    """The chart of a single run, in the colour of gold or score, since there is no other run to tell it from.
 
     Args:
         name: what to call its curve, rather than by the run's name.
@@ -129,9 +129,9 @@ def draw_curves(axes: Axes, chart: Chart, more: Sequence[Label] = ()) -> None:
     end_labels(axes, ends)
 
 
-def share_limits(places: Sequence[Axes], shown: Sequence[Chart], more: Sequence[pd.Series] = ()) -> None:
+def share_limits(sheet: Sequence[Axes], shown: Sequence[Chart], more: Sequence[pd.Series] = ()) -> None:
     """The same limits for all panels of a task and reward."""
-    for axes, chart in zip(places, shown, strict=True):
+    for axes, chart in zip(sheet, shown, strict=True):
         alike = [other for other in shown if (other.task, other.metric) == (chart.task, chart.metric)]
         panels.limits(axes, [curve for other in alike for _, curve in other.curves] + list(more))
         panels.zero_line(axes)

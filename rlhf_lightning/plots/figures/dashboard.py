@@ -94,10 +94,10 @@ def _note(policies: Sequence[Run], shown: Sequence[Quantity]) -> str:
 
 
 def _draw(axes: Axes, run: Run, x_axis: XAxis, metric: Metric, color: str, *, alone: bool) -> None:
-    trained, evaluated = x_axis.place(training(run, metric)), x_axis.place(run.series(metric.heldout))
+    trained, evaluated = x_axis.along(training(run, metric)), x_axis.along(run.series(metric.heldout))
     if len(evaluated):
         if ends := interval(run, metric):
-            low, high = (x_axis.place(end) for end in ends)
+            low, high = (x_axis.along(end) for end in ends)
             axes.fill_between(low.index, low, high, color=color, alpha=0.14 if alone else 0.08, linewidth=0)
         if alone and len(trained):
             axes.plot(trained.index, trained, color=color, linewidth=0.8, alpha=0.35, zorder=2)

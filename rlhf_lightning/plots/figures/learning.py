@@ -57,7 +57,7 @@ def _of_one(entry: Entry) -> Figure:
     _check(shown)
     evaluated = len(run.series(f"eval/{shown[0].metric}")) > 0
     chart = in_color_of_reward(shown[0], "evaluation" if evaluated else "training")
-    training = experience(run).place(run.series(f"objective/{chart.metric}"))
+    training = experience(run).along(run.series(f"objective/{chart.metric}"))
     figure, (axes,) = chart_sheet([chart])
     heading(figure, judge(run).headline, f"{_unit(chart).capitalize()} · {entry.name}")
     share_limits([axes], [chart], [training])
@@ -78,7 +78,7 @@ def _check(shown: Sequence[Chart]) -> None:
 
 def _over_experience(entry: Entry, reward: pd.Series) -> tuple[str, pd.Series]:
     x_axis = experience(entry.run)
-    return x_axis.unit, x_axis.place(reward)
+    return x_axis.unit, x_axis.along(reward)
 
 
 def _unit(chart: Chart) -> str:

@@ -72,11 +72,11 @@ def _note(policy: Run, name: str) -> str:
 
 
 def _mark_peak(axes: list[Axes], gold: pd.Series, kl: pd.Series, peak: int) -> None:
-    """Where gold is best: a line through it, and the ground beyond it shaded."""
-    places = [(axes[0], float(peak), "")]
+    """Mark where gold is best by a line, and shade the panel beyond it."""
+    marks = [(axes[0], float(peak), "")]
     if len(axes) > 1 and peak in kl.index:
-        places.append((axes[1], max(float(kl[peak]), 0.0), f"{number(kl[peak])} nats"))
-    for panel, x, where in places:
+        marks.append((axes[1], max(float(kl[peak]), 0.0), f"{number(kl[peak])} nats"))
+    for panel, x, where in marks:
         panel.axvspan(x, panel.get_xlim()[1], color=WARN, alpha=0.05, linewidth=0, zorder=0)
         panel.axvline(x, color=GOLD, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.6)
         text = f"gold is best: {number(gold[peak])}" if not where else f"at {where}"

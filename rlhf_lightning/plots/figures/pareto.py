@@ -39,13 +39,13 @@ class EndPoint:
 
     Args:
         label: the weights that set it apart from the others, or its name.
-        place: means of the two objectives at the last evaluation.
+        point: means of the two objectives at the last evaluation.
         start: the same before training; None where that was not measured.
         shade: mean of the third objective; NaN where there is none.
     """
 
     label: str
-    place: tuple[float, float]
+    point: tuple[float, float]
     start: tuple[float, float] | None
     shade: float
 
@@ -80,7 +80,7 @@ def pareto(runs: Run | Sequence[Run], x: str = "helpful", y: str = "concise", co
     scale = _scale(figure, outcomes, str(color)) if shaded else None
     left_out = [name for name, run in found if all(run is not other for _, other in shown)]
     heading(figure, f"{x} against {y}".capitalize(), _note(kind, labels, left_out), left=0.4)
-    _dress(axes, x, y, [place for o in outcomes for place in (o.place, o.start) if place is not None])
+    _dress(axes, x, y, [point for o in outcomes for point in (o.point, o.start) if point is not None])
     _draw(axes, outcomes, scale)
     return figure
 
@@ -99,13 +99,13 @@ def pareto_of_weights(runs: Sequence[Run]) -> Figure:
     return pareto(runs, x, y, others[0] if others else None)
 
 
-def front(places: Sequence[tuple[float, float]]) -> list[int]:
-    """The points that no other dominates, by being no worse in both and better in one; by their first coordinate."""
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other dominates (no worse in both, better in one), by their first coordinate."""
 
-    def dominated(place: tuple[float, float]) -> bool:
-        return any(other != place and other[0] >= place[0] and other[1] >= place[1] for other in places)
+    def dominated(point: tuple[float, float]) -> bool:
+        return any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in points)
 
-    return sorted((i for i, place in enumerate(places) if not dominated(place)), key=lambda i: places[i])
+    return sorted((i for i, point in enumerate(points) if not dominated(point)), key=lambda i: points[i])
 
 
 # -- what is shown ---------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def _outcome(run: Run, label: str, kind: str, objectives: tuple[str, str, str | 
     started = x.index[0] == 0 and y.index[0] == 0
     return EndPoint(
         label=label,
-        place=(float(x.iloc[-1]), float(y.iloc[-1])),
+        point=(float(x.iloc[-1]), float(y.iloc[-1])),
         start=(float(x.iloc[0]), float(y.iloc[0])) if started else None,
         shade=float(shade.iloc[-1]) if len(shade) else math.nan,
     )
@@ -128,7 +128,7 @@ def _outcome(run: Run, label: str, kind: str, objectives: tuple[str, str, str | 
 
 @dataclass(frozen=True)
 class _Labels:
-    """What tells runs apart that are trained with weights of their own.
+    """How runs are labelled that differ in the weights of their objectives.
 
     Args:
         differing: objectives that the runs do not all weigh the same.
@@ -182,7 +182,7 @@ def _note(kind: str, labels: _Labels, left_out: Sequence[str]) -> str:
 
 
 def _sheet(room: float) -> tuple[Figure, Axes]:
-    """A figure with one panel, and so many inches right of it."""
+    """A figure with one panel, and ``room`` inches to its right."""
     figure, (axes,) = panels.sheet(
         1, columns=1, size=(_WIDTH, _HEIGHT), top=_TOP, bottom=_BOTTOM, left=_LEFT, right=room
     )
@@ -205,14 +205,14 @@ def _scale(figure: Figure, outcomes: Sequence[EndPoint], name: str) -> ScalarMap
     return scale
 
 
-def _dress(axes: Axes, x: str, y: str, places: Sequence[tuple[float, float]]) -> None:
+def _dress(axes: Axes, x: str, y: str, points: Sequence[tuple[float, float]]) -> None:
     """Both directions are measured, so both have a grid and room around all points."""
     panels.dress(axes, unit=f"{y}, higher is better", xlabel=f"{x}, higher is better")
     axes.grid(axis="x", color=axes.yaxis.get_gridlines()[0].get_color(), linewidth=0.8)
     axes.xaxis.set_major_formatter(panels.PlainTicks())
     for values, set_limits in (
-        (np.array([p[0] for p in places]), axes.set_xlim),
-        (np.array([p[1] for p in places]), axes.set_ylim),
+        (np.array([p[0] for p in points]), axes.set_xlim),
+        (np.array([p[1] for p in points]), axes.set_ylim),
     ):
         room = 0.18 * float(np.ptp(values)) or 0.1 * max(abs(float(values[0])), 1.0)
         set_limits(values.min() - room, values.max() + room)
@@ -220,21 +220,21 @@ def _dress(axes: Axes, x: str, y: str, places: Sequence[tuple[float, float]]) ->
 
 def _draw(axes: Axes, outcomes: Sequence[EndPoint], scale: ScalarMappable | None) -> None:
     """The front as a staircase, the points and the start, and what each is called."""
-    places = [outcome.place for outcome in outcomes]
-    best = front(places)
+    points = [outcome.point for outcome in outcomes]
+    best = front(points)
     left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
-    corners = [(left, places[best[0]][1]), *(places[i] for i in best), (places[best[-1]][0], bottom)]
+    corners = [(left, points[best[0]][1]), *(points[i] for i in best), (points[best[-1]][0], bottom)]
     axes.plot(*zip(*corners, strict=True), color=AXIS, linewidth=1.2, drawstyle="steps-pre", zorder=2)
     for index, outcome in enumerate(outcomes):
         shade = PLAIN if scale is None else scale.to_rgba(np.asarray(outcome.shade))
         fill = shade if index in best else PAPER
-        axes.plot(*outcome.place, "o", color=fill, markeredgecolor=shade, markersize=7, markeredgewidth=1.6, zorder=4)
+        axes.plot(*outcome.point, "o", color=fill, markeredgecolor=shade, markersize=7, markeredgewidth=1.6, zorder=4)
     starts = list(dict.fromkeys(outcome.start for outcome in outcomes if outcome.start is not None))
     for start in starts:
         axes.plot(*start, "X", color=MUTED, markeredgecolor=PAPER, markersize=8, zorder=3)
-    texts = [(outcome.label, outcome.place, INK) for outcome in outcomes]
+    texts = [(outcome.label, outcome.point, INK) for outcome in outcomes]
     texts += [("before training", start, MUTED) for start in starts[:1]]
-    _write(axes, texts, [*places, *starts])
+    _write(axes, texts, [*points, *starts])
 
 
 _AROUND = [(1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 2), (1, -2), (-1, 2), (-1, -2)]
@@ -244,19 +244,19 @@ _AROUND = [(1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1),
 def _write(
     axes: Axes, texts: Sequence[tuple[str, tuple[float, float], str]], dots: Sequence[tuple[float, float]]
 ) -> None:
-    """Labels beside their points, clear of one another and of all points where that is possible."""
+    """Write each label beside its point, where it overlaps the least with other labels and points."""
     size = 72 * np.array(size_of(axes))
     to_points = axes.transData + axes.transAxes.inverted()
     taken = [_box(to_points.transform(dot) * size, (0, 0), (8.0, 8.0)) for dot in dots]
-    for text, place, color in texts:
+    for text, point, color in texts:
         extent = (text_width(text, size=TEXT_SIZE) * 72, TEXT_SIZE)
-        centre = to_points.transform(place) * size
+        centre = to_points.transform(point) * size
         choices = [(side, _box(centre, side, extent)) for side in _AROUND]
         side, chosen = min(choices, key=lambda choice: _clash(choice[1], taken, size))
         taken.append(chosen)
         axes.annotate(
             text,
-            place,
+            point,
             (7.0 * side[0], 10.0 * side[1]),
             textcoords="offset points",
             ha={1: "left", 0: "center", -1: "right"}[side[0]],
@@ -277,7 +277,7 @@ def _box(centre: np.ndarray, side: tuple[int, int], extent: tuple[float, float])
 def _clash(
     box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]], size: np.ndarray
 ) -> float:
-    """Area that is shared with what stands there already, or lies outside of the panel."""
+    """Area of a box that overlaps others or lies outside of the panel."""
     inside = max(min(box[2], size[0]) - max(box[0], 0), 0) * max(min(box[3], size[1]) - max(box[1], 0), 0)
     outside = (box[2] - box[0]) * (box[3] - box[1]) - inside
     shared = (

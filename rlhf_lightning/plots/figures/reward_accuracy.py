@@ -50,11 +50,11 @@ def reward_accuracy(run: Run) -> Figure:
     shares = [end for group in groups for dot in group.dots for end in (dot.low, dot.high)]
     levels = [value for value in (measured.get("accuracy"), measured.get("ceiling")) if value is not None]
     low, high = min(0.5, *shares, *levels), max(0.5, *shares, *levels)
-    for place, group in zip(axes, groups, strict=True):
-        draw_dots(place, group, groups, tick=lambda share: f"{100 * share:.0f} %")
-        place.set_xlim(max(0.0, low - 0.03), min(1.0, high + 0.03))
-        place.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-        _draw_levels(place, measured)
+    for panel, group in zip(axes, groups, strict=True):
+        draw_dots(panel, group, groups, tick=lambda share: f"{100 * share:.0f} %")
+        panel.set_xlim(max(0.0, low - 0.03), min(1.0, high + 0.03))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        _draw_levels(panel, measured)
     heading(figure, _headline(measured), _note(found, measured))
     return figure
 

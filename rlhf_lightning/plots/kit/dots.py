@@ -67,25 +67,26 @@ def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
 def dot_sheet(
     groups: Sequence[DotGroup], *, columns: int = 2, width: float = 2.3, top: float = 0.8
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each group, as high as it has rows, and room for names left and notes right of it.
+    """A figure with a panel for each group, whose height follows its rows, with room for names and notes beside it.
 
     Args:
-        width: of what the dots stand on, in inches, as is ``top``, the room for the figure's heading.
+        width: of a panel, in inches.
+        top: room for the figure's heading, in inches.
     """
     columns = min(columns, len(groups))
     names, notes = _margins(groups)
     heights = [_ROW * len(group.dots) for group in groups]
     tallest = [max(heights[start : start + columns]) for start in range(0, len(groups), columns)]
     each = names + width + notes + 0.3
-    whole = (columns * each, top + sum(tallest) + len(tallest) * (_ABOVE + _BELOW))
-    figure = Figure(figsize=whole)
-    places = []
+    total = columns * each, top + sum(tallest) + len(tallest) * (_ABOVE + _BELOW)
+    figure = Figure(figsize=total)
+    sheet = []
     for index, height in enumerate(heights):
         row, column = divmod(index, columns)
         above = top + sum(tallest[:row]) + row * (_ABOVE + _BELOW) + _ABOVE
-        box = (column * each + names + 0.1, whole[1] - above - height, width, height)
-        places.append(figure.add_axes((box[0] / whole[0], box[1] / whole[1], box[2] / whole[0], box[3] / whole[1])))
-    return figure, places
+        x, y = column * each + names + 0.1, total[1] - above - height
+        sheet.append(figure.add_axes((x / total[0], y / total[1], width / total[0], height / total[1])))
+    return figure, sheet
 
 
 def draw_dots(

@@ -60,7 +60,7 @@ def heading(figure: Figure, title: str, note: str = "", *, left: float = 0.1) ->
 
 
 def grow(figure: Figure, extra: float) -> None:
-    """Add so many inches at the top; what is drawn already keeps its size and its distance from the bottom."""
+    """Add inches at the top; what is drawn already keeps its size and its distance from the bottom."""
     width, height = figure.get_size_inches()
     share = height / (height + extra)
     figure.set_size_inches(width, height + extra)
@@ -70,7 +70,7 @@ def grow(figure: Figure, extra: float) -> None:
 
 
 def wrapped(text: str, *, width: float, size: float, weight: str = "normal") -> list[str]:
-    """The lines that a text needs within so many inches; a word that is too long for one is cut."""
+    """Break a text into lines of at most ``width`` inches; a word that is too long for a line is cut."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".lstrip()
@@ -82,7 +82,7 @@ def wrapped(text: str, *, width: float, size: float, weight: str = "normal") -> 
 
 
 def shortened(text: str, *, width: float, size: float, weight: str = "normal") -> str:
-    """A text cut off so that it fits into so many inches, and an ellipsis where it was cut."""
+    """Cut a text to ``width`` inches, with an ellipsis where it was cut."""
     if text_width(text, size=size, weight=weight) <= width:
         return text
     kept = text

@@ -50,7 +50,7 @@ def sheet(
 
 
 def dress(axes: Axes, title: str = "", unit: str = "", *, xlabel: str = "") -> None:
-    """Light horizontal grid, no box, title and unit above, counter below."""
+    """Style a panel: a light horizontal grid, no box, title and unit above, name of the x-axis below."""
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(AXIS)
@@ -77,7 +77,7 @@ class PlainTicks(ScalarFormatter):
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         """A tick's label."""
-        largest = max((abs(place) for place in self.locs), default=0.0)
+        largest = max((abs(tick) for tick in self.locs), default=0.0)
         if largest >= 10_000:
             return f"{x / 1000:g}k".replace("-", "−") if x else "0"
         if 0 < largest < 1e-3:
@@ -139,7 +139,7 @@ def limits(
     include: Sequence[float] = (),
     lowest: float | None = None,
 ) -> None:
-    """Room for all values.
+    """Set the limits of the y-axis so that all values are in view.
 
     Args:
         floor: the axis starts exactly here, unless a value is lower all the same.

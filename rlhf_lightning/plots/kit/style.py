@@ -84,7 +84,7 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 200) -> tuple[Path, Pat
 
 
 def number(value: float | None) -> str:
-    """A number to be read, at the precision that means something: ``0.61``, ``12.4``, ``−0.0034``."""
+    """A number as text, at a meaningful precision: ``0.61``, ``12.4``, ``−0.0034``."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -119,7 +119,7 @@ def signed(value: float) -> str:
 
 
 def fixed(value: float | None, places: int = 2) -> str:
-    """A number of a column: always so many decimal places, and a minus sign only before something."""
+    """A number with a fixed number of decimal places; what rounds to zero has no minus sign."""
     if value is None or not math.isfinite(value):
         return number(value)
     text = f"{value:.{places}f}"

@@ -34,7 +34,7 @@ def _accuracy(run: Run, measured: Mapping[str, Any]) -> list[str]:
 
 
 def _correlation(measured: Mapping[str, Any]) -> list[str]:
-    """Of a model of ratings, which orders nothing."""
+    """A sentence on a model that was trained on ratings, and orders no pairs."""
     correlation = (measured.get("correlation") or {}).get("pearson")
     if "ratings" not in measured or correlation is None:
         return []
@@ -54,7 +54,7 @@ def _calibration(measured: Mapping[str, Any]) -> list[str]:
 
 
 def _biases(measured: Mapping[str, Any]) -> list[str]:
-    """Those that are neither noise nor negligible."""
+    """A sentence for each bias that is neither noise nor negligible."""
     sentences = []
     for row in measured.get("biases") or []:
         if bias_is_clear(row):

@@ -56,7 +56,7 @@ class Course:
 
 
 def too_early(run: Run) -> Verdict:
-    """Of a run with nothing to compare."""
+    """The verdict on a run that was evaluated less than twice."""
     text = f"Fewer than two evaluations: nothing to compare with the model before training (“{run.name}”)."
     return Verdict("unmeasured", "Too early to tell", [text])
 
@@ -74,7 +74,7 @@ def kl_at(run: Run, position: int) -> str:
 
 
 def replies(run: Run) -> list[str]:
-    """What became of a text policy's replies beside their reward."""
+    """Sentences on a text policy's replies: win rate, length, and perplexity on demonstrations."""
     sentences = []
     win, low, high = (run.series(f"eval/win_rate{end}") for end in ("", "_low", "_high"))
     if len(win):
@@ -101,7 +101,7 @@ def replies(run: Run) -> list[str]:
 
 
 def exploration(run: Run) -> list[str]:
-    """Whether a policy with a finite number of actions has all but stopped to explore."""
+    """A sentence where a policy has nearly stopped exploring; none otherwise."""
     entropy = run.series("objective/entropy")
     if len(entropy) > 1 and entropy.iloc[-1] < 0.25 * entropy.iloc[0]:
         moved = to(entropy.iloc[0], entropy.iloc[-1])
@@ -110,7 +110,7 @@ def exploration(run: Run) -> list[str]:
 
 
 def line_search(run: Run) -> list[str]:
-    """How often a trust region's line search found no step, where that was often."""
+    """A sentence where a line search often found no step; none otherwise."""
     rejections = run.series("trust_region/rejections")
     steps = len(rejections)
     if not steps or rejections.iloc[-1] <= 0.1 * steps:

@@ -38,11 +38,11 @@ def _with_both(run: Run, score: pd.Series, gold: pd.Series) -> Verdict:
     course = Course.of(gold)
     if course.fell:
         return _fallen(run, score, gold, course)
-    whole = f"the proxy went from {to(score.iloc[0], score.iloc[-1])}"
+    moved = f"the proxy went from {to(score.iloc[0], score.iloc[-1])}"
     if course.rose:
-        text = f"Gold rose from {to(course.first, course.last)} and held to the end; {whole}."
+        text = f"Gold rose from {to(course.first, course.last)} and held to the end; {moved}."
         return Verdict("improved", "Gold rises with the proxy", [text, "No sign of over-optimization so far."])
-    text = f"Gold did not change beyond its noise ({to(course.first, course.last)}); {whole}."
+    text = f"Gold did not change beyond its noise ({to(course.first, course.last)}); {moved}."
     return Verdict("flat", "Gold stays where it was", [text])
 
 

@@ -6,7 +6,7 @@ after a word is ignored, and a number must be written in plain digits.
 | component | definition |
 |---|---|
 | right | 1 if the last word is the last running sum, 0 otherwise; the words before it do not matter |
-| steps_right | share of the running sums that stand at their position |
+| steps_right | share of the running sums at the right position |
 | well_formed | 1 if there are as many words as running sums and every one is a number, 0 otherwise |
 """
 

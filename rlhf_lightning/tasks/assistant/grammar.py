@@ -1,6 +1,6 @@
 """A finite probabilistic grammar: texts drawn by independent choices, with exact entropy and bigrams.
 
-A `Node` is a fixed text, several nodes one after the other, or a weighted choice between nodes.
+A `Node` is a fixed text, a sequence of nodes, or a weighted choice between nodes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Edges:
-    """Which words can stand first, last and side by side, and whether there may be no word at all."""
+    """The possible first and last words and pairs of neighbours of a text, and whether it can be empty."""
 
     first: frozenset[str]
     last: frozenset[str]
@@ -61,7 +61,7 @@ class Node(ABC):
     @property
     @abstractmethod
     def edges(self) -> Edges:
-        """Which words can stand first, last and side by side."""
+        """The possible first and last words and pairs of neighbours."""
 
 
 class Text(Node):
@@ -87,7 +87,7 @@ class Text(Node):
 
 
 class Chain(Node):
-    """Several texts one after the other, drawn independently."""
+    """A sequence of texts that are drawn independently."""
 
     def __init__(self, *parts: Node) -> None:
         self.parts = parts

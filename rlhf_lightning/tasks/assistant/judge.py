@@ -65,15 +65,15 @@ class GoldJudge:
 
     def statements(self, words: Sequence[str], asked_about: str | None) -> list[Statement]:
         """The statements in a text, in order."""
-        found = []
+        statements = []
         topic = asked_about
         for i, word in enumerate(words):
             if word in self._entities:
                 topic = word
             value = word if word in ATTRIBUTE_OF else " ".join(words[i : i + 2])
             if value in ATTRIBUTE_OF and (statement := self._claim(words, i, value, topic)):
-                found.append(statement)
-        return found
+                statements.append(statement)
+        return statements
 
     def _claim(self, words: Sequence[str], at: int, value: str, topic: str | None) -> Statement | None:
         """The statement whose value begins at position ``at``, read from right to left."""

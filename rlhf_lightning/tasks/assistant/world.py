@@ -18,10 +18,7 @@ MIN_ENTITIES, MAX_ENTITIES = 16, len(ENTITIES)
 
 VALUES: dict[str, tuple[str, ...]] = {
     "colour": ("red", "blue", "green", "black", "white", "yellow", "brown"),
-    "price": (
-        *("five dollars", "nine dollars", "twelve dollars"),
-        *("twenty dollars", "thirty dollars", "fifty dollars"),
-    ),
+    "price": tuple(f"{number} dollars" for number in ("five", "nine", "twelve", "twenty", "thirty", "fifty")),
     "size": ("tiny", "small", "compact", "large", "huge"),
     "material": ("wood", "glass", "steel", "plastic", "leather", "bamboo"),
     "origin": ("italy", "japan", "india", "france", "spain", "brazil"),

@@ -83,7 +83,9 @@ class Bandit(Task):
     def _pairs(self) -> Sequence[PreferencePair]:
         pairs = list(combinations(self._table.items(), 2))
         return tuple(
-            PreferencePair(PROMPT, *((first, second) if _wins(round_number, r1 - r2) else (second, first)))
+            PreferencePair(PROMPT, first, second)
+            if _wins(round_number, r1 - r2)
+            else PreferencePair(PROMPT, second, first)
             for round_number in range(self.comparisons)
             for (first, r1), (second, r2) in pairs
         )

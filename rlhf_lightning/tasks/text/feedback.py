@@ -125,7 +125,7 @@ def _order(fields: Fields, count: int) -> list[int]:
 
 
 def _ratings(layout: Layout, fields: Fields, count: int, name: str) -> tuple[dict[str, float], ...]:
-    """The ratings of each response by objective; a plain number stands under ``name``."""
+    """The ratings of each response by objective; a plain number gets the name ``name``."""
     if layout is Layout.RATINGS:
         values = _list(fields["ratings"], "ratings")
         if len(values) != count:

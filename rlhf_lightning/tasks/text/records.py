@@ -73,7 +73,7 @@ class TextRecord:
 
     Args:
         responses: none, the one to imitate, or all that were judged, in a comparison best first.
-        feedback: what was said about the responses; of several rated responses, one rating for each.
+        feedback: the judgement of the responses; of several rated responses, one rating for each.
     """
 
     layout: Layout

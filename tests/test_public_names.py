@@ -1,0 +1,30 @@
+"""Two public classes never share a name, and every public name can be imported."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import rlhf_lightning
+
+PACKAGE = Path(rlhf_lightning.__file__).parent
+
+
+def test_public_classes_have_names_of_their_own():
+    places = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(PACKAGE)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("name", sorted(rlhf_lightning.public_names()))
+def test_public_name_can_be_imported(name):
+    assert getattr(rlhf_lightning, name).__name__ == name
+
+
+def test_algorithms_are_found_in_their_files():
+    assert rlhf_lightning.public_names()["KTO"] == "algorithms.kto"
+    assert {"PPO", "SFT", "SimPO", "ReinforcePlusPlus"} <= set(dir(rlhf_lightning))
