@@ -33,7 +33,7 @@ def adapt(function):
     return f"Lightning has changed: adapt `{function.__name__}` in {SEAMS.name} to the new version"
 
 
-class Counting(LightningModule):
+class Descent(LightningModule):
     """Takes steps of plain gradient descent, by hand."""
 
     def __init__(self):
@@ -63,7 +63,7 @@ def loader(count=5):
 
 
 def test_has_trainer():
-    module = Counting()
+    module = Descent()
     assert not seams.has_trainer(module), adapt(seams.has_trainer)
     trainer().fit(module, loader())
     assert seams.has_trainer(module), adapt(seams.has_trainer)
@@ -98,7 +98,7 @@ def test_validation_follows(options):
         def on_validation_start(self, *_):
             events.append("validation")
 
-    trainer(Expects(), **options).fit(Counting(), loader(), loader(1))
+    trainer(Expects(), **options).fit(Descent(), loader(), loader(1))
     expected = [event for event in events if event != "validation"]
     followed = [
         after == "validation" for event, after in zip(events, [*events[1:], None], strict=True) if event != "validation"
@@ -137,7 +137,7 @@ def test_listen_for_sigterm_and_set_received_sigterm(told):
                 os.kill(os.getpid(), signal.SIGTERM)
                 seams.set_received_sigterm(trainer, told)
 
-    run, module = trainer(Listens()), Counting()
+    run, module = trainer(Listens()), Descent()
     if told:
         with pytest.raises(SIGTERMException):
             run.fit(module, loader())
@@ -150,7 +150,7 @@ def test_listen_for_sigterm_and_set_received_sigterm(told):
 @pytest.mark.parametrize("fault", ["no such choice", "weights", "optimizer"])
 def test_translate_restore_errors(fault, tmp_path):
     run = trainer()
-    run.fit(Counting(), loader())
+    run.fit(Descent(), loader())
     path = tmp_path / "a.ckpt"
     run.save_checkpoint(path)
     content = torch.load(path, weights_only=True)
@@ -159,11 +159,11 @@ def test_translate_restore_errors(fault, tmp_path):
     again = trainer(max_epochs=2)
     seams.translate_restore_errors(again, lambda error: UserError(f"translated {type(error).__name__}"))
     with pytest.raises(UserError, match="translated"):
-        again.fit(Counting(), loader(), ckpt_path="best" if fault == "no such choice" else path)
+        again.fit(Descent(), loader(), ckpt_path="best" if fault == "no such choice" else path)
 
 
 def test_translate_restore_errors_leaves_errors_of_training_alone():
-    class Fails(Counting):
+    class Fails(Descent):
         def training_step(self, batch, batch_idx):
             raise KeyError("a bug")
 

@@ -27,11 +27,10 @@ def with_todays_classes(content: Any) -> Any:
 
 
 def _todays_path(path: str) -> str:
-    """The path itself where it leads to a class, else that of the class with its name, public or the only one."""
-    if import_class(path) is not None:
-        return path
+    """The public name of the class, the only one in the package with its name, or the path as it is."""
     name = _RENAMED.get(path, path.rpartition(".")[2])
-    if import_class(f"rlhf_lightning.{name}") is not None:
+    cls, public = import_class(path), import_class(f"rlhf_lightning.{name}")
+    if public is not None and cls in (None, public):
         return f"rlhf_lightning.{name}"
-    homes = {cls.__module__ for cls in package_classes() if cls.__name__ == name}
-    return f"{homes.pop()}.{name}" if len(homes) == 1 else path
+    homes = {known.__module__ for known in package_classes() if known.__name__ == name}
+    return f"{homes.pop()}.{name}" if cls is None and len(homes) == 1 else path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rlhf_lightning.callbacks.progress import PrintedRows, Progress
 from rlhf_lightning.cli import checks
 from rlhf_lightning.cli.assembly import TRAINER_DEFAULTS, TrainingRun, completed
+from rlhf_lightning.cli.class_paths import with_todays_classes
 from rlhf_lightning.cli.config_parser import ConfigFile, ConfigParser, parse
 from rlhf_lightning.cli.endings import Endings
 from rlhf_lightning.cli.introspection import import_components
 from rlhf_lightning.lightning_seams import OneConfigCLI, process_rank
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.records.run_directory import LAST_CHECKPOINT, check_name
+from rlhf_lightning.records.config_files import read_config
+from rlhf_lightning.records.run_directory import LAST_CHECKPOINT, check_name, first_difference
 from rlhf_lightning.tasks.task import Task
 
 _NOT_SAVED = ("overwrite", "pipeline", "config")
@@ -109,13 +111,19 @@ class CommandLine(OneConfigCLI):
         saved = config.clone()
         for key in _NOT_SAVED:
             saved.pop(key, None)
-        return json.loads(self.command_parser.dump(saved, format="json", skip_unset=False, skip_validation=True))
+        text = self.command_parser.dump(saved, format="json", skip_unset=False, skip_validation=True)
+        return with_todays_classes(json.loads(text))
 
-    def _settings_of(self, path: Path) -> dict[str, Any]:
-        """The configuration that an earlier run has saved, with the class paths and the defaults of this version."""
-        assert isinstance(self.parser, ConfigParser)
-        config = parse(self.parser, [self.command, "--config", str(path)], self.command_parser)
-        return self._resolved(config[self.command])
+    def _earlier(self, path: Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The configuration of an unfinished run, with the class paths and the defaults of this version.
+
+        Only settings of this command are parsed: no class is imported because a file of the run names it.
+        """
+        earlier = with_todays_classes(read_config(path))
+        filled = _filled(earlier, settings)
+        if first_difference(filled, settings) is not None:
+            return filled
+        return self._resolved(self.command_parser.parse_object(_restricted(settings, earlier)))
 
     # -- building ----------------------------------------------------------------------------------------------
 
@@ -127,7 +135,9 @@ class CommandLine(OneConfigCLI):
         checks.check_config(config, self.command)
         settings = self._resolved(config)
         if self.command == "fit" and not config.trainer.fast_dev_run:
-            self.run = TrainingRun(self.directory, settings, overwrite=config.overwrite, read=self._settings_of)
+            self.run = TrainingRun(
+                self.directory, settings, overwrite=config.overwrite, read=lambda path: self._earlier(path, settings)
+            )
         resumed = self.run is not None and self.run.plan.resume_from is not None
         checks.complete_loggers(config.trainer.logger, self.directory, config.name, resumed=resumed)
 
@@ -199,3 +209,22 @@ class CommandLine(OneConfigCLI):
     def _cleaning_up(self) -> AbstractContextManager[None]:
         """Inside, an error before training leaves no half-written run directory behind."""
         return nullcontext() if self.run is None else self.run.cleaning_up()
+
+
+def _restricted(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those whose keys are not in another configuration."""
+    common = {key: (value, keys[key]) for key, value in settings.items() if key in keys}
+    return {
+        key: _restricted(value, other) if isinstance(value, Mapping) and isinstance(other, Mapping) else value
+        for key, (value, other) in common.items()
+    }
+
+
+def _filled(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of another configuration where they have none."""
+    result = {**defaults, **settings}
+    for key, value in settings.items():
+        other = defaults.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            result[key] = _filled(value, other)
+    return result

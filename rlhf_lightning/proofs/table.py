@@ -57,7 +57,7 @@ class EstimatorRow:
         claim = self.estimator.claim
         if claim is MEASURED:
             return True
-        return self.exact == (claim.scale is not None)
+        return self.exact if claim.scale is not None else self.error >= EXACT
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""

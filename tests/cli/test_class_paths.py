@@ -48,7 +48,7 @@ def _in_empty_folder(tmp_path, monkeypatch):
         ("rlhf_lightning.baselines.MovingAverage", "rlhf_lightning.MovingAverage"),
         ("rlhf_lightning.rewards.scaling.Clip", "rlhf_lightning.rewards.scaling.ClipScores"),
         ("rlhf_lightning.losses.SigmoidLoss", "rlhf_lightning.algorithms.dpo.SigmoidLoss"),
-        ("rlhf_lightning.algorithms.ppo.PPO", "rlhf_lightning.algorithms.ppo.PPO"),
+        ("rlhf_lightning.algorithms.ppo.PPO", "rlhf_lightning.PPO"),
         ("rlhf_lightning.PPO", "rlhf_lightning.PPO"),
         ("rlhf_lightning.kl_control.Nothing", "rlhf_lightning.kl_control.Nothing"),
         ("mine.KLControl", "mine.KLControl"),
@@ -119,7 +119,7 @@ def test_unfinished_run_of_the_version_before_is_continued(monkeypatch, capsys):
     assert all(torch.equal(whole[name], halved[name]) for name in whole)
 
 
-def test_unfinished_run_whose_configuration_cannot_be_read_is_one_line(monkeypatch, capsys):
+def test_unfinished_run_with_a_setting_that_is_gone_is_one_line(capsys):
     Path("old.yaml").write_text(yaml.safe_dump(OLD))
     assert fit("fit", "--config", "old.yaml", "--name", "other") == 0
     Path("runs/other/DONE").unlink()
@@ -128,6 +128,8 @@ def test_unfinished_run_whose_configuration_cannot_be_read_is_one_line(monkeypat
     capsys.readouterr()
     assert fit("fit", "--config", "old.yaml", "--name", "other") == 2
     error = capsys.readouterr().err
-    assert "holds an unfinished run that cannot be continued: unknown key model.init_args.evaluate_every" in error
+    assert (
+        "an unfinished run with another configuration: model.init_args.evaluate_every is 5 there and None now" in error
+    )
     assert "pass --overwrite to start over" in error
     assert error.count("\n") == 1
