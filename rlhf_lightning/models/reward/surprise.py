@@ -64,13 +64,14 @@ class SurpriseHead(nn.Module):
             temperature=1.0,
             chunk_tokens=chunk_tokens(model.config.get_text_config().vocab_size),
         )
+        likelihood = scattered(logprobs, action_mask)
         excess = scattered(-logprobs - entropy, action_mask)
-        unexpected = torch.sigmoid(2 * (-logprobs - entropy - LARGE))
+        unexpected = scattered(torch.sigmoid(2 * (-logprobs - entropy - LARGE)), action_mask)
         statistics = [
-            scattered(logprobs, action_mask).sum(-1) / 5,
+            likelihood.sum(-1) / 5,
             excess.sum(-1) / 5,
             excess.clamp_min(0).amax(-1),
-            scattered(unexpected, action_mask).sum(-1),
+            unexpected.sum(-1),
         ]
         return torch.stack(statistics, dim=-1) @ self.weights
 
