@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -82,14 +82,7 @@ class A2C(OnPolicy[AdvantageBatch]):
         advantages = estimate.advantages
         if self.whiten_advantages:
             advantages = whiten(advantages, scored.rollout.action_mask, eps=1e-8)
-        batch = AdvantageBatch.of(
-            scored.rollout,
-            advantages=advantages,
-            old_values=estimate.old_values,
-            returns=estimate.returns,
-            ref_logprobs=shaped.ref_logprobs,
-        )
-        return Prepared(batch.units(), scored.rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
+        return with_advantages(scored, shaped, advantages, estimate)
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One gradient step on the whole batch."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,7 +30,6 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.preference import ipo_loss, sigmoid_preference_loss
 from rlhf_lightning.records.metrics import Metric
-from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
@@ -101,11 +101,7 @@ class DPO(FeedbackAlgorithm[PreferencePair]):
         backbone: builds the policy; it should start from a supervised model, which is also the reference.
         optimization: learning rate 1e-6 for pretrained models, 1e-4 for small ones from scratch.
         loss: ``SigmoidLoss`` or ``IPOLoss``, with β.
-        reward: judges responses to held-out prompts, as ``eval/score``; it is not trained on.
-        max_response_tokens: longer responses of the pairs keep their first tokens; None for half the context.
-        max_new_tokens: a sampled response that has not ended by then is cut.
-        eval_prompts: held-out prompts that the policy is judged on.
-        log_every: steps between rows of metrics.
+        options: held-out evaluation and further limits, see `FeedbackAlgorithm`.
     """
 
     group = "dpo"
@@ -117,22 +113,9 @@ class DPO(FeedbackAlgorithm[PreferencePair]):
         backbone: Backbone,
         optimization: Optimization = Optimization(),
         loss: PreferenceLoss = SigmoidLoss(),
-        reward: RewardSource | None = None,
-        max_response_tokens: int | None = None,
-        max_new_tokens: int = 48,
-        eval_prompts: int = 256,
-        log_every: int = 10,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            reward=reward,
-            max_response_tokens=max_response_tokens,
-            max_new_tokens=max_new_tokens,
-            eval_prompts=eval_prompts,
-            log_every=log_every,
-        )
+        super().__init__(task, backbone, optimization, **options)
         self.loss = loss
 
     def loss_sum(self, part: Part[PreferencePair]) -> tuple[Tensor, dict[str, Tensor]]:

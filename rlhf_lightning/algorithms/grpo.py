@@ -41,7 +41,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import BIASED, SHORT_BY_GROUP, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
@@ -239,12 +239,12 @@ class GRPO(OnPolicy[AdvantageBatch]):
             eps=STD_EPS,
         )
         advantages = masked(advantages[:, None].expand(mask.shape), mask)
-        batch = AdvantageBatch.of(rollout, advantages=advantages, ref_logprobs=shaped.ref_logprobs)
         # The price is known of the responses that are trained on, the rewards of all that were drawn.
         drawn = scored.drawn or scored
         price = sequence_sum(scored.rewards - shaped.rewards, mask).mean().item()
         reward = self._returns(drawn.rewards, drawn.rollout).mean().item() - price
-        return Prepared(batch.units(), rollout, shaped.kl, {"objective/reward": reward, **shaped.kl_metrics})
+        metrics = {"objective/reward": reward, **shaped.kl_metrics}
+        return with_advantages(scored, shaped, advantages, metrics=metrics)
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,7 +34,6 @@ from rlhf_lightning.distributed import failing_together, own_rows, row_slices
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.records.metrics import Metric
-from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
@@ -52,11 +51,7 @@ class KTO(FeedbackAlgorithm[LabelledResponse]):
         desirable_weight: λ_D.
         undesirable_weight: λ_U; with n_D desirable and n_U undesirable examples the paper recommends
             λ_D n_D / (λ_U n_U) from 1 to 3/2.
-        reward: judges responses to held-out prompts, as ``eval/score``; it is not trained on.
-        max_response_tokens: longer responses keep their first tokens; None for half the context.
-        max_new_tokens: a sampled response that has not ended by then is cut.
-        eval_prompts: held-out prompts that the policy is judged on.
-        log_every: steps between rows of metrics.
+        options: held-out evaluation and further limits, see `FeedbackAlgorithm`.
     """
 
     data_class: ClassVar = LabelDataModule
@@ -71,22 +66,9 @@ class KTO(FeedbackAlgorithm[LabelledResponse]):
         beta: float = 0.1,
         desirable_weight: float = 1.0,
         undesirable_weight: float = 1.0,
-        reward: RewardSource | None = None,
-        max_response_tokens: int | None = None,
-        max_new_tokens: int = 48,
-        eval_prompts: int = 256,
-        log_every: int = 10,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            reward=reward,
-            max_response_tokens=max_response_tokens,
-            max_new_tokens=max_new_tokens,
-            eval_prompts=eval_prompts,
-            log_every=log_every,
-        )
+        super().__init__(task, backbone, optimization, **options)
         values = {"beta": beta, "desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
         check_limits("model.init_args", {name: (0 < x < math.inf, "above 0", x) for name, x in values.items()})
         self.beta = beta

@@ -16,7 +16,7 @@ import math
 
 from torch import nn
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import GRADIENT, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
@@ -104,14 +104,7 @@ class NPG(OnPolicy[AdvantageBatch]):
         """Advantages by GAE."""
         shaped = self.reference.shape(scored, self.policy)
         estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
-        batch = AdvantageBatch.of(
-            scored.rollout,
-            advantages=estimate.advantages,
-            old_values=estimate.old_values,
-            returns=estimate.returns,
-            ref_logprobs=shaped.ref_logprobs,
-        )
-        return Prepared(batch.units(), scored.rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
+        return with_advantages(scored, shaped, estimate.advantages, estimate)
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One natural step; then the critic."""

@@ -10,6 +10,7 @@ The loss is the negative log-probability of a whole response, averaged over pair
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.text import EncodedResponses
-from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
@@ -31,11 +31,7 @@ class PreferredFT(FeedbackAlgorithm[PreferencePair]):
         task: what the pairs are about, and where held-out prompts come from.
         backbone: builds the policy; the model that it starts from is also the reference of ``eval/kl_ref_sequence``.
         optimization: learning rate 1e-5 for pretrained models, 1e-4 to 1e-3 for small ones from scratch.
-        reward: judges responses to held-out prompts, as ``eval/score``; it is not trained on.
-        max_response_tokens: longer responses of the pairs keep their first tokens; None for half the context.
-        max_new_tokens: a sampled response that has not ended by then is cut.
-        eval_prompts: held-out prompts that the policy is judged on.
-        log_every: steps between rows of metrics.
+        options: held-out evaluation and further limits, see `FeedbackAlgorithm`.
     """
 
     group = "preferred_ft"
@@ -45,22 +41,9 @@ class PreferredFT(FeedbackAlgorithm[PreferencePair]):
         task: Task,
         backbone: Backbone,
         optimization: Optimization = Optimization(),
-        reward: RewardSource | None = None,
-        max_response_tokens: int | None = None,
-        max_new_tokens: int = 48,
-        eval_prompts: int = 256,
-        log_every: int = 10,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            reward=reward,
-            max_response_tokens=max_response_tokens,
-            max_new_tokens=max_new_tokens,
-            eval_prompts=eval_prompts,
-            log_every=log_every,
-        )
+        super().__init__(task, backbone, optimization, **options)
 
     def encode(self, examples: Sequence[PreferencePair]) -> EncodedResponses:
         """The chosen responses alone."""

@@ -18,7 +18,7 @@ import copy
 import math
 from typing import Any
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.baselines import Baseline, BatchMean, MovingAverage, NoBaseline, ValueBaseline
 from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, SHORT_BY_BATCH, Variant
 from rlhf_lightning.algorithms.parts.critic import check_range
@@ -95,14 +95,7 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
             advantages = episode_totals(advantages, rollout.continues)
         if self.whiten_advantages:
             advantages = whiten(advantages, rollout.action_mask, eps=1e-8)
-        batch = AdvantageBatch.of(
-            rollout,
-            advantages=advantages,
-            old_values=estimate.old_values,
-            returns=estimate.returns,
-            ref_logprobs=shaped.ref_logprobs,
-        )
-        return Prepared(batch.units(), rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
+        return with_advantages(scored, shaped, advantages, estimate)
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One gradient step on the whole batch."""

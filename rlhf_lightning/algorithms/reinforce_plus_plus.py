@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import BIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import check_range
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -105,8 +105,7 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
             totals = sequence_sum(rewards, mask)
             centered = group_advantages(totals, group_size=scored.group_size, normalize_std=False, eps=0.0)
             returns = returns - (totals - centered)[:, None]
-        batch = AdvantageBatch.of(rollout, advantages=whiten(returns, mask, eps=1e-8), ref_logprobs=shaped.ref_logprobs)
-        return Prepared(batch.units(), rollout, shaped.kl, shaped.metrics)
+        return with_advantages(scored, shaped, whiten(returns, mask, eps=1e-8))
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from typing import ClassVar
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import GRADIENT, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
@@ -84,12 +84,11 @@ class RLOO(OnPolicy[AdvantageBatch]):
 
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """The return of each response, the price of the KL subtracted, less the mean of the others' to its prompt."""
-        rollout, mask = scored.rollout, scored.rollout.action_mask
+        mask = scored.rollout.action_mask
         shaped = self.reference.shape(scored, self.policy)
         advantages = leave_one_out_advantages(sequence_sum(shaped.rewards, mask), group_size=scored.group_size)
         advantages = masked(advantages[:, None].expand(mask.shape), mask)
-        batch = AdvantageBatch.of(rollout, advantages=advantages, ref_logprobs=shaped.ref_logprobs)
-        return Prepared(batch.units(), rollout, shaped.kl, shaped.metrics)
+        return with_advantages(scored, shaped, advantages)
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""

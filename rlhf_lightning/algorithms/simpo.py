@@ -14,6 +14,7 @@ Deviation from the paper: AdamW's schedule is the configuration's. The end-of-se
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +26,6 @@ from rlhf_lightning.errors import check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.masking import sequence_sum
 from rlhf_lightning.records.metrics import Metric
-from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
@@ -41,11 +41,7 @@ class SimPO(FeedbackAlgorithm[PreferencePair]):
         optimization: learning rate 3e-7 to 1e-6 for pretrained models, 1e-4 for small ones.
         beta: β, the scale of rewards, 2 to 10.
         gamma: γ, the margin in units of the reward, 0.5 to 1.5 at β = 2 (about half of β at most).
-        reward: judges responses to held-out prompts, as ``eval/score``; it is not trained on.
-        max_response_tokens: longer responses keep their first tokens; None for half the context.
-        max_new_tokens: a sampled response that has not ended by then is cut.
-        eval_prompts: held-out prompts that the policy is judged on.
-        log_every: steps between rows of metrics.
+        options: held-out evaluation and further limits, see `FeedbackAlgorithm`.
     """
 
     group = "simpo"
@@ -58,22 +54,9 @@ class SimPO(FeedbackAlgorithm[PreferencePair]):
         optimization: Optimization = Optimization(),
         beta: float = 2.0,
         gamma: float = 1.0,
-        reward: RewardSource | None = None,
-        max_response_tokens: int | None = None,
-        max_new_tokens: int = 48,
-        eval_prompts: int = 256,
-        log_every: int = 10,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            reward=reward,
-            max_response_tokens=max_response_tokens,
-            max_new_tokens=max_new_tokens,
-            eval_prompts=eval_prompts,
-            log_every=log_every,
-        )
+        super().__init__(task, backbone, optimization, **options)
         limits = {
             "beta": (0 < beta < math.inf, "above 0", beta),
             "gamma": (0 <= gamma < math.inf, "0 or more", gamma),

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import BIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
@@ -113,14 +113,9 @@ class TRPO(OnPolicy[AdvantageBatch]):
         """Advantages by GAE, whitened over the rollout."""
         shaped = self.reference.shape(scored, self.policy)
         estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
-        batch = AdvantageBatch.of(
-            scored.rollout,
-            advantages=whiten(estimate.advantages, scored.rollout.action_mask, eps=1e-8),
-            old_values=estimate.old_values,
-            returns=estimate.returns,
-            ref_logprobs=shaped.ref_logprobs,
+        return with_advantages(
+            scored, shaped, whiten(estimate.advantages, scored.rollout.action_mask, eps=1e-8), estimate
         )
-        return Prepared(batch.units(), scored.rollout, shaped.kl, {**estimate.metrics, **shaped.metrics})
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """A natural step to the edge of the trust region, as far back as the line search asks for; then the critic."""

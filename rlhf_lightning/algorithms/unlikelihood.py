@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -29,7 +30,6 @@ from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.losses import unlikelihood_loss
 from rlhf_lightning.ops.masking import sequence_sum
 from rlhf_lightning.records.metrics import Metric
-from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
@@ -72,11 +72,7 @@ class Unlikelihood(FeedbackAlgorithm[PreferencePair]):
         optimization: learning rate 1e-6 for pretrained models, 1e-4 for small ones from scratch.
         alpha: α, weight of the rejected response, 0.05 to 1; below 1 what both responses share is still imitated.
         avoidance: ``LogLikelihood`` or ``TokenUnlikelihood``.
-        reward: judges responses to held-out prompts, as ``eval/score``; it is not trained on.
-        max_response_tokens: longer responses of the pairs keep their first tokens; None for half the context.
-        max_new_tokens: a sampled response that has not ended by then is cut.
-        eval_prompts: held-out prompts that the policy is judged on.
-        log_every: steps between rows of metrics.
+        options: held-out evaluation and further limits, see `FeedbackAlgorithm`.
     """
 
     group = "unlikelihood"
@@ -89,22 +85,9 @@ class Unlikelihood(FeedbackAlgorithm[PreferencePair]):
         optimization: Optimization = Optimization(),
         alpha: float = 0.1,
         avoidance: Avoidance = LogLikelihood(),
-        reward: RewardSource | None = None,
-        max_response_tokens: int | None = None,
-        max_new_tokens: int = 48,
-        eval_prompts: int = 256,
-        log_every: int = 10,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            reward=reward,
-            max_response_tokens=max_response_tokens,
-            max_new_tokens=max_new_tokens,
-            eval_prompts=eval_prompts,
-            log_every=log_every,
-        )
+        super().__init__(task, backbone, optimization, **options)
         if not 0 <= alpha < math.inf:
             raise UserError(f"model.init_args.alpha must be 0 or more, got {alpha}")
         self.alpha = alpha

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -123,7 +124,8 @@ class CommandLine(OneConfigCLI):
         filled = _filled(earlier, settings)
         if first_difference(filled, settings) is not None:
             return filled
-        return self._resolved(self.command_parser.parse_object(_restricted(settings, earlier)))
+        own = copy.deepcopy(_restricted(settings, earlier))  # parsing changes lists in place
+        return self._resolved(self.command_parser.parse_object(own))
 
     # -- building ----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,10 @@ from rlhf_lightning.records.files import write_atomically
 from rlhf_lightning.records.run_directory import CONFIG, check_name
 from rlhf_lightning.records.runs import load_run
 
-EXAMPLE = "crossval --folds 5 --config configs/tasks/assistant.yaml --config configs/algorithms/reward.yaml --name cv"
+EXAMPLE = (
+    "crossval --folds 5 --config configs/tasks/assistant.yaml --config configs/algorithms/reward.yaml "
+    "--data.init_args.pairs pairs.jsonl --name cv"
+)
 _DETAILS = """
 Every fold is a fit in NAME/fold_I that holds out one part of all prompts; --print-commands shows them. A fold that is
 finished is skipped, an interrupted one continues. Any further option is one of fit, for instance

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import inspect
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl, KLControl
 from rlhf_lightning.algorithms.sft import SFT
+from rlhf_lightning.cli.introspection import argument_names
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.environments import EnvironmentDataModule
 from rlhf_lightning.data.preferences import LabelDataModule, PreferenceDataModule
@@ -119,8 +119,8 @@ MINIBATCHES: dict[str, Any] = {
 
 def settings_for(algorithm: type[Module], **settings: Any) -> dict[str, Any]:
     """Those settings that an algorithm's constructor takes, as copies."""
-    parameters = inspect.signature(algorithm).parameters
-    return {name: copy.deepcopy(value) for name, value in settings.items() if name in parameters}
+    known = argument_names(algorithm)
+    return {name: copy.deepcopy(value) for name, value in settings.items() if name in known}
 
 
 def on_text(algorithm: type[OnPolicy[Any]]) -> ShortRun:

@@ -5,12 +5,13 @@ Name here the paper and the equations that the code follows, and where it deviat
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.records.metrics import Metric
-from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.offline import Part
 from rlhf_lightning.training.optimization import Optimization
@@ -25,11 +26,7 @@ class MyLoss(FeedbackAlgorithm[PreferencePair]):
         backbone: builds the policy; the model that it starts from is also the reference.
         optimization: learning rate 1e-6 for pretrained models, 1e-4 for small ones from scratch.
         beta: scale of the log ratios; the loss of a pair is 0 from a difference of 1 / beta on.
-        reward: judges responses to held-out prompts, as ``eval/score``; it is not trained on.
-        max_response_tokens: longer responses of the pairs keep their first tokens; None for half the context.
-        max_new_tokens: a sampled response that has not ended by then is cut.
-        eval_prompts: held-out prompts that the policy is judged on.
-        log_every: steps between rows of metrics.
+        options: held-out evaluation and further limits, see `FeedbackAlgorithm`.
     """
 
     # Step 1: what the metrics are called, ``GROUP/NAME`` in training and ``eval/NAME`` in evaluations.
@@ -44,22 +41,9 @@ class MyLoss(FeedbackAlgorithm[PreferencePair]):
         backbone: Backbone,
         optimization: Optimization = Optimization(),
         beta: float = 0.1,
-        reward: RewardSource | None = None,
-        max_response_tokens: int | None = None,
-        max_new_tokens: int = 48,
-        eval_prompts: int = 256,
-        log_every: int = 10,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            reward=reward,
-            max_response_tokens=max_response_tokens,
-            max_new_tokens=max_new_tokens,
-            eval_prompts=eval_prompts,
-            log_every=log_every,
-        )
+        super().__init__(task, backbone, optimization, **options)
         self.beta = beta
 
     # Step 2, loss_sum: summed over the examples of a part. It is divided by the number of examples in the whole batch,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
+from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import leave_one_out_advantages
@@ -57,13 +57,9 @@ class MyOptimizer(OnPolicy[AdvantageBatch]):
         shaped = self.reference.shape(scored, self.policy)  # rewards [B T], less the price of the KL
         returns = sequence_sum(shaped.rewards, mask)  # [B]
         advantages = leave_one_out_advantages(returns, group_size=len(returns))
-        batch = AdvantageBatch.of(
-            scored.rollout,
-            advantages=masked(advantages[:, None].expand(mask.shape), mask),
-            ref_logprobs=shaped.ref_logprobs,
-        )
+        advantages = masked(advantages[:, None].expand(mask.shape), mask)  # [B T]
         metrics = {**shaped.metrics, "rollout/return_deviation": returns.std().item()}
-        return Prepared(batch.units(), scored.rollout, shaped.kl, metrics)
+        return with_advantages(scored, shaped, advantages, metrics=metrics)
 
     # Step 2, update: improve the policy on the batch. For several epochs of shuffled minibatches, report
     # ``policy/kl_old`` in the loss and return self.take_steps(batch, epochs=4, minibatch_size=32, stop_kl=0.02).

@@ -67,12 +67,11 @@ class FeedbackAlgorithm(Offline[Example]):
         task: Task,
         backbone: Backbone,
         optimization: Optimization,
-        *,
-        reward: RewardSource | None,
-        max_response_tokens: int | None,
-        max_new_tokens: int,
-        eval_prompts: int,
-        log_every: int,
+        reward: RewardSource | None = None,
+        max_response_tokens: int | None = None,
+        max_new_tokens: int = 48,
+        eval_prompts: int = 256,
+        log_every: int = 10,
     ) -> None:
         super().__init__(task, backbone, optimization, log_every)
         check_counts(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.parts.claims import Variant
-from rlhf_lightning.algorithms.parts.critic import NoCritic, with_todays_names
+from rlhf_lightning.algorithms.parts.critic import Estimate, NoCritic, with_todays_names
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT, UNSHOWN
-from rlhf_lightning.algorithms.parts.reference import Reference
+from rlhf_lightning.algorithms.parts.reference import Reference, ShapedRewards
 from rlhf_lightning.algorithms.parts.updates import means, summary, total
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.distributed import from_first_rank, over_own_rows, world_size
@@ -29,7 +30,7 @@ from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import BatchT, Loss, Minibatch, shuffled_minibatches, whole_batch
 from rlhf_lightning.training.module import Module, on_cpu
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import Rollout, ScoredRollout, Trajectories
+from rlhf_lightning.types import AdvantageBatch, Rollout, ScoredRollout, Trajectories
 
 CHECKPOINT_LAYOUT = 2
 """Version of the names in a checkpoint."""
@@ -50,6 +51,33 @@ class Prepared(Generic[BatchT]):
     rollout: Rollout
     kl: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+def with_advantages(
+    scored: ScoredRollout,
+    shaped: ShapedRewards,
+    advantages: Float[Tensor, "B T"],
+    estimate: Estimate | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> Prepared[AdvantageBatch]:
+    """A rollout with an advantage for each action.
+
+    Args:
+        shaped: its rewards, with the KL to the reference and the log-probabilities under it.
+        advantages: what the policy is updated with.
+        estimate: of a critic or a baseline, with the targets of the critic; None without one.
+        metrics: to report; None for those of ``shaped`` and ``estimate``.
+    """
+    batch = AdvantageBatch.of(
+        scored.rollout,
+        advantages=advantages,
+        old_values=None if estimate is None else estimate.old_values,
+        returns=None if estimate is None else estimate.returns,
+        ref_logprobs=shaped.ref_logprobs,
+    )
+    if metrics is None:
+        metrics = {**({} if estimate is None else estimate.metrics), **shaped.metrics}
+    return Prepared(batch.units(), scored.rollout, shaped.kl, dict(metrics))
 
 
 class OnPolicy(Module, Generic[BatchT]):
