@@ -144,9 +144,15 @@ def correlations(scores: Float[Tensor, " R"], others: Float[Tensor, " R"]) -> di
         return None
     return {
         "pearson": pearson_corrcoef(scores, others).item(),
-        "spearman": spearman_corrcoef(scores, others).item(),
-        "kendall": cast(Tensor, kendall_rank_corrcoef(scores, others)).item(),  # a pair only with a test
+        "spearman": spearman_corrcoef(_with_ties(scores), _with_ties(others)).item(),
+        # a pair only with a test
+        "kendall": cast(Tensor, kendall_rank_corrcoef(_with_ties(scores), _with_ties(others))).item(),
     }
+
+
+def _with_ties(values: Float[Tensor, " R"]) -> Float[Tensor, " R"]:
+    """The values in units of 1e-9 of their spread, rounded: what only the order of sums tells apart has one rank."""
+    return (values / values.std() * 1e9).round()
 
 
 def gold_correlations(

@@ -315,3 +315,11 @@ def test_metrics_of_ratings():
         "eval/spearman_rating": pytest.approx(1, abs=1e-4),
         "eval/kendall_rating": pytest.approx(1),
     }
+
+
+def test_rank_correlations_do_not_depend_on_the_last_digits_of_equal_scores():
+    scores = torch.tensor([0.3, 0.3, -1.2, 0.7, 0.3, 2.0], dtype=torch.float64)
+    gold = torch.tensor([1.0, 2.0, 0.0, 3.0, 1.5, 4.0], dtype=torch.float64)
+    rounded = scores + torch.tensor([1e-16, -2e-16, 0.0, 1e-16, 3e-16, 0.0], dtype=torch.float64)
+    for kind in ("spearman", "kendall"):
+        assert correlations(rounded, gold)[kind] == correlations(scores, gold)[kind] < 1
