@@ -265,6 +265,7 @@ class ScoredRollout:
         scores: one number per trajectory: the score of a response, or the return of an episode.
         objectives: the scores of each objective by name, if there are several.
         weights: weights of the objectives by name.
+        raw_objective_means: mean score of each objective before any scaling, where weights are learned from them.
         group_size: number of consecutive rows that are responses to the same prompt.
         prompts: the prompts as text or conversation; empty for environments.
         responses: the responses as text without special tokens; empty for environments.
@@ -279,6 +280,7 @@ class ScoredRollout:
     scores: Float[Tensor, " B"]
     objectives: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    raw_objective_means: dict[str, float] = field(default_factory=dict)
     group_size: int = 1
     prompts: Sequence[Prompt] = ()
     responses: Sequence[str] = ()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
-from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, Variant
+from rlhf_lightning.algorithms.parts.claims import BIASED, UNBIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
@@ -94,7 +94,7 @@ class A2C(OnPolicy[AdvantageBatch]):
         Only the actions that count are looked at, so that nothing in the padding can matter.
         """
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
         policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
         critic = self.critic.loss(self.policy, part, minibatch, outputs)
@@ -106,7 +106,7 @@ class A2C(OnPolicy[AdvantageBatch]):
         return Loss(critic.value + (value if self.policy_learns else 0.0), sums | critic.sums, largest)
 
     variants = (
-        Variant("A2C, λ = 0, exact values", GRADIENT, {"lam": 0.0}),
+        Variant("A2C, λ = 0, exact values", UNBIASED, {"lam": 0.0}),
         Variant("A2C, λ = 0, wrong values", BIASED, {"lam": 0.0}, wrong_critic=True),
-        Variant("A2C, λ = 1, wrong values", GRADIENT, {"lam": 1.0}, wrong_critic=True),
+        Variant("A2C, λ = 1, wrong values", UNBIASED, {"lam": 1.0}, wrong_critic=True),
     )

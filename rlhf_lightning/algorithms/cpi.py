@@ -135,7 +135,7 @@ class CPI(OnPolicy[WeightedBatch]):
     def loss(self, part: WeightedBatch, minibatch: Minibatch[WeightedBatch]) -> Loss:
         """Weighted negative log-likelihood, the KL where it is part of the loss, and value regression."""
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         logprobs, old_logprobs = outputs.logprobs[mask], part.old_logprobs[mask]
         losses = (-part.weights[mask] * logprobs).sum()
         critic = self.critic.loss(self.policy, part, minibatch, outputs)

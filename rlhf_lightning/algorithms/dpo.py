@@ -38,7 +38,7 @@ from rlhf_lightning.types import PreferencePair
 
 @dataclass(frozen=True)
 class PreferenceLoss(ABC):
-    """What is asked of the log ratios of a pair.
+    """Loss of a preference pair as a function of its two log ratios.
 
     Args:
         beta: β, weight of the KL to the reference in the objective that is solved: 0.05 to 0.5.

@@ -200,7 +200,7 @@ class GRPO(OnPolicy[AdvantageBatch]):
         return self.datamodule
 
     def collect(self) -> ScoredRollout:
-        """The first groups that differ of all that were drawn, and others where those do not fill the batch."""
+        """Draw up to ``dynamic_sampling`` rollouts; keep the first groups whose rewards differ, then fill up."""
         assert isinstance(self.policy, TextPolicy)
         draws = [super().collect()]
         differ = [self._differs(draws[0])]
@@ -260,7 +260,7 @@ class GRPO(OnPolicy[AdvantageBatch]):
         """The surrogate and the KL to the reference, each averaged as ``average`` says."""
         mask, positions = part.action_mask, self.ratio.positions(part.action_mask)
         count = minibatch.sequences if self.ratio.whole_responses else minibatch.tokens
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
         advantages = part.advantages[positions]
         surrogate = self.surrogate.loss(log_ratio, advantages)

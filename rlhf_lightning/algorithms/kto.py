@@ -7,15 +7,14 @@ r = log π(y|x) − log π_ref(y|x) of a response and the reference point z₀, 
     v = λ_U σ(β (z₀ − r))   if it is undesirable,
 
 and the loss is the mean of λ_y − v. z₀ stands for KL(π‖π_ref), the reward that responses have in general. It is
-estimated from mismatched responses, each prompt with the response of the next example of the batch:
+estimated from mismatched responses, each prompt with the response y' of the next example that has another prompt:
 
-    z₀ = max(0, mean over the batch of log π(yᵢ₊₁|xᵢ) − log π_ref(yᵢ₊₁|xᵢ)),
+    z₀ = max(0, mean over the batch of log π(y'ᵢ|xᵢ) − log π_ref(y'ᵢ|xᵢ)),
 
 and no gradient flows through it. It is a number of the *global* batch: the same for all devices and microbatches.
 
-Deviations from the paper: AdamW's schedule is the configuration's. A batch of one example has no mismatched response;
-its z₀ is 0. Where two examples in a row share their prompt, as those made of a pair may, the response is not a
-mismatched one; batches are shuffled, so that this is rare.
+Deviations from the paper: AdamW's schedule is the configuration's. In a batch with one prompt only, y' is the response
+of the next example. A batch of one example has no mismatched response; its z₀ is 0.
 """
 
 from __future__ import annotations
@@ -88,16 +87,16 @@ class KTO(FeedbackAlgorithm[LabelledResponse]):
             )
 
     def statistics(self, batch: Sequence[LabelledResponse]) -> dict[str, float]:
-        """z₀, from each prompt with the response of the next example."""
+        """z₀, from each prompt with a response to another prompt."""
         count = len(batch)
         if count < 2:
             return {"reference_point": 0.0}
-        rows = own_rows(count).tolist()
+        rows, responses = own_rows(count).tolist(), mismatched(batch)
         with failing_together():
             encoded = [
                 self.encode_texts(
                     [batch[rows[i]].prompt for i in chosen.tolist()],
-                    [batch[(rows[i] + 1) % count].response for i in chosen.tolist()],
+                    [responses[rows[i]] for i in chosen.tolist()],
                 ).to(self.device)
                 for chosen in row_slices(len(rows), self.optimization.microbatch_size)
                 if len(chosen)
@@ -116,7 +115,7 @@ class KTO(FeedbackAlgorithm[LabelledResponse]):
         rewards = self.beta * log_ratios.detach()
         return loss.sum(), {
             "accuracy": ((gain.detach().sign() + 1) / 2).sum(),
-            "reference_point": part.statistics["reference_point"] * torch.ones_like(rewards).sum(),
+            "reference_point": self.beta * part.statistics["reference_point"] * torch.ones_like(rewards).sum(),
             "desirable": desirable.sum(),
             "desirable_reward": torch.where(desirable, rewards, 0.0).sum(),
             "undesirable_reward": torch.where(desirable, 0.0, rewards).sum(),
@@ -125,7 +124,8 @@ class KTO(FeedbackAlgorithm[LabelledResponse]):
     def reported(self, means: dict[str, float]) -> dict[str, float]:
         """The rewards as means over the examples of their label; one that the batch lacks is left out."""
         row = dict(means)
-        shares = {"desirable_reward": means["desirable"], "undesirable_reward": 1 - means["desirable"]}
+        desirable = row.pop("desirable")
+        shares = {"desirable_reward": desirable, "undesirable_reward": 1 - desirable}
         for name, share in shares.items():
             total = row.pop(name)
             if share > 1e-12:
@@ -145,9 +145,23 @@ class KTO(FeedbackAlgorithm[LabelledResponse]):
         )
         return (
             accuracy,
-            Metric("Reference point", "nats per response", "kto/reference_point", "eval/reference_point", role="kl"),
+            Metric(
+                "Reference point",
+                "β z₀, to which rewards compare",
+                "kto/reference_point",
+                "eval/reference_point",
+            ),
             Metric("Reward of the desirable", unit, "kto/desirable_reward", "eval/desirable_reward"),
             Metric("Reward of the undesirable", unit, "kto/undesirable_reward", "eval/undesirable_reward"),
         )
 
     variants = (Variant("KTO", OTHER),)
+
+
+def mismatched(batch: Sequence[LabelledResponse]) -> list[str]:
+    """For each example, the response of the next one that has another prompt; where there is none, of the next one."""
+    responses = []
+    for number, example in enumerate(batch):
+        others = [*batch[number + 1 :], *batch[:number]]
+        responses.append(next((other for other in others if other.prompt != example.prompt), others[0]).response)
+    return responses

@@ -17,7 +17,7 @@ import math
 from torch import nn
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
-from rlhf_lightning.algorithms.parts.claims import GRADIENT, Variant
+from rlhf_lightning.algorithms.parts.claims import UNBIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -123,21 +123,21 @@ class NPG(OnPolicy[AdvantageBatch]):
             key=self.current_epoch,
         )
         row = self.accumulate(self.as_one_minibatch(batch))
-        found = geometry.natural_direction(self.grad_scaler, max_kl=self.max_kl if self.step_size is None else None)
-        scale = found.scale if self.step_size is None else self.step_size
-        self.check_finite("the natural step", scale * found.direction.norm().item())
-        geometry.move_to(geometry.start + scale * found.direction)
+        natural = geometry.natural_direction(self.grad_scaler, max_kl=self.max_kl if self.step_size is None else None)
+        scale = natural.scale if self.step_size is None else self.step_size
+        self.check_finite("the natural step", scale * natural.direction.norm().item())
+        geometry.move_to(geometry.start + scale * natural.direction)
         return row | {
-            **found.metrics(),
+            **natural.metrics(),
             "trust_region/kl": geometry.kl(),
             "trust_region/step_size": scale,
-            "trust_region/improvement_expected": scale * (found.gradient @ found.direction).item(),
+            "trust_region/improvement_expected": scale * (natural.gradient @ natural.direction).item(),
         }
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """−Â log π, and the KL where it is part of the loss."""
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         losses = policy_gradient_loss(outputs.logprobs[mask], part.advantages[mask]).sum()
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
         sums = {"policy/loss": losses, "objective/entropy": outputs.entropy[mask].sum()}
@@ -151,4 +151,4 @@ class NPG(OnPolicy[AdvantageBatch]):
         step_size = Metric("Step size", unit, "trust_region/step_size", floor=0, own=True)
         return (*super().metrics(), kl_of_step(limit), step_size, CG_RESIDUAL)
 
-    variants = (Variant("NPG, before F⁻¹", GRADIENT),)
+    variants = (Variant("NPG, before F⁻¹", UNBIASED),)

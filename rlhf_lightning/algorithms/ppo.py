@@ -18,7 +18,7 @@ import math
 from typing import Any
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
-from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, Variant
+from rlhf_lightning.algorithms.parts.claims import BIASED, UNBIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
@@ -142,21 +142,21 @@ class PPO(OnPolicy[AdvantageBatch]):
         Only the actions that count are looked at, so that nothing in the padding can matter.
         """
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
         advantages = part.advantages[self.ratio.positions(mask)]
         surrogate = self.surrogate.loss(log_ratio, advantages)
         entropy, kl_old = outputs.entropy[mask], k3(part.old_logprobs, outputs.logprobs)[mask]
-        ratios = minibatch.sequences if self.ratio.whole_responses else minibatch.tokens
+        per_ratio = minibatch.tokens / (minibatch.sequences if self.ratio.whole_responses else minibatch.tokens)
 
         policy_loss = surrogate.sum() + self.surrogate.kl_coef * kl_old.sum() - self.entropy_coef * entropy.sum()
         policy_loss = policy_loss + self.reference.losses(part, outputs).sum()
         critic = self.critic.loss(self.policy, part, minibatch, outputs)
         value = critic.value + (policy_loss / minibatch.sequences if self.policy_learns else 0.0)
         sums = {
-            "policy/loss": surrogate.sum(),
+            "policy/loss": surrogate.sum() * per_ratio,  # sums are reported per action, these two per ratio
             "policy/kl_old": kl_old.sum(),
-            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * minibatch.tokens / ratios,
+            "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * per_ratio,
             "objective/entropy": entropy.sum(),
         }
         gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
@@ -178,13 +178,13 @@ class PPO(OnPolicy[AdvantageBatch]):
         self.surrogate.kl_coef = checkpoint["surrogate_kl_coef"]
 
     variants = (
-        Variant("PPO, λ = 0.95, exact values", GRADIENT, {"whiten_advantages": False}),
+        Variant("PPO, λ = 0.95, exact values", UNBIASED, {"whiten_advantages": False}),
         Variant("PPO, λ = 0.95, wrong values", BIASED, {"whiten_advantages": False}, wrong_critic=True),
         Variant("PPO, λ = 0.95, exact values, whitened", BIASED),
-        Variant("PPO, penalty", GRADIENT, {"surrogate": Penalty(), "whiten_advantages": False}),
+        Variant("PPO, penalty", UNBIASED, {"surrogate": Penalty(), "whiten_advantages": False}),
         Variant(
             "PPO, ratio of responses",
-            GRADIENT,
+            UNBIASED,
             {"ratio": SequenceRatio(), "lam": 1.0, "whiten_advantages": False},
         ),
         Variant(

@@ -119,7 +119,7 @@ class RAFT(OnPolicy[TrainBatch]):
     def loss(self, part: TrainBatch, minibatch: Minibatch[TrainBatch]) -> Loss:
         """Negative log-likelihood of each response, and the KL to the reference where it is part of the loss."""
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         nats = -outputs.logprobs[mask].sum()
         sums = {"policy/loss": nats, "objective/entropy": outputs.entropy[mask].sum()}
         return Loss((nats + self.reference.losses(part, outputs).sum()) / minibatch.sequences, sums)

@@ -20,7 +20,7 @@ from typing import Any
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.baselines import Baseline, BatchMean, MovingAverage, NoBaseline, ValueBaseline
-from rlhf_lightning.algorithms.parts.claims import BIASED, GRADIENT, SHORT_BY_BATCH, Variant
+from rlhf_lightning.algorithms.parts.claims import BIASED, SHORT_BY_BATCH, UNBIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import check_range
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
@@ -107,7 +107,7 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         Only the actions that count are looked at, so that nothing in the padding can matter.
         """
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
         policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
         critic = self.critic.loss(self.policy, part, minibatch, outputs)
@@ -133,11 +133,11 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         self.baseline.load_state_dict(checkpoint["baseline"])
 
     variants = (
-        Variant("REINFORCE, whole return", GRADIENT, {"baseline": NoBaseline(), "reward_to_go": False}),
-        Variant("REINFORCE, reward to go", GRADIENT, {"baseline": NoBaseline()}),
+        Variant("REINFORCE, whole return", UNBIASED, {"baseline": NoBaseline(), "reward_to_go": False}),
+        Variant("REINFORCE, reward to go", UNBIASED, {"baseline": NoBaseline()}),
         Variant("REINFORCE, batch mean", SHORT_BY_BATCH, {"baseline": BatchMean()}),
-        Variant("REINFORCE, moving average (1.0 so far)", GRADIENT, {"baseline": MovingAverage.after(1.0)}),
-        Variant("REINFORCE, exact values", GRADIENT, {"baseline": ValueBaseline()}),
-        Variant("REINFORCE, wrong values", GRADIENT, {"baseline": ValueBaseline()}, wrong_critic=True),
+        Variant("REINFORCE, moving average (1.0 so far)", UNBIASED, {"baseline": MovingAverage.after(1.0)}),
+        Variant("REINFORCE, exact values", UNBIASED, {"baseline": ValueBaseline()}),
+        Variant("REINFORCE, wrong values", UNBIASED, {"baseline": ValueBaseline()}, wrong_critic=True),
         Variant("REINFORCE, whitened", BIASED, {"baseline": NoBaseline(), "whiten_advantages": True}),
     )

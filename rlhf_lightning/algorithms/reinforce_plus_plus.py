@@ -29,7 +29,7 @@ from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import Clip, Surrogate
 from rlhf_lightning.algorithms.parts.updates import check_stop_kl
-from rlhf_lightning.errors import check_counts
+from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.advantages import discounted_returns
 from rlhf_lightning.ops.groups import group_advantages
@@ -55,7 +55,7 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
         inner_epochs: passes over each rollout.
         minibatch_size: responses per step, or an environment's transitions, across all devices; None for all of the
             rollout.
-        gamma: discount; 1 for language, 0.99 for control.
+        gamma: discount; 1 for language and with ``group_baseline``, 0.99 for control.
         stop_kl: an update ends when KL(π_old‖π) exceeds this, in nats per action; None never.
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations.
@@ -80,8 +80,12 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
         check_counts("model.init_args", inner_epochs=inner_epochs, minibatch_size=minibatch_size)
         check_range("gamma", gamma, 0, 1)
         check_stop_kl(stop_kl)
+        if surrogate.kl_coef:
+            raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
         if group_baseline:
             task.require(frozenset({"groups"}), by="ReinforcePlusPlus with group_baseline")
+            if gamma != 1:
+                raise UserError(f"model.init_args.group_baseline compares whole returns: expected gamma 1, got {gamma}")
         self.surrogate = copy.deepcopy(surrogate)
         self.group_baseline = group_baseline
         self.inner_epochs = inner_epochs
@@ -119,7 +123,7 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """The clipped surrogate of each token, and the KL to the reference where it is part of the loss."""
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         log_ratio, advantages = (outputs.logprobs - part.old_logprobs)[mask], part.advantages[mask]
         surrogate = self.surrogate.loss(log_ratio, advantages)
         value = (surrogate.sum() + self.reference.losses(part, outputs).sum()) / minibatch.sequences

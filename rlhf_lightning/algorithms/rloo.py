@@ -19,7 +19,7 @@ import copy
 from typing import ClassVar
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
-from rlhf_lightning.algorithms.parts.claims import GRADIENT, Variant
+from rlhf_lightning.algorithms.parts.claims import UNBIASED, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import SequenceRatio, Surrogate
@@ -106,7 +106,7 @@ class RLOO(OnPolicy[AdvantageBatch]):
         The KL to the reference is added where it is part of the loss.
         """
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
         advantages = part.advantages[self.ratio.positions(mask)]
         surrogate = self.surrogate.loss(log_ratio, advantages)
@@ -126,4 +126,4 @@ class RLOO(OnPolicy[AdvantageBatch]):
         """Also those of the update."""
         return (*super().metrics(), KL_OLD, STEPS, CLIP_FRACTION)
 
-    variants = (Variant("RLOO", GRADIENT),)
+    variants = (Variant("RLOO", UNBIASED),)

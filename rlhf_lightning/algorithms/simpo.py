@@ -40,7 +40,7 @@ class SimPO(FeedbackAlgorithm[PreferencePair]):
         backbone: builds the policy; the model that it starts from is also the reference of ``eval/kl_ref_sequence``.
         optimization: learning rate 3e-7 to 1e-6 for pretrained models, 1e-4 for small ones.
         beta: β, the scale of rewards, 2 to 10.
-        gamma: γ, the margin in units of the reward, 0.5 to 1.5 at β = 2 (about half of β at most).
+        gamma: γ, the margin in units of the reward; the paper's settings are between a tenth and 0.8 of β.
         options: held-out evaluation and further limits, see `FeedbackAlgorithm`.
     """
 
@@ -94,7 +94,7 @@ class SimPO(FeedbackAlgorithm[PreferencePair]):
                 mark=0.5,
                 mark_name="coin toss",
             ),
-            Metric("Margin", "reward of chosen − rejected", "simpo/margin", "eval/margin"),
+            Metric("Margin", "reward of chosen − rejected", "simpo/margin", "eval/margin", own=True),
             Metric("Reward of the chosen", unit, "simpo/chosen_reward", "eval/chosen_reward", own=True),
             Metric("Reward of the rejected", unit, "simpo/rejected_reward", "eval/rejected_reward", own=True),
         )

@@ -118,7 +118,7 @@ class TRPO(OnPolicy[AdvantageBatch]):
         )
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
-        """A natural step to the edge of the trust region, as far back as the line search asks for; then the critic."""
+        """A natural-gradient step, shortened by a line search; then fit the critic."""
         batch, row = prepared.batch, {}
         if self.policy_learns:
             with full_precision(self.device.type):
@@ -134,9 +134,9 @@ class TRPO(OnPolicy[AdvantageBatch]):
             key=self.current_epoch,
         )
         row = self.accumulate(self.as_one_minibatch(batch))
-        found = geometry.natural_direction(self.grad_scaler, max_kl=self.max_kl)
-        step = found.scale * found.direction
-        expected = (found.gradient @ step).item()
+        natural = geometry.natural_direction(self.grad_scaler, max_kl=self.max_kl)
+        step = natural.scale * natural.direction
+        expected = (natural.gradient @ step).item()
 
         def try_out(parameters: Float[Tensor, " P"]) -> tuple[float, float]:
             geometry.move_to(parameters)
@@ -156,7 +156,7 @@ class TRPO(OnPolicy[AdvantageBatch]):
         geometry.move_to(search.parameters)
         self.rejections += not search.accepted
         return row | {
-            **found.metrics(),
+            **natural.metrics(),
             "trust_region/kl": search.kl,
             "trust_region/step_size": search.step_size,
             "trust_region/backtracks": search.backtracks,
@@ -168,7 +168,7 @@ class TRPO(OnPolicy[AdvantageBatch]):
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """The negative surrogate, and the KL to the reference where it is part of the loss."""
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         log_ratio = (outputs.logprobs - part.old_logprobs)[mask]
         surrogate = -(log_ratio.exp() * part.advantages[mask]).sum()
         sums = {"policy/loss": surrogate, "objective/entropy": outputs.entropy[mask].sum()}
@@ -177,7 +177,7 @@ class TRPO(OnPolicy[AdvantageBatch]):
 
     @torch.no_grad()
     def _surrogate(self, batch: AdvantageBatch) -> float:
-        """Of the policy where it stands, over the whole rollout."""
+        """The surrogate objective of the current policy, over the whole rollout."""
         minibatch = self.as_one_minibatch(batch)
         losses = [self.loss(part, minibatch).value.double() for part in minibatch.parts]
         return -self.reduced({"loss": torch.stack(losses).sum()})["loss"]

@@ -38,7 +38,7 @@ from rlhf_lightning.types import PreferencePair
 
 @dataclass(frozen=True)
 class Avoidance(ABC):
-    """What is asked of the rejected response."""
+    """Loss term of the rejected response."""
 
     @abstractmethod
     def per_response(self, logprobs: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:

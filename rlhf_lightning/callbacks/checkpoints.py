@@ -76,7 +76,7 @@ class Checkpoints(Checkpoint, Listener):
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the files right: a crash may have come between them, and ``last.ckpt`` may be damaged."""
+        """Repair the files after a crash: finish a rotation that was cut short, replace a damaged ``last.ckpt``."""
         start = Path(trainer.ckpt_path or "")
         if trainer.state.fn != "fit" or not start.is_file():
             return

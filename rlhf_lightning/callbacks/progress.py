@@ -78,11 +78,14 @@ class Progress(ProgressBar, Listener):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self._axis == "step":
+        # the last step is shown at the end, after its evaluation
+        if self._axis == "step" and trainer.global_step != total(trainer, self._axis):
             self._show(trainer, pl_module, trainer.global_step)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._axis == "step":
+            self._show(trainer, pl_module, trainer.global_step)
         self._stop()
 
     @override

@@ -1,4 +1,4 @@
-"""Experiment trackers are told of a run, and never end it: every number is in the run directory."""
+"""Forwarding metrics to loggers: a failure is a warning, since the run directory has every number."""
 
 from __future__ import annotations
 

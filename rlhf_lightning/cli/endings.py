@@ -98,7 +98,7 @@ class Endings:
         return [] if self._running is None else launched_processes(self._running)
 
     def _blame_launched_rank(self, error: RuntimeError) -> None:
-        """End as another rank did, where here only the connection to it broke."""
+        """If another rank failed, exit with its status instead of reporting the broken connection."""
         for number, process in enumerate(self._launched_ranks(), start=1):
             with suppress(subprocess.TimeoutExpired):
                 status = process.wait(timeout=LAUNCHED_RANK_PATIENCE)

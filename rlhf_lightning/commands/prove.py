@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         "--algorithm",
         metavar="MODULE:CLASS",
         help="measure this algorithm alone, such as my_module:MyLoss in the current folder, and say what may be wrong "
-        "with it",
+        "with the gradient of a policy optimizer",
     )
     arguments = parser.parse(argv)
     algorithm = None if arguments.algorithm is None else _provable(arguments.algorithm)

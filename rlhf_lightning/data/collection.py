@@ -59,7 +59,7 @@ class CollectionDataModule(NumberedDataModule):
         """The amount of data collected up to and including this iteration, which is counted from 0."""
         raise NotImplementedError
 
-    def finish(self, scored: ScoredRollout) -> None:
+    def finish(self, scored: ScoredRollout, policy: Policy) -> None:
         """Update running moments and learned weights, which are constant during an iteration.
 
         Called after the policy has been updated on the rollout.

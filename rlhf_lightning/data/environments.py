@@ -131,7 +131,6 @@ class EnvironmentDataModule(CollectionDataModule):
         self.teardown()
         self.episodes = EpisodeLog(self.count)
         self.reward_scale = RewardScale(self.count, gamma=self.reward_gamma) if self.normalize_rewards else None
-        self._policy: ControlPolicy | None = None
 
     # -- collecting --------------------------------------------------------------------------------------------
 
@@ -144,17 +143,17 @@ class EnvironmentDataModule(CollectionDataModule):
             attempt: number of the rollout within the iteration; it continues where the last one stopped.
         """
         started = time.perf_counter()
-        self._policy = _control_policy(policy)
+        acting = _control_policy(policy)
         with failing_together():
             if self._training is None:
                 self._training = self._opened(self.count, Stream.EPISODE)
                 self._training.begin(self.episodes)
             rows = self._training.rows
             keys = fold(row_keys(seed=run_seed(), stream=Stream.ROLLOUT, iteration=iteration, rows=rows), attempt)
-            own = play(self._policy, self._training, steps=self.rollout_batch_size // self.count, keys=keys)
+            own = play(acting, self._training, steps=self.rollout_batch_size // self.count, keys=keys)
         steps = own.gathered(self.count, policy.device)
         returns, lengths = self.episodes.extend(steps.actions, steps.rewards, steps.ended)
-        scored = self._scored(self._policy, steps, returns, lengths)
+        scored = self._scored(acting, steps, returns, lengths)
         if self.reward_scale is not None:
             discounted = self.reward_scale.extend(steps.rewards, steps.ended)
             rewards = self.reward_scale.scaled(steps.rewards, discounted).to(scored.rewards.dtype)
@@ -232,11 +231,12 @@ class EnvironmentDataModule(CollectionDataModule):
 
     # -- state between iterations -------------------------------------------------------------------------------
 
-    def finish(self, scored: ScoredRollout) -> None:
+    def finish(self, scored: ScoredRollout, policy: Policy) -> None:
         """Update the moments of observations and rewards by the rollout."""
         assert isinstance(scored, ScoredSteps)
-        if self._policy is not None and self._policy.normalizer is not None:
-            self._policy.normalizer.update(scored.observations)
+        normalizer = _control_policy(policy).normalizer
+        if normalizer is not None:
+            normalizer.update(scored.observations)
         if self.reward_scale is not None and scored.discounted is not None:
             self.reward_scale.update(scored.discounted)
 

@@ -201,9 +201,9 @@ class RolloutDataModule(CollectionDataModule):
         )
         return self.handling.for_evaluation(scored)
 
-    def finish(self, scored: ScoredRollout) -> None:
+    def finish(self, scored: ScoredRollout, policy: Policy) -> None:
         """Update learned weights."""
-        self.handling.finish()
+        self.handling.finish(scored)
 
     def statistics(self, scored: ScoredRollout) -> dict[str, float]:
         """Scores, learned weights, lengths and diversity."""

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from rlhf_lightning.algorithms import all_algorithms
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy
-from rlhf_lightning.algorithms.parts.claims import Claim, Variant
+from rlhf_lightning.algorithms.parts.claims import OTHER, Claim, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.proofs.expectation import GradientMoments, expected_feedback_gradient, expected_gradient
 from rlhf_lightning.proofs.instance import Instance
@@ -21,7 +21,7 @@ from rlhf_lightning.training.module import Module
 Provable: TypeAlias = OnPolicy[Any] | FeedbackAlgorithm[Any]
 
 MEASURED = Claim("")
-"""Of an algorithm that claims nothing."""
+"""Of a policy optimizer that claims nothing. A loss on feedback is not meant to follow ∇J."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def estimators_of(algorithm: type[Module]) -> tuple[Estimator, ...]:
     """The variants of an algorithm; its default settings where it names none, and nothing for other kinds."""
     if not issubclass(algorithm, OnPolicy | FeedbackAlgorithm):
         return ()
-    variants = algorithm.variants or (Variant(algorithm.__name__, MEASURED),)
+    unclaimed = OTHER if issubclass(algorithm, FeedbackAlgorithm) else MEASURED
+    variants = algorithm.variants or (Variant(algorithm.__name__, unclaimed),)
     return tuple(Estimator(algorithm, variant) for variant in variants)
 
 

@@ -22,7 +22,7 @@ Placed = TypeVar("Placed", bound=OnPolicy[Any] | FeedbackAlgorithm[Any])
 
 
 def tabular(policy: Policy | None) -> TabularPolicy:
-    """A policy of the enumerable task, as what it is."""
+    """The same policy, typed as the table that it is."""
     assert isinstance(policy, TabularPolicy)
     return policy
 

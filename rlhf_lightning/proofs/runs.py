@@ -82,7 +82,7 @@ class ShortRun:
 
 
 class Whim(RewardSource):
-    """A number between 0 and 1 for each prompt with each response, drawn once and for all."""
+    """A fixed pseudo-random number from 0 to 1 for each pair of prompt and response."""
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """The numbers."""
@@ -205,7 +205,9 @@ def imported_class(path: str) -> type:
     Raises:
         UserError: there is none.
     """
-    module, _, name = path.partition(":")
+    module, _, name = path.replace(":", ".").rpartition(".")
+    if not module:
+        raise UserError(f"{path} names no class; expected MODULE:CLASS, such as my_module:MyLoss")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

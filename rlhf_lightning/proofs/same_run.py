@@ -104,7 +104,7 @@ def run_seed_is(seed: int) -> Iterator[None]:
 
 
 class _KilledError(Exception):
-    """Nobody else raises or catches it."""
+    """Simulates a crash; nothing else raises or catches it."""
 
 
 class _Death(Callback):

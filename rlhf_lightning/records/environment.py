@@ -1,4 +1,4 @@
-"""What a run is made with. Imports no torch."""
+"""Versions, command line, commit and hardware of a run. Imports no torch."""
 
 from __future__ import annotations
 

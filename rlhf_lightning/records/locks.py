@@ -1,4 +1,4 @@
-"""One process at a time trains in a run directory. Imports no torch."""
+"""A file lock: one training process per run directory. Imports no torch."""
 
 from __future__ import annotations
 

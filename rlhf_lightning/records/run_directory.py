@@ -100,7 +100,8 @@ def plan_run(
         return Plan(directory, set_aside=True)
     if DONE in entries:
         raise UserError(
-            f"{directory} holds a finished run; pass --overwrite to replace it, or --name for another directory"
+            f"{directory} holds a finished run; pass --overwrite to replace it, or --name for another directory "
+            "(in Python: overwrite=True, or another name)"
         )
     last, damaged = newest_intact(directory / CHECKPOINTS)
     if last is None and damaged:

@@ -57,7 +57,6 @@ def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
         Measure(reward_name(texts) if texts else "Score", "", _reward, "eval/score"),
         _evaluated("KL to the reference", "nats per sequence", "kl_ref_sequence", style.KL),
         Measure("Win rate against the reference", "at the end, 95 % interval", _win_rate, "eval/win_rate"),
-        _logged("Held-out accuracy", "share of pairs ordered rightly", "eval/accuracy"),
         _logged("Perplexity on demonstrations", "", "eval/perplexity"),
         _evaluated("Reply length", "tokens", "length_mean", style.PLAIN),
     )

@@ -64,7 +64,6 @@ class RewardHandling:
         self.weights = copy.deepcopy(weights)
         self.penalties = penalties
         self._by_objective: dict[str, list[Scaling]] = {}
-        self._means: dict[str, float] = {}
 
     def for_training(self, scored: ScoredRollout, *, learn: bool) -> ScoredRollout:
         """The rollout with rewards to train on, and the scaled objectives and weights that they consist of.
@@ -75,20 +74,28 @@ class RewardHandling:
         """
         weights = self.weights.of(scored.weights)
         judged = scored.objectives or {_SCORE: scored.scores}
-        if learn:
-            self._means = {name: scores.double().mean().item() for name, scores in scored.objectives.items()}
+        means = {name: scores.double().mean().item() for name, scores in scored.objectives.items()} if learn else {}
         scaled = {name: self._scaled(name, scores, learn=learn) for name, scores in judged.items()}
         total = weighted_sum(scaled, weights) if scored.objectives else scaled[_SCORE]
-        return replace(self._penalized(scored, total), objectives=scaled if scored.objectives else {}, weights=weights)
+        return replace(
+            self._penalized(scored, total),
+            objectives=scaled if scored.objectives else {},
+            weights=weights,
+            raw_objective_means=means,
+        )
 
     def for_evaluation(self, scored: ScoredRollout) -> ScoredRollout:
         """The rollout with penalties only: scores are not scaled or reweighted, and nothing is learned."""
         return self._penalized(scored, scored.scores)
 
-    def finish(self) -> None:
-        """Update learned weights by the mean scores of the iteration, at its end."""
-        if self._means:
-            self.weights.update(self._means)
+    def finish(self, scored: ScoredRollout) -> None:
+        """Update learned weights by the mean scores of an iteration, at its end.
+
+        Args:
+            scored: what `for_training` returned, or a selection of it.
+        """
+        if scored.raw_objective_means:
+            self.weights.update(scored.raw_objective_means)
 
     def _scaled(self, name: str, scores: Float[Tensor, " B"], *, learn: bool) -> Float[Tensor, " B"]:
         if name not in self._by_objective:

@@ -31,7 +31,7 @@ def render(kind: str, name: str) -> dict[str, str]:
         name: of the class; for several of them the beginning of their names, such as ``Shop`` for ``ShopTask``.
     """
     classes = KINDS[kind]
-    module = snake_case(name)
+    module, name = snake_case(name), camel_case(name)
     names = {"my_module": module, "my_loss": module}
     names |= {placeholder: name + placeholder[2:] * (len(classes) > 1) for placeholder in classes}
     sources = [(_FOLDER / f"{placeholder[2:].lower()}.py").read_text("utf-8") for placeholder in classes]
@@ -46,6 +46,11 @@ def render(kind: str, name: str) -> dict[str, str]:
 def commands(configuration: str) -> list[str]:
     """The commands in the header of a configuration."""
     return re.findall(r"^#   (python -m .*)$", configuration, re.MULTILINE)
+
+
+def camel_case(name: str) -> str:
+    """``my_clip`` as ``MyClip``; names without underscores that begin with a capital stay as they are."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
 def snake_case(name: str) -> str:

@@ -55,7 +55,7 @@ class MyLoss(FeedbackAlgorithm[PreferencePair]):
         margin = self.beta * (chosen - rejected)
         # The sums named in ``measured``; they are reported as means per example.
         return (1 - margin).relu().sum(), {
-            "accuracy": (margin.detach() > 0).sum(),
+            "accuracy": ((margin.detach().sign() + 1) / 2).sum(),  # a tie is half right
             "margin": margin.detach().sum(),
         }
 

@@ -74,7 +74,7 @@ class MyOptimizer(OnPolicy[AdvantageBatch]):
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
         """−Σₜ Âₜ log π(aₜ) of each trajectory, the entropy bonus, and the KL where it stands in the loss."""
         mask = part.action_mask
-        outputs = self.evaluated(part)
+        outputs = self.policy_outputs(part)
         policy_loss = policy_gradient_loss(outputs.logprobs[mask], part.advantages[mask]).sum()
         entropy = outputs.entropy[mask].sum()
         kl = self.reference.losses(part, outputs).sum()
@@ -82,7 +82,7 @@ class MyOptimizer(OnPolicy[AdvantageBatch]):
         # Sums over actions; they are reported as means per action.
         return Loss(value, {"policy/loss": policy_loss, "objective/entropy": entropy})
 
-    # Step 4, metrics: what is logged and worth a panel in reports. Anything else that is logged stands in metrics.csv.
+    # Step 4, metrics: how reports name what is logged. Anything else that is logged gets a panel with its plain name.
     def metrics(self) -> tuple[Metric, ...]:
         """Those of all optimizers, and the spread of the returns."""
         deviation = Metric("Spread of the returns", "standard deviation in a rollout", "rollout/return_deviation")

@@ -124,7 +124,7 @@ class Module(Constructed, LightningModule):
         return f"step {self.global_step + 1}"
 
     def describe(self) -> Description:
-        """What the run keeps of all this."""
+        """The content of ``run.json``."""
         return Description(self.kind, type(self).__name__, self.experience(), self.metrics())
 
     # -- the trainer -------------------------------------------------------------------------------------------

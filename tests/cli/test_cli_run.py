@@ -55,7 +55,8 @@ def test_fit_refuses_a_finished_directory(capsys):
     written = {path: path.stat().st_mtime_ns for path in RUN.rglob("*")}
     assert fit(*toy()) == 2
     assert capsys.readouterr().err == (
-        f"error: {RUN} holds a finished run; pass --overwrite to replace it, or --name for another directory\n"
+        f"error: {RUN} holds a finished run; pass --overwrite to replace it, or --name for another directory "
+        "(in Python: overwrite=True, or another name)\n"
     )
     assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == written
 

@@ -153,7 +153,7 @@ def test_observation_moments_rest_during_a_rollout_and_move_once_after_the_updat
         np.testing.assert_allclose(scored.rollout.context.observations, expected, rtol=1e-9, atol=1e-12)
         module.collect_heldout(policy)
         assert same(before, snapshot(policy))
-        module.finish(scored)
+        module.finish(scored, policy)
         shown = np.concatenate([shown, scored.observations.flatten(0, 1).numpy()])
         np.testing.assert_allclose(policy.normalizer.moments.mean, shown.mean(0), rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(policy.normalizer.moments.variance, shown.var(0), rtol=1e-9)
@@ -172,7 +172,7 @@ def test_rewards_are_divided_by_what_was_known_before_the_rollout():
         np.testing.assert_allclose(scored.rewards * known.std(), expected.rewards, rtol=1e-6)
         assert scaling.statistics(scored) == plain.statistics(expected)
         assert torch.equal(scored.scores, expected.scores)
-        scaling.finish(scored)
+        scaling.finish(scored, policy)
 
 
 # -- what is refused -------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_lightning.plots.kit import labels, panels
-from rlhf_lightning.plots.kit.dots import wilson
 from rlhf_lightning.plots.kit.style import fixed, number, span
 
 
@@ -64,13 +63,6 @@ def test_span_has_one_precision(first, last, text):
 
 def test_fixed_writes_no_negative_zero():
     assert [fixed(value) for value in (-0.001, -0.01, None)] == ["0.00", "−0.01", "–"]
-
-
-def test_wilson_interval_of_a_known_case():
-    # 8 of 10: centre (0.8 + 1.9208/10) / (1 + 3.8416/10) = 0.7168; half-width 1.96 √(0.016 + 0.0096) / 1.3842.
-    low, high = wilson(0.8, 10)
-    assert low == pytest.approx(0.4902, abs=1e-4)
-    assert high == pytest.approx(0.9433, abs=1e-4)
 
 
 def test_a_floor_is_the_axis_s_start_unless_a_value_is_lower():

@@ -141,7 +141,7 @@ def test_many_rejected_steps_are_named(tmp_path):
 def test_preferences_are_judged_by_gold_and_held_out_pairs(tmp_path):
     verdict = judge(load_run(write_preference(tmp_path / "a")))
     assert (verdict.outcome, verdict.headline) == ("improved", "Gold rose from 0.55 to 0.80")
-    assert "It orders 80.0 % of held-out pairs as the annotators did" in " ".join(verdict.sentences)
+    assert "Held-out accuracy is 80.0 % (share of pairs ordered rightly" in " ".join(verdict.sentences)
     # From 0.55 to 0.75 at t = 0.4, which is step 200 of 500, then to 0.15; KL is 9 t.
     fallen = judge(load_run(write_preference(tmp_path / "b", fall=True)))
     assert (fallen.outcome, fallen.peak) == ("declined", 200)

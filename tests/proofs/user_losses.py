@@ -37,7 +37,7 @@ class Right(OnPolicy[AdvantageBatch]):
 
     def loss(self, part, minibatch):
         mask = part.action_mask
-        losses = -(self.evaluated(part).logprobs * part.advantages)[mask]
+        losses = -(self.policy_outputs(part).logprobs * part.advantages)[mask]
         return Loss((losses * self.weights(part, minibatch)).sum(), {"policy/loss": losses.sum()})
 
     def weights(self, part, minibatch):

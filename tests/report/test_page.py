@@ -95,7 +95,7 @@ def test_summary_names_what_each_kind_of_run_measures(tmp_path):
     assert groups["Control policy"]["Best mean return"][0].note == "after 98,304 steps"  # 48 · 2,048
     assert groups["Control policy"]["Rejected steps"][0] == Cell("2", "of 48")
     assert groups["Control policy"]["Environment"][1] is None
-    assert groups["Policy"]["Held-out accuracy"][1].text == "0.50 → 0.80"
+    assert groups["Policy"]["Accuracy"][1].text == "0.50 → 0.80"
     assert groups["Policy"]["Learned from"][1] == Cell("32,000", "preference pairs")  # 500 · 64
     assert not {"Proxy reward", "Reward", "Score"} & set(groups["Policy"])
 

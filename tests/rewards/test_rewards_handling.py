@@ -177,7 +177,7 @@ def test_learned_weights_move_once_an_iteration_by_the_means_before_scaling():
     both = {"kind": [4.0, 8.0], "short": [1.0, 3.0]}, {"kind": 1.0, "short": 1.0}
     first = data.for_training(judged([0.0, 0.0], *both), learn=True)
     data.for_training(judged([0.0, 0.0], {"kind": [90.0, 90.0], "short": [1.0, 3.0]}, both[1]), learn=False)
-    data.finish()
+    data.finish(first)
     second = data.for_training(judged([0.0, 0.0], *both), learn=True)
     assert first.weights == {"kind": 1.0, "short": 1.0}
     assert second.weights == {"kind": 1.0, "short": 6.0}
@@ -189,8 +189,7 @@ def test_settings_are_copied():
     scaling, weights = RunningZScore(), Follows()
     data = RewardHandling([scaling], weights, ResponsePenalties())
     parts = {"kind": [1.0, 2.0], "short": [0.0, 1.0]}
-    data.for_training(judged([1.0, 2.0], parts, {"kind": 1.0, "short": 1.0}), learn=True)
-    data.finish()
+    data.finish(data.for_training(judged([1.0, 2.0], parts, {"kind": 1.0, "short": 1.0}), learn=True))
     assert len(data.weights.calls) == 1
     assert scaling.moments.count == 0
     assert weights.calls == []

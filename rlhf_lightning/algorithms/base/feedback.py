@@ -119,7 +119,7 @@ class FeedbackAlgorithm(Offline[Example]):
                 f"{type(self.task).__name__} gives {len(self._prompts)} held-out prompts; "
                 "expected one for each device at least"
             )
-        self._sampled = None  # of the prompts before
+        self._sampled = None  # it belongs to the previous prompts
 
     # -- examples ----------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class FeedbackAlgorithm(Offline[Example]):
         return {f"{self.group}/{name}": value for name, value in self.reported(means).items()}
 
     def reported(self, means: dict[str, float]) -> dict[str, float]:
-        """What is reported of the loss and the further sums, in training and in evaluations.
+        """Convert the means of a batch, or of an evaluation, into the metrics that are reported.
 
         Args:
             means: of each over the examples of a batch, or over all held-out ones.
@@ -179,12 +179,12 @@ class FeedbackAlgorithm(Offline[Example]):
             self.on_validation_epoch_end()
 
     def on_validation_epoch_start(self) -> None:
-        """Start adding up."""
+        """Reset the sums of the evaluation."""
         self._examined = 0
         self._sums = {name: self._number(0) for name in ("loss", *self.measured)}
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
-        """Loss and what else there is to know of a batch of held-out examples."""
+        """Add the loss and the further sums of one held-out batch."""
         examples = self.data.heldout_batch(int(batch))
         self._examined += len(examples)
         for part in self.parts(examples):
@@ -215,7 +215,7 @@ class FeedbackAlgorithm(Offline[Example]):
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep of the reference its path and hash."""
+        """Save the path and hash of the reference instead of its weights."""
         super().on_save_checkpoint(checkpoint)
         self.reference.save(checkpoint, path=getattr(self.backbone, "checkpoint", None))
 
@@ -245,7 +245,7 @@ class FeedbackAlgorithm(Offline[Example]):
 
 
 class _Unjudged(RewardSource):
-    """0 for every response, where nobody can tell."""
+    """A score of 0 for every response, where there is neither a reward nor gold."""
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
         """Zeros."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.parts.claims import Variant
-from rlhf_lightning.algorithms.parts.critic import Estimate, NoCritic, with_todays_names
+from rlhf_lightning.algorithms.parts.critic import Estimate, ValueFunction, with_todays_names
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT, UNSHOWN
 from rlhf_lightning.algorithms.parts.reference import Reference, ShapedRewards
@@ -108,7 +108,7 @@ class OnPolicy(Module, Generic[BatchT]):
         *,
         temperature: float,
         eval_every: int,
-        critic: NoCritic | None = None,
+        critic: ValueFunction | None = None,
     ) -> None:
         super().__init__(task, backbone, optimization)
         if eval_every < 1:
@@ -120,7 +120,7 @@ class OnPolicy(Module, Generic[BatchT]):
                 "to stay close to; expected 0"
             )
         self.reference = Reference(kl, microbatch_size=optimization.microbatch_size)
-        self.critic = critic or NoCritic()
+        self.critic = critic or ValueFunction()
         self.temperature = temperature
         self.eval_every = eval_every
         self.iterations_done = 0
@@ -146,8 +146,8 @@ class OnPolicy(Module, Generic[BatchT]):
         # 4. Control: adapt the coefficient of the KL to the reference.
         if prepared.kl is not None and self.policy_learns:
             self.reference.kl.update(prepared.kl)
-        # 5. Finish: what was frozen during the iteration moves (running moments, learned weights, the schedule).
-        self.rollouts.finish(scored)
+        # 5. Finish: update what stayed fixed during the iteration (running moments, learned weights, the schedule).
+        self.rollouts.finish(scored, self.policy)
         self.step_schedule()
         self.iterations_done = iteration
         # 6. Publish the metrics, those of an evaluation included where one is due.
@@ -168,7 +168,7 @@ class OnPolicy(Module, Generic[BatchT]):
         raise NotImplementedError
 
     def loss(self, part: BatchT, minibatch: Minibatch[BatchT]) -> Loss:
-        """What is minimized, of some rows of a minibatch."""
+        """The loss of one microbatch, divided by the counts of the whole minibatch."""
         raise NotImplementedError
 
     @property
@@ -179,7 +179,7 @@ class OnPolicy(Module, Generic[BatchT]):
     # -- for collect -------------------------------------------------------------------------------------------
 
     def rescored(self, scored: ScoredRollout) -> ScoredRollout:
-        """Under autocast, with logprobs as the update will compute them: decoding rounds differently."""
+        """Under autocast, recompute ``old_logprobs`` with the training forward: decoding rounds differently."""
         rollout = scored.rollout
         if not torch.is_autocast_enabled(rollout.actions.device.type):
             return scored
@@ -231,7 +231,7 @@ class OnPolicy(Module, Generic[BatchT]):
         """
 
         def moved_enough(kl: float) -> bool:
-            return stop_kl is not None and not kl <= stop_kl  # also where it is not a number
+            return stop_kl is not None and not kl <= stop_kl  # NaN ends the update, too
 
         rows: list[dict[str, float]] = []
         steps = 0
@@ -240,15 +240,23 @@ class OnPolicy(Module, Generic[BatchT]):
                 break
             for minibatch in self.minibatches(batch, size=minibatch_size, key=self.current_epoch * epochs + epoch):
                 rows.append(self.accumulate(minibatch))
-                if kl_old is None and moved_enough(rows[-1]["policy/kl_old"]):
+                if stop_kl is not None and kl_old is None and moved_enough(self._kl_old_of(rows[-1])):
                     self.discard_gradients()
                     return summary(rows, steps)
                 self.apply_gradients(frozen=self.frozen)
                 steps += 1
         return summary(rows, steps)
 
+    def _kl_old_of(self, row: Mapping[str, float]) -> float:
+        if "policy/kl_old" not in row:
+            raise UserError(
+                f"stop_kl limits the policy/kl_old of minibatches, which {type(self).__name__}.loss does not report; "
+                "expected stop_kl null, or that sum in the loss"
+            )
+        return row["policy/kl_old"]
+
     def fit_critic(self, batch: BatchT, *, epochs: int, minibatch_size: int) -> dict[str, float]:
-        """Some epochs of the critic's own regression, the policy left alone."""
+        """Train only the critic for several epochs."""
 
         def critic_loss(part: BatchT, minibatch: Minibatch[BatchT]) -> Loss:
             return self.critic.loss(self.policy, part, minibatch)
@@ -287,16 +295,16 @@ class OnPolicy(Module, Generic[BatchT]):
         """
         parts: list[Loss] = []
         for part in minibatch.parts:  # every rank has some, since devices divide batches and minibatches
-            one = (loss or self.loss)(part, minibatch)
-            self.manual_backward(one.value)
-            parts.append(one.detached())
+            part_loss = (loss or self.loss)(part, minibatch)
+            self.manual_backward(part_loss.value)
+            parts.append(part_loss.detached())
         sums = {name: total(one.sums[name] for one in parts) for name in parts[0].sums}
         largest = {name: torch.stack([one.largest[name] for one in parts]).max() for name in parts[0].largest}
         reduced = self.reduced({"loss": total(one.value for one in parts), **sums}, largest=largest)
         self.check_finite(f"the {type(self).__name__} loss", reduced.pop("loss"))
         return {name: value if name in largest else value / minibatch.tokens for name, value in reduced.items()}
 
-    def evaluated(self, part: BatchT) -> PolicyOutputs:
+    def policy_outputs(self, part: BatchT) -> PolicyOutputs:
         """What the policy says of the actions, with the KL to the reference where the loss has it."""
         return self.reference.evaluate(self.policy, part)
 
@@ -376,7 +384,7 @@ class OnPolicy(Module, Generic[BatchT]):
         return f"iteration {self.current_epoch + 1}"
 
     def check_groups(self) -> None:
-        """Refuse to train on single responses, which have none to be compared with."""
+        """Raise `UserError` unless each prompt has at least two responses."""
         samples = self.rollouts.samples_per_prompt
         if self.fitting and samples < 2:
             raise UserError(
@@ -424,7 +432,7 @@ class OnPolicy(Module, Generic[BatchT]):
         self.reference.save(checkpoint, path=getattr(self.backbone, "checkpoint", None))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore them, and check that the reference is the same.
+        """Restore the iteration and the KL controller, and check that the reference is the same.
 
         Raises:
             UserError: another algorithm wrote it, or its reference or KL controller is another.
@@ -442,7 +450,7 @@ class OnPolicy(Module, Generic[BatchT]):
 
     @property
     def kind(self) -> str:
-        """That of the data: on text, or in an environment."""
+        """``policy`` on text, ``control`` in an environment: that of the data module."""
         return self.rollouts.kind
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -455,5 +463,5 @@ class OnPolicy(Module, Generic[BatchT]):
         return self.rollouts.experience
 
     def progress(self) -> dict[str, str]:
-        """Those of the collection."""
+        """Metrics of the progress line, as the data module declares them."""
         return self.rollouts.progress

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, Estimate, NoCritic
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, Estimate, ValueFunction
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.ops.advantages import discounted_returns
@@ -30,15 +30,15 @@ class Baseline(ABC):
     learned: ClassVar[tuple[str, ...]] = ()
     """Attributes that a checkpoint saves; a value network is saved as a network."""
 
-    def build_critic(self, *, gamma: float, microbatch_size: int | None) -> NoCritic:
+    def build_critic(self, *, gamma: float, microbatch_size: int | None) -> ValueFunction:
         """The value function that it needs."""
-        return NoCritic()
+        return ValueFunction()
 
     @abstractmethod
     def estimate(
         self,
         policy: Policy,
-        critic: NoCritic,
+        critic: ValueFunction,
         scored: ScoredRollout,
         rewards: Float[Tensor, "B T"],
         *,
@@ -72,13 +72,13 @@ class ScalarBaseline(Baseline):
     def estimate(
         self,
         policy: Policy,
-        critic: NoCritic,
+        critic: ValueFunction,
         scored: ScoredRollout,
         rewards: Float[Tensor, "B T"],
         *,
         gamma: float,
     ) -> Estimate:
-        """The returns less the number; then learn from them."""
+        """The returns less the baseline, which is then updated with this batch."""
         rollout = scored.rollout
         continues = rollout.continues
         returns = discounted_returns(rewards.to(rollout.old_logprobs.dtype), continues, gamma=gamma)
@@ -147,7 +147,7 @@ class MovingAverage(ScalarBaseline):
 
     @classmethod
     def after(cls, mean_return: float) -> MovingAverage:
-        """An average that has seen one batch with this mean return."""
+        """A moving average that starts from one batch with this mean return."""
         average = cls()
         average.update(torch.tensor([mean_return]))
         return average
@@ -180,7 +180,7 @@ class ValueBaseline(Baseline):
     def estimate(
         self,
         policy: Policy,
-        critic: NoCritic,
+        critic: ValueFunction,
         scored: ScoredRollout,
         rewards: Float[Tensor, "B T"],
         *,

@@ -22,7 +22,7 @@ class Claim:
     scale: Callable[[int], float] | None = None
 
 
-GRADIENT = Claim("∇J", lambda size: 1.0)
+UNBIASED = Claim("∇J", lambda size: 1.0)
 SHORT_BY_BATCH = Claim("(1 − 1/B) ∇J", lambda size: 1 - 1 / size)
 SHORT_BY_GROUP = Claim("(1 − 1/G) ∇J", lambda size: 1 - 1 / size)
 BIASED = Claim("biased")

@@ -74,7 +74,7 @@ class CriticOptions:
 
 @dataclass
 class Estimate:
-    """What a baseline makes of the rewards of a rollout.
+    """Advantages of a rollout, with the regression targets of the critic where there is one.
 
     Args:
         advantages: of each action.
@@ -89,10 +89,11 @@ class Estimate:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class NoCritic(nn.Module):
-    """For an algorithm without a value function: nothing to train, to report or to export."""
+class ValueFunction(nn.Module):
+    """What an iteration asks of a value function. This one is none: nothing to train, to report or to export."""
 
     warmup = 0
+    """Iterations at the start in which only the value function learns."""
 
     def build(self, backbone: Backbone, policy: Policy, objectives: Callable[[], Sequence[str]]) -> None:
         """Nothing to build."""
@@ -119,7 +120,7 @@ class NoCritic(nn.Module):
         return Loss(torch.zeros((), device=part.actions.device), {})
 
 
-class Critic(NoCritic):
+class Critic(ValueFunction):
     """A value network, advantages by GAE, and regression on the returns.
 
     Args:
@@ -234,7 +235,7 @@ class Critic(NoCritic):
         return (*values.unbind(-1), *next_values.unbind(-1)) if self.objectives else (values, next_values)
 
     def _weighed(self, scored: ScoredRollout, like: Tensor) -> tuple[Float[Tensor, "B O"], Float[Tensor, " O"]]:
-        """Scores of the objectives, and their weights."""
+        """Scores [B, O] and weights [O] of the objectives, whose sum must be above 0."""
         scores = torch.stack([scored.objectives[name] for name in self.objectives], dim=-1).to(like)
         weights = like.new_tensor([scored.weights[name] for name in self.objectives])
         if not weights.sum() > 0:
@@ -282,5 +283,5 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def with_todays_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of an algorithm from the time when ``critic`` was the network itself."""
+    """Rename the keys of checkpoints of layout 1, in which ``critic`` was the network itself."""
     return {re.sub(r"^critic\.", "critic.network.", name): tensor for name, tensor in state.items()}

@@ -97,8 +97,8 @@ class PolicyGeometry:
             copied.requires_grad_(parameter.requires_grad)  # for the Fisher matrix, see there
         self.parameters = _trained(policy)
         self.start = flatten([parameter.detach() for parameter in self.parameters]).clone()
-        self._whole = whole_batch(batch, microbatch_size=microbatch_size)
-        self._curved = whole_batch(
+        self._full_minibatch = whole_batch(batch, microbatch_size=microbatch_size)
+        self._fisher_minibatch = whole_batch(
             _share(batch, options.fraction, key), microbatch_size=options.microbatch_size or microbatch_size
         )
         self._slope: Tensor | None = None
@@ -148,17 +148,17 @@ class PolicyGeometry:
         """
         total = torch.zeros_like(vector)
         with full_precision(vector.device.type), sdpa_kernel(SDPBackend.MATH):  # others have no second derivative
-            for part in self._curved.parts:
+            for part in self._fisher_minibatch.parts:
                 total -= self._mixed_product(part, vector)
-        return all_sum(total) / self._curved.tokens
+        return all_sum(total) / self._fisher_minibatch.tokens
 
     def _mixed_product(self, part: TrainBatch, vector: Tensor) -> Tensor:
-        """Of one microbatch. The graph of a single one stays for further products; of several only one exists."""
+        """Of one microbatch. Its graph is kept for further products only if it is the only one, to bound memory."""
         slope = self._slope
         if slope is None:
             kl = self._kl_sum(part)
             slope = flatten(torch.autograd.grad(kl, self.parameters, create_graph=True, materialize_grads=True))
-        if keep := len(self._curved.parts) == 1:
+        if keep := len(self._fisher_minibatch.parts) == 1:
             self._slope = slope
         along = slope @ vector
         return flatten(torch.autograd.grad(along, _trained(self.old), retain_graph=keep, materialize_grads=True))
@@ -167,9 +167,9 @@ class PolicyGeometry:
     def kl(self) -> float:
         """KL(π_old‖π) at the current parameters, exact at every action of the batch."""
         with full_precision(self.start.device.type):
-            own = [self._kl_sum(part).double() for part in self._whole.parts]
+            own = [self._kl_sum(part).double() for part in self._full_minibatch.parts]
         total = sum(own, start=torch.zeros((), dtype=torch.float64, device=self.start.device))
-        return (all_sum(total) / self._whole.tokens).item()
+        return (all_sum(total) / self._full_minibatch.tokens).item()
 
     def _kl_sum(self, part: TrainBatch) -> Float[Tensor, ""]:
         """Over the actions of a microbatch."""
@@ -188,7 +188,7 @@ def _trained(policy: Policy) -> list[nn.Parameter]:
 
 
 def _share(batch: TrainBatch, fraction: float, key: int) -> TrainBatch:
-    """Some of the rows, the same on any number of ranks."""
+    """A random fraction of the rows, the same on all ranks."""
     count = math.ceil(fraction * len(batch))
     if count == len(batch):
         return batch

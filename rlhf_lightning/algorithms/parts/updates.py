@@ -33,7 +33,7 @@ def summary(rows: Sequence[Mapping[str, float]], steps: int) -> dict[str, float]
 
 
 def check_stop_kl(stop_kl: float | None) -> None:
-    """Refuse a limit on the KL to the old policy that no update could start with.
+    """Raise `UserError` unless the limit on the KL to the old policy is None or above 0.
 
     Raises:
         UserError: it is not above 0.

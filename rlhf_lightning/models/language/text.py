@@ -69,10 +69,22 @@ def prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
 def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of a prompt; a chat template adds its special tokens itself."""
     text = prompt_text(prompt, tokenizer)
-    ids = tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
+    ids = _token_ids(text, tokenizer, add_special_tokens=isinstance(prompt, str))
     if not ids:
         raise UserError(f"the prompt {prompt!r} has no tokens; expected at least one")
     return ids
+
+
+def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, *, add_special_tokens: bool) -> list[int]:
+    try:
+        return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+    except Exception as error:  # the library's own class is the plain one
+        if "Missing [UNK]" not in str(error):
+            raise
+        raise UserError(
+            f"the tokenizer has no token for some of {text!r:.80}, and none for unknown words; expected words of its "
+            f"vocabulary, such as {', '.join(map(repr, sorted(tokenizer.get_vocab())[:5]))}"
+        ) from error
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -145,7 +157,7 @@ def encode_responses(
     rows: list[list[int]] = []
     truncated = 0
     for response in responses:
-        ids = [*tokenizer(response, add_special_tokens=False)["input_ids"], stop_id]
+        ids = [*_token_ids(response, tokenizer, add_special_tokens=False), stop_id]
         truncated += len(ids) > max_response_tokens
         rows.append(ids[:max_response_tokens])
     actions, action_mask = _pad(rows, left=False)

@@ -85,7 +85,7 @@ def _note(policies: Sequence[Run], shown: Sequence[Quantity]) -> str:
         for quantity in shown
         for policy, metric in zip(policies, quantity.metrics, strict=True)
     )
-    judged_on = {"control": "evaluation episodes", "preference": "held-out prompts and pairs"}
+    judged_on = {"control": "evaluation episodes", "preference": f"held-out prompts and {experience(policies[0]).unit}"}
     dots = f"Dots: {judged_on.get(kind, 'held-out prompts')}. " if evaluated else ""
     batches = "iterations of training" if kind == "control" else "training batches"
     if len(policies) > 1:

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.intervals import wilson_interval
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.dots import wilson
 from rlhf_lightning.plots.kit.labels import HALO, Label, end_labels, heading
 from rlhf_lightning.plots.kit.style import (
     AXIS,
@@ -100,7 +100,9 @@ def _diagram(axes: Axes, bins: Bins, *, after: bool) -> None:
     color, layer = (HELD_OUT, 4) if after else (TRAIN, 3)
     stated = np.array([entry["confidence"] for entry in bins])
     observed = np.array([entry["accuracy"] for entry in bins])
-    low, high = zip(*(wilson(entry["accuracy"], entry["count"]) for entry in bins), strict=True)
+    low, high = zip(
+        *(wilson_interval(entry["accuracy"] * entry["count"], entry["count"]) for entry in bins), strict=True
+    )
     axes.vlines(stated, low, high, color=color, linewidth=1.4, alpha=0.4, zorder=layer - 0.6)
     axes.plot(stated, observed, color=color, linewidth=1.6 if after else 1.2, zorder=layer - 0.4)
     face = color if after else PAPER

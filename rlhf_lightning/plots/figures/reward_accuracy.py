@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots.kit.dots import Dot, DotGroup, dot_sheet, draw_dots, level, wilson
+from rlhf_lightning.intervals import wilson_interval
+from rlhf_lightning.plots.kit.dots import Dot, DotGroup, dot_sheet, draw_dots, level
 from rlhf_lightning.plots.kit.labels import heading
 from rlhf_lightning.plots.kit.style import AXIS, GOLD, INK, number, styled
 from rlhf_lightning.records.runs import Run
@@ -85,7 +86,7 @@ def _members(measured: Mapping[str, Any]) -> DotGroup:
     common += [f"scores differ by {number(disagreement)}"] if disagreement is not None else []
     dots = []
     for index, share in enumerate(members.get("accuracy") or []):
-        low, high = wilson(share, measured["pairs"])
+        low, high = wilson_interval(share * measured["pairs"], measured["pairs"])
         dots.append(Dot(f"member {index + 1}", share, low, high, f"{100 * share:.1f} %"))
     return DotGroup("By member of the ensemble", "; ".join(common), dots)
 

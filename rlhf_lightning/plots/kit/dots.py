@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,13 +54,6 @@ class DotGroup:
     title: str
     unit: str
     dots: list[Dot] = field(default_factory=list)
-
-
-def wilson(share: float, count: int, z: float = Z) -> tuple[float, float]:
-    """The 95 % interval of a share of ``count`` trials. Wilson 1927."""
-    centre = share + z * z / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return (centre - half) / (1 + z * z / count), (centre + half) / (1 + z * z / count)
 
 
 def dot_sheet(

@@ -50,18 +50,19 @@ def _without_gold(run: Run) -> Verdict:
         moved = "fell" if course.fell else "rose" if course.rose else "stayed where it was"
         text = f"The score of its replies {moved} ({to(course.first, course.last)}). {text}"
     accuracy = run.series("eval/accuracy")
-    headline = "Trained on preference pairs; there is no gold reward to check it against"
+    feedback = run.description.experience.unit if run.description and run.description.experience else "feedback"
+    headline = f"Trained on {feedback}; there is no gold reward to check it against"
     if len(accuracy) > 1:
         headline = f"Held-out accuracy: {100 * accuracy.iloc[0]:.0f} → {100 * accuracy.iloc[-1]:.0f} %"
     return Verdict("no_gold", headline, [*_pairs(run), text, *replies(run)])
 
 
 def _pairs(run: Run) -> list[str]:
-    """What held-out pairs say of the policy."""
+    """What held-out feedback says of the policy."""
     accuracy = run.series("eval/accuracy")
     if len(accuracy) < 2:
         return []
-    return [
-        f"It orders {100 * accuracy.iloc[-1]:.1f} % of held-out pairs as the annotators did, "
-        "by the reward that its own probabilities imply."
-    ]
+    declared = [metric.unit for metric in run.panels if metric.heldout == "eval/accuracy" and metric.unit]
+    unit = declared[0] if declared else "share of pairs ordered rightly"
+    share = f"{100 * accuracy.iloc[-1]:.1f} %"
+    return [f"Held-out accuracy is {share} ({unit}, by the reward that its probabilities imply)."]

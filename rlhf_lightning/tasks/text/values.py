@@ -138,11 +138,9 @@ def response_key(fields: Fields) -> str:
 
 def truth(value: Any, key: str) -> bool:
     """A truth value, which may be written as 1 or 0."""
-    expected = "expected true or false (or 1 or 0)"
-    if not isinstance(value, bool | int | float):
-        raise LayoutError(f"{key!r} is {kind(value)}; {expected}")
-    if value not in (0, 1):
-        raise LayoutError(f"{key!r} is {value}; {expected}")
+    if not isinstance(value, bool | int | float) or value not in (0, 1):
+        shown = repr(value) if isinstance(value, str | int | float) else kind(value)
+        raise LayoutError(f"{key!r} is {shown:.40}; expected true or false (or 1 or 0)")
     return bool(value)
 
 

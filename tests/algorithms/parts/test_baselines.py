@@ -14,7 +14,7 @@ from rlhf_lightning.algorithms.parts.baselines import (
     ScalarBaseline,
     ValueBaseline,
 )
-from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, NoCritic
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, ValueFunction
 from rlhf_lightning.errors import UserError
 
 FIRST, SECOND, THIRD = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0.0, 1.0]), torch.tensor([-3.0, 1.0])
@@ -89,7 +89,7 @@ def test_only_a_value_baseline_has_a_critic():
     assert critic.options == CriticOptions(lr=0.5)
     assert (critic.gamma, critic.lam, critic.microbatch_size) == (0.9, 1.0, 3)
     for baseline in (NoBaseline, BatchMean, MovingAverage):
-        assert type(baseline().build_critic(**settings)) is NoCritic
+        assert type(baseline().build_critic(**settings)) is ValueFunction
         with pytest.raises(TypeError, match="critic"):
             baseline(critic=CriticOptions())
 
