@@ -48,7 +48,7 @@ from rlhf_lightning.algorithms.parts.metrics import CLIP_FRACTION, KL_OLD, STEPS
 from rlhf_lightning.algorithms.parts.surrogates import Clip, MeanRatio, Ratio, Surrogate, TokenRatio
 from rlhf_lightning.algorithms.parts.updates import check_stop_kl
 from rlhf_lightning.data.rollouts import RolloutDataModule
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.groups import group_advantages, groups_that_differ, overlong_penalty
@@ -176,11 +176,10 @@ class GRPO(OnPolicy[AdvantageBatch]):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        lowest = {"inner_epochs": 1, "minibatch_size": 1, "dynamic_sampling": 1, "overlong_cache": 0}
-        for name, limit in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < limit:
-                raise UserError(f"model.init_args.{name} must be at least {limit}, got {value}")
+        least = {"inner_epochs": 1, "minibatch_size": 1, "dynamic_sampling": 1, "overlong_cache": 0}
+        values = {name: getattr(self, name) for name in least}
+        limits = {name: (n is None or n >= least[name], f"at least {least[name]}", n) for name, n in values.items()}
+        check_limits("model.init_args", limits)
         check_stop_kl(self.stop_kl)
         if self.surrogate.kl_coef:
             raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")

@@ -7,19 +7,21 @@ r = log π(y|x) − log π_ref(y|x) of a response and the reference point z₀, 
     v = λ_U σ(β (z₀ − r))   if it is undesirable,
 
 and the loss is the mean of λ_y − v. z₀ stands for KL(π‖π_ref), the reward that responses have in general. It is
-estimated from mismatched responses, each prompt with the response y' of the next example that has another prompt:
+estimated from mismatched responses, each prompt with the response y' of another example:
 
     z₀ = max(0, mean over the batch of log π(y'ᵢ|xᵢ) − log π_ref(y'ᵢ|xᵢ)),
 
 and no gradient flows through it. It is a number of the *global* batch: the same for all devices and microbatches.
 
-Deviations from the paper: AdamW's schedule is the configuration's. In a batch with one prompt only, y' is the response
-of the next example. A batch of one example has no mismatched response; its z₀ is 0.
+Deviations from the paper: AdamW's schedule is the configuration's. Examples of a batch may share their prompt, as those
+made of a pair do; the others are then chosen so that as few as possible do. A batch of one example has no mismatched
+response; its z₀ is 0.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -159,9 +161,15 @@ class KTO(FeedbackAlgorithm[LabelledResponse]):
 
 
 def mismatched(batch: Sequence[LabelledResponse]) -> list[str]:
-    """For each example, the response of the next one that has another prompt; where there is none, of the next one."""
-    responses = []
-    for number, example in enumerate(batch):
-        others = [*batch[number + 1 :], *batch[:number]]
-        responses.append(next((other for other in others if other.prompt != example.prompt), others[0]).response)
-    return responses
+    """The batch's responses in another order, so that as few as possible stand beside their own prompt.
+
+    They are shifted by as few places as that takes: by one in a shuffled batch, by two in a list of pairs.
+    """
+    prompts, responses = [example.prompt for example in batch], [example.response for example in batch]
+
+    def matches(shift: int) -> int:
+        return sum(map(operator.eq, prompts, prompts[shift:] + prompts[:shift]))
+
+    shifts = range(1, len(batch))
+    shift = next((shift for shift in shifts if not matches(shift)), None) or min(shifts, key=matches)
+    return responses[shift:] + responses[:shift]

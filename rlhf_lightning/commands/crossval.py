@@ -13,7 +13,6 @@ from rlhf_lightning.pipeline.folds import Row, fold_row, fold_stages, in_words, 
 from rlhf_lightning.pipeline.processes import print_commands, run_stage
 from rlhf_lightning.records.files import write_atomically
 from rlhf_lightning.records.run_directory import CONFIG, check_name
-from rlhf_lightning.records.runs import load_run
 
 EXAMPLE = (
     "crossval --folds 5 --config configs/tasks/assistant.yaml --config configs/algorithms/reward.yaml "
@@ -38,6 +37,8 @@ def main(argv: list[str]) -> int:
         return 0
     if (directory / CONFIG).exists():
         raise UserError(f"{directory} holds a run; choose another --name for the folder of all folds")
+    from rlhf_lightning.records.runs import load_run
+
     rows: list[Row] = []
     for stage in stages:
         status = run_stage(stage, overwrite=arguments.overwrite, otherwise="choose another --name")

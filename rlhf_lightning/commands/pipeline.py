@@ -11,8 +11,7 @@ from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.pipeline.processes import command_line, print_commands, run_stage
 from rlhf_lightning.pipeline.stages import Settings, Stage, build_stages, read_pipeline
-from rlhf_lightning.records.run_directory import check_name
-from rlhf_lightning.records.runs import STAGES
+from rlhf_lightning.records.run_directory import STAGES, check_name
 
 EXAMPLE = "pipeline --config configs/quickstart.yaml --name quickstart"
 _DETAILS = """

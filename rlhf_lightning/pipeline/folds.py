@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.intervals import student_interval
 from rlhf_lightning.pipeline.stages import Stage, config_words
-from rlhf_lightning.records.runs import Run
+
+if TYPE_CHECKING:
+    from rlhf_lightning.records.runs import Run
 
 FOLDS, FOLD = "data.init_args.folds", "data.init_args.fold"
 

@@ -12,7 +12,7 @@ from typing import Any
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.config_files import find_config, read_config
 from rlhf_lightning.records.environment import package_version
-from rlhf_lightning.records.runs import STAGES
+from rlhf_lightning.records.run_directory import STAGES
 
 CHECKPOINT = "backbone.init_args.checkpoint"
 _COMMON = ("task", "backbone", "trainer", "pipeline")

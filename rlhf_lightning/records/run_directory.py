@@ -30,6 +30,9 @@ DESCRIPTION = "run.json"
 CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = Path(CHECKPOINTS) / LAST
 
+STAGES = ("sft", "pairs", "reward", "policy")
+"""The stages of a pipeline, in the order in which they run; each is a run directory of its own."""
+
 _KEPT = frozenset({STAGE, LOCK})
 """Not part of a run: the pipeline's note about the stage, and the mark of the process that trains."""
 

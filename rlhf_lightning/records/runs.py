@@ -21,11 +21,8 @@ import pandas as pd
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.config_files import read_mapping, setting
 from rlhf_lightning.records.metrics import Description, Metric
-from rlhf_lightning.records.run_directory import DESCRIPTION
+from rlhf_lightning.records.run_directory import DESCRIPTION, STAGES
 from rlhf_lightning.records.undescribed import inferred_description
-
-STAGES = ("sft", "pairs", "reward", "policy")
-"""The stages of a pipeline, in the order in which they run; each is a run directory of its own."""
 
 POLICIES = ("policy", "control", "preference")
 """The kinds of run that train a policy further: on text by a reward, in an environment, on text from feedback."""

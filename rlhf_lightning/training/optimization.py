@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import check_counts, check_limits
 
 Schedule: TypeAlias = Literal["constant_with_warmup", "linear", "cosine"]
 
@@ -42,22 +42,22 @@ class Optimization:
     microbatch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise UserError(f"optimization.lr must be above 0, got {self.lr}")
-        if self.schedule not in get_args(Schedule):
-            raise UserError(f"optimization.schedule is one of {', '.join(get_args(Schedule))}, got {self.schedule}")
-        if not 0 <= self.warmup <= 1:
-            raise UserError(f"optimization.warmup is a share of the run between 0 and 1, got {self.warmup}")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise UserError(f"optimization.max_grad_norm must be above 0 (null for no limit), got {self.max_grad_norm}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"optimization.weight_decay must not be negative, got {self.weight_decay}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"optimization.betas must be at least 0 and below 1, got {list(self.betas)}")
-        if not 0 <= self.eps < math.inf:
-            raise UserError(f"optimization.eps must not be negative, got {self.eps}")
-        if self.microbatch_size is not None and self.microbatch_size < 1:
-            raise UserError(f"optimization.microbatch_size must be at least 1, got {self.microbatch_size}")
+        schedules = get_args(Schedule)
+        limits = {
+            "lr": (0 < self.lr < math.inf, "above 0", self.lr),
+            "schedule": (self.schedule in schedules, f"one of {', '.join(schedules)}", self.schedule),
+            "warmup": (0 <= self.warmup <= 1, "a share of the run between 0 and 1", self.warmup),
+            "max_grad_norm": (
+                self.max_grad_norm is None or self.max_grad_norm > 0,
+                "above 0 (null for no limit)",
+                self.max_grad_norm,
+            ),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more", self.weight_decay),
+            "betas": (all(0 <= beta < 1 for beta in self.betas), "at least 0 and below 1", list(self.betas)),
+            "eps": (0 <= self.eps < math.inf, "0 or more", self.eps),
+        }
+        check_limits("optimization", limits)
+        check_counts("optimization", microbatch_size=self.microbatch_size)
 
     @property
     def needs_length(self) -> bool:

@@ -7,7 +7,7 @@ import torch
 from preference_helpers import build, token_logprobs
 from training_helpers import AtHook, Letters, distance, fit, snapshot
 
-from rlhf_lightning.algorithms.kto import KTO
+from rlhf_lightning.algorithms.kto import KTO, mismatched
 from rlhf_lightning.data.preferences import LabelDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.training.offline import Part
@@ -53,8 +53,7 @@ def test_losses_of_labelled_responses_by_hand():
     assert module.reported(means) == pytest.approx(
         {
             "accuracy": 2 / 3,
-            "reference_point": 1.0,
-            "desirable": 1 / 3,
+            "reference_point": 0.5,  # β z₀
             "desirable_reward": 1.5,
             "undesirable_reward": 0.5,
         }
@@ -64,7 +63,7 @@ def test_losses_of_labelled_responses_by_hand():
 def test_rewards_of_a_label_that_a_batch_lacks_are_left_out():
     module = build(KTO, Judged())
     means = {"desirable": 1.0, "desirable_reward": 0.2, "undesirable_reward": 0.0}
-    assert module.reported(means) == {"desirable": 1.0, "desirable_reward": 0.2}
+    assert module.reported(means) == {"desirable_reward": 0.2}
 
 
 def test_gradient_and_row_are_those_of_single_responses():
@@ -79,9 +78,14 @@ def test_gradient_and_row_are_those_of_single_responses():
         gradients = [p.grad.clone() for p in module.policy.parameters()]
         count = len(batch)
         with torch.no_grad():
+            others = next(
+                [batch[(i + shift) % count] for i in range(count)]
+                for shift in range(1, count)
+                if all(batch[(i + shift) % count].prompt != batch[i].prompt for i in range(count))
+            )
             mismatched = [
-                log_ratio(module.policy, start["model"], batch[i].prompt, batch[(i + 1) % count].response)
-                for i in range(count)
+                log_ratio(module.policy, start["model"], one.prompt, other.response)
+                for one, other in zip(batch, others, strict=True)
             ]
         point = max(0.0, (sum(mismatched) / count).item())
         with torch.enable_grad():
@@ -99,8 +103,7 @@ def test_gradient_and_row_are_those_of_single_responses():
         expected.append(
             {
                 "kto/loss": sum(one.item() for one in losses) / count,
-                "kto/reference_point": point,
-                "kto/desirable": len(good) / count,
+                "kto/reference_point": 0.3 * point,
                 "kto/desirable_reward": sum(good) / len(good),
             }
         )
@@ -124,6 +127,20 @@ def test_the_reference_point_is_never_negative_and_that_of_one_example_is_0():
         module.log_ratios = lambda encoded, sign=sign: torch.full((len(encoded.actions),), sign)
         assert module.statistics(batch) == {"reference_point": max(0.0, sign)}
     assert module.statistics(batch[:1]) == {"reference_point": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ("abcd", "2341"),  # all different: the next response
+        ("aabbcc", "345612"),  # as pairs of a file: of the next pair, a chosen response for a chosen one
+        ("aab", "231"),  # one match is the fewest possible
+        ("aa", "21"),
+    ],
+)
+def test_mismatched_responses_answer_other_prompts_where_there_are_any(prompts, expected):
+    batch = [LabelledResponse(prompt, str(number), True) for number, prompt in enumerate(prompts, start=1)]
+    assert "".join(mismatched(batch)) == expected
 
 
 def test_microbatches_change_nothing():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.parts.metrics import VALUE
 from rlhf_lightning.distributed import over_own_rows
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.critic import ValueNetwork
 from rlhf_lightning.models.policy import Policy, PolicyOutputs
@@ -55,16 +55,16 @@ class CriticOptions:
     per_objective: bool = False
 
     def __post_init__(self) -> None:
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise UserError(f"critic.lr must be above 0, got {self.lr}")
+        unclipped = self.clip_range is None or self.clip_range > 0
+        limits = {
+            "lr": (self.lr is None or 0 < self.lr < math.inf, "above 0", self.lr),
+            "clip_range": (unclipped, "above 0 (null for no bound)", self.clip_range),
+            "coef": (0 < self.coef < math.inf, "above 0", self.coef),
+            "warmup": (self.warmup >= 0, "a number of iterations", self.warmup),
+        }
+        check_limits("critic", limits)
         if self.shared and self.init is not None:
             raise UserError("critic.init is for a network of its own; with critic.shared there is none")
-        if self.clip_range is not None and not self.clip_range > 0:
-            raise UserError(f"critic.clip_range must be above 0 (null for no bound), got {self.clip_range}")
-        if not 0 < self.coef < math.inf:
-            raise UserError(f"critic.coef must be above 0, got {self.coef}")
-        if self.warmup < 0:
-            raise UserError(f"critic.warmup is a number of iterations, got {self.warmup}")
         if self.per_objective and self.init is not None:
             raise UserError(
                 f"critic.init is {self.init}, and the head of a reward model is no value of each objective; expected "
