@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from rlhf_lightning.__main__ import main
+from rlhf_lightning.proofs.same_run import TIMED
 
-TIMED = ("timing/", "rollout/tokens_per_second")
 PATHS = (str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent))
 PATIENCE = 300.0
 """Seconds after which a run counts as hanging."""

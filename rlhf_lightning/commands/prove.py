@@ -58,12 +58,19 @@ def main(argv: list[str]) -> int:
 
 def _provable(path: str) -> type[Module]:
     """The algorithm that ``module:Class`` names."""
+    from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
     from rlhf_lightning.proofs.estimators import estimators_of
     from rlhf_lightning.proofs.runs import imported_class
+    from rlhf_lightning.tasks.bandit import Bandit
 
     algorithm = imported_class(path)
     if not estimators_of(algorithm):
         raise UserError(f"{path} has no expected gradient to measure: expected an OnPolicy or a FeedbackAlgorithm")
+    if issubclass(algorithm, FeedbackAlgorithm) and algorithm.data_class.kind not in Bandit.provides:
+        raise UserError(
+            f"{path} learns from {algorithm.data_class.kind}, which the enumerated task does not have; expected "
+            "one that learns from preferences or labels"
+        )
     return algorithm
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from torch import Tensor
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.distributed import failing_together, over_own_rows, own_rows
 from rlhf_lightning.evaluation.perplexity import demonstration_nats, perplexity
+from rlhf_lightning.lightning_seams import callbacks_of
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.masking import sequence_sum
 from rlhf_lightning.rollout.statistics import (
@@ -66,7 +66,7 @@ class HeldoutEvaluation:
             **self._forgetting(),
         }
         samples = sample_records(scored, kl, iteration=position, count=32)
-        for callback in cast(Any, self.module.trainer).callbacks:
+        for callback in callbacks_of(self.module.trainer):
             if isinstance(callback, Listener):
                 callback.on_samples(self.module.trainer, self.module, samples)
         return row

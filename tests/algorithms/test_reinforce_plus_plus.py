@@ -13,7 +13,7 @@ from run_checks import (
 from training_helpers import Iterations, Letters, fit, rollouts, tiny
 
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
-from rlhf_lightning.algorithms.parts.surrogates import Clip
+from rlhf_lightning.algorithms.parts.surrogates import Clip, Penalty
 from rlhf_lightning.algorithms.reinforce_plus_plus import ReinforcePlusPlus
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.control import Control
@@ -98,3 +98,10 @@ def test_single_responses_are_refused_where_groups_are_compared():
         fit(build(group_baseline=True), rollouts(Letters()), max_epochs=1)
     with pytest.raises(UserError, match="ReinforcePlusPlus with group_baseline needs groups"):
         build(Control("CartPole-v1"), kl=KLControl(0.0), group_baseline=True)
+
+
+def test_settings_that_would_be_ignored_are_refused():
+    with pytest.raises(UserError, match=r"surrogate Penalty belongs to PPO"):
+        build(surrogate=Penalty())
+    with pytest.raises(UserError, match=r"group_baseline compares whole returns: expected gamma 1, got 0\.9"):
+        build(group_baseline=True, gamma=0.9)

@@ -11,7 +11,7 @@ from rlhf_lightning.callbacks.progress import Progress
 from rlhf_lightning.data.environments import EnvironmentDataModule
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.records.metrics import Description
-from tests.cli_fakes import ToyBackbone, ToyData, ToyIterations, ToySteps, ToyTask
+from tests.cli_fakes import ToyBackbone, ToyData, ToyHeldout, ToyIterations, ToySteps, ToyTask
 
 
 def run(model, progress, **budget):
@@ -97,6 +97,22 @@ def test_progress_of_preferences_says_accuracy_and_gold(capsys):
     run(ToyPreferences, Progress(), max_steps=4)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "ToyPreferences  step 4/4  loss 0.6  accuracy 0.75  eval gold 0.61"
+
+
+def test_progress_ends_with_the_evaluation_of_the_last_step(capsys):
+    class Evaluated(ToyPreferences):
+        def validation_step(self, batch, batch_idx):
+            self.publish({"step": self.global_step, "eval/gold": self.global_step})
+
+        def publish(self, row):
+            ToySteps.publish(self, row)
+
+    trainer = Trainer(
+        max_steps=4, val_check_interval=2, callbacks=[Progress()], logger=False, accelerator="cpu",
+        enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(Evaluated(ToyTask(), ToyBackbone()), ToyHeldout(ToyTask(), length=50))
+    assert capsys.readouterr().out.splitlines()[-1].endswith("eval gold 4")
 
 
 def test_progress_terminal_gets_a_bar(monkeypatch):

@@ -54,6 +54,7 @@ def test_prove_measures_one_algorithm_and_says_what_is_wrong(capsys):
         ("user_losses:Missing", "user_losses:Missing cannot be imported (module 'user_losses' has no attribute"),
         ("user_losses", "user_losses names no class; expected MODULE:CLASS"),
         ("user_losses:masked", "user_losses:masked is no class"),
+        ("user_losses:OfRankings", "learns from rankings, which the enumerated task does not have"),
         ("rlhf_lightning.algorithms.sft:SFT", "has no expected gradient to measure: expected an OnPolicy"),
     ],
 )

@@ -5,6 +5,7 @@ from typing import ClassVar
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
+from rlhf_lightning.data.preferences import RankingDataModule
 from rlhf_lightning.ops.groups import leave_one_out_advantages
 from rlhf_lightning.ops.masking import masked, sequence_sum, whiten
 from rlhf_lightning.training.minibatches import Loss
@@ -77,3 +78,9 @@ class Imitation(FeedbackAlgorithm):
     def loss_sum(self, part):
         chosen, _ = self.logprobs(self.policy, part.encoded).chunk(2)
         return -chosen.sum(), {}
+
+
+class OfRankings(Imitation):
+    """Learns from feedback that the enumerated task does not have."""
+
+    data_class = RankingDataModule

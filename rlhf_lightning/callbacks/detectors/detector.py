@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
@@ -18,7 +18,7 @@ from rlhf_lightning.callbacks.detectors.warnings_file import WarningsFile
 from rlhf_lightning.callbacks.listener import Listener
 from rlhf_lightning.callbacks.position import axis_of
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.lightning_seams import is_dry_run
+from rlhf_lightning.lightning_seams import callbacks_of, is_dry_run
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Detector(Listener, ABC):
             message += "; training stops here"
         if trainer.is_global_zero:
             log.warning("%s at %s %d: %s", name, axis, int(row[axis]), message)
-        for callback in cast(Any, trainer).callbacks:
+        for callback in callbacks_of(trainer):
             if isinstance(callback, WarningsFile):
                 callback.add({axis: int(row[axis]), "detector": name, "message": message})
 

@@ -94,6 +94,18 @@ def test_an_update_ends_where_the_policy_has_gone_too_far(algorithm):
         build(algorithm, stop_kl=0.0)
 
 
+def test_a_limit_on_the_kl_needs_a_loss_that_reports_it():
+    class Silent(RLOO):
+        def loss(self, part, minibatch):
+            loss = super().loss(part, minibatch)
+            del loss.sums["policy/kl_old"]
+            return loss
+
+    fit(build(Silent), group_rollouts(Letters()), max_epochs=1)
+    with pytest.raises(UserError, match=r"which Silent\.loss does not report; expected stop_kl null"):
+        fit(build(Silent, stop_kl=1.0), group_rollouts(Letters()), max_epochs=1)
+
+
 def test_a_coefficient_is_used_as_reported_and_adapts_afterwards():
     module = ppo(Letters(), kl=ThresholdKLControl(0.1, target=100.0))
     rows = fit(module, group_rollouts(Letters()), max_epochs=3).rows[1:]

@@ -11,6 +11,7 @@ from rlhf_lightning.models.language.text import (
     plain_text,
     prompt_ids,
 )
+from rlhf_lightning.tasks.bandit import Bandit
 
 WORDS = tiny_models.tokenizer()
 TURN = [{"role": "user", "content": "the cat sees"}]
@@ -34,6 +35,13 @@ def test_prompt_ids_of_a_text_are_its_tokens_and_of_a_conversation_the_templates
         *(4, 5),
         *(3, 13, 8, 11, 4),
     ]
+
+
+def test_words_that_a_tokenizer_cannot_encode_are_refused_in_one_line():
+    with pytest.raises(
+        UserError, match=r"no token for some of 'xylophone', and none for unknown words"
+    ):
+        prompt_ids("xylophone", Bandit().tokenizer())
 
 
 @pytest.mark.parametrize("prompt", ["", "   "])
