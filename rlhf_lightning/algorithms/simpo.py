@@ -38,7 +38,7 @@ class SimPO(FeedbackAlgorithm[PreferencePair]):
     Args:
         task: what the pairs are about, and where held-out prompts come from.
         backbone: builds the policy; the model that it starts from is also the reference of ``eval/kl_ref_sequence``.
-        optimization: learning rate 3e-7 to 1e-6 for pretrained models, 2e-5 for small ones; too high a rate ruins the policy.
+        optimization: learning rate 3e-7 to 1e-6 for pretrained models, 2e-5 for small ones; a high one ruins policies.
         beta: β, the scale of rewards, 2 to 10.
         gamma: γ, the margin in units of the reward; the paper's settings are between a tenth and 0.8 of β.
         options: held-out evaluation and further limits, see `FeedbackAlgorithm`.

@@ -38,9 +38,7 @@ def test_prompt_ids_of_a_text_are_its_tokens_and_of_a_conversation_the_templates
 
 
 def test_words_that_a_tokenizer_cannot_encode_are_refused_in_one_line():
-    with pytest.raises(
-        UserError, match=r"no token for some of 'xylophone', and none for unknown words"
-    ):
+    with pytest.raises(UserError, match=r"no token for some of 'xylophone', and none for unknown words"):
         prompt_ids("xylophone", Bandit().tokenizer())
 
 
