@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rlhf_lightning.cli.class_paths import with_todays_classes
 from rlhf_lightning.cli.config_parser import ConfigFile, ConfigParser, parse
 from rlhf_lightning.cli.endings import Endings
 from rlhf_lightning.cli.introspection import import_components
+from rlhf_lightning.errors import UserError, raise_all
 from rlhf_lightning.lightning_seams import OneConfigCLI, process_rank
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.records.config_files import read_config
@@ -29,6 +30,9 @@ from rlhf_lightning.tasks.task import Task
 
 _NOT_SAVED = ("overwrite", "pipeline", "config")
 """Settings of one command and not of the run."""
+
+_REFUSALS = (ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
+"""What classes of Lightning, of libraries and of the user raise for arguments that do not fit."""
 
 
 def main(command: str, argv: Sequence[str]) -> int:
@@ -150,8 +154,18 @@ class CommandLine(OneConfigCLI):
                 self.run.set_aside()
             try:
                 super().instantiate_classes()
-            except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException) as error:
-                raise checks.as_user_error(error) from error
+            except (UserError, *_REFUSALS) as error:
+                raise_all([str(checks.as_user_error(error)), *self._further_mistakes()])
+
+    def _further_mistakes(self) -> Iterator[str]:
+        """What a run without its model, and one without its data, would be refused for."""
+        for part in ("model", "data"):
+            config = self.config.clone()
+            config[self.command].pop(part)
+            try:
+                self.parser.instantiate_classes(config)
+            except (UserError, *_REFUSALS) as error:
+                yield str(checks.as_user_error(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes to the run directory."""

@@ -167,6 +167,11 @@ SFT = ["--config", "configs/tasks/assistant.yaml", "--config", "configs/algorith
 DPO = ["--config", "configs/tasks/assistant.yaml", "--config", "configs/algorithms/dpo.yaml"]
 SHIPPED = [
     (PPO, "--model.kl AdaptivKLControl", "model.init_args.kl: no class 'AdaptivKLControl'; did you mean Adaptive"),
+    (
+        PPO,
+        "--model.gamma 2 --data.rollout_batch_size 0",
+        "rollout_batch_size must be at least 1, got 0; model.init_args.gamma must be between 0 and 1, got 2.0",
+    ),
     (PPO, "--data.reward LearnedReward", "data.init_args.reward: LearnedReward needs path"),
     (PPO, "--data.reward LearnedReward --data.reward.path nope", "reward model nope does not exist"),
     (PPO, "--trainer.max_steps 3", "trainer.max_steps would stop PPO in the middle of an iteration"),
