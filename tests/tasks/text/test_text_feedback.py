@@ -185,7 +185,7 @@ WRONG = {
     "NaN ranks": ({**ABC, "ranks": [1, float("nan"), 3]}, "'ranks' is nan; expected a finite number"),
     "text ranks": ({**ABC, "ranks": ["1", "2", "3"]}, "'ranks' is text; expected a list of numbers"),
     "both": ({**ABC, "ranks": [1, 2, 3], "ranking": [0, 1, 2]}, "both 'ranking' and 'ranks'; expected one of them"),
-    "label is text": ({**ONE, "label": "true"}, "'label' is text; expected true or false (or 1 or 0)"),
+    "label is text": ({**ONE, "label": "true"}, "'label' is 'true'; expected true or false (or 1 or 0)"),
     "label is another number": ({**ONE, "label": -1}, "'label' is -1; expected true or false (or 1 or 0)"),
     "label is NaN": ({**ONE, "label": float("nan")}, "'label' is nan; expected true or false (or 1 or 0)"),
     "objective is a list": ({**ABC, "ranks": [1, 2, 3], "objective": ["x"]}, "'objective' is a list; expected a name"),
