@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
-
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
+from rlhf_lightning.algorithms.base.natural import NaturalGradient
+from rlhf_lightning.algorithms.base.on_policy import Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import UNBIASED, Variant
-from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
-from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CG_RESIDUAL, kl_of_step
-from rlhf_lightning.errors import UserError, check_limits
+from rlhf_lightning.errors import check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.losses import policy_gradient_loss
 from rlhf_lightning.records.metrics import Metric
@@ -32,7 +31,7 @@ from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import AdvantageBatch, ScoredRollout
 
 
-class NPG(OnPolicy[AdvantageBatch]):
+class NPG(NaturalGradient):
     """The natural gradient with a critic and GAE: one step per rollout.
 
     Args:
@@ -51,8 +50,6 @@ class NPG(OnPolicy[AdvantageBatch]):
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations.
     """
-
-    critic: Critic
 
     def __init__(
         self,
@@ -76,29 +73,21 @@ class NPG(OnPolicy[AdvantageBatch]):
             backbone,
             optimization,
             kl,
+            critic=critic,
+            max_kl=max_kl,
+            fisher=fisher,
+            critic_epochs=critic_epochs,
+            minibatch_size=minibatch_size,
+            gamma=gamma,
+            lam=lam,
             temperature=temperature,
             eval_every=eval_every,
-            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
         )
         limits = {
-            "max_kl": (0 < max_kl < math.inf, "above 0 nats per action", max_kl),
             "step_size": (step_size is None or 0 < step_size < math.inf, "above 0 (null for max_kl)", step_size),
-            "critic_epochs": (critic_epochs >= 1, "at least 1", critic_epochs),
         }
         check_limits("model.init_args", limits)
-        if critic.shared:
-            raise UserError(
-                "model.init_args.critic.shared would let the critic's steps move the policy off its natural gradient; "
-                "expected a critic of its own"
-            )
-        self.max_kl, self.step_size = max_kl, step_size
-        self.fisher = fisher
-        self.critic_epochs = critic_epochs
-        self.minibatch_size = minibatch_size
-
-    def networks(self) -> dict[str, nn.Module]:
-        """The critic: AdamW never touches the policy."""
-        return self.critic.networks()
+        self.step_size = step_size
 
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Advantages by GAE."""
@@ -106,28 +95,13 @@ class NPG(OnPolicy[AdvantageBatch]):
         estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
         return with_advantages(scored, shaped, estimate.advantages, estimate)
 
-    def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
-        """One natural step; then the critic."""
-        batch, row = prepared.batch, {}
-        if self.policy_learns:
-            with full_precision(self.device.type):
-                row = self._step(batch)
-        return row | self.fit_critic(batch, epochs=self.critic_epochs, minibatch_size=self.minibatch_size)
-
-    def _step(self, batch: AdvantageBatch) -> dict[str, float]:
-        geometry = PolicyGeometry(
-            self.policy,
-            batch,
-            self.fisher,
-            microbatch_size=self.optimization.microbatch_size,
-            key=self.current_epoch,
-        )
-        row = self.accumulate(self.as_one_minibatch(batch))
+    def natural_step(self, batch: AdvantageBatch, geometry: PolicyGeometry) -> dict[str, float]:
+        """F⁻¹ g, scaled to the KL or by the fixed step size."""
         natural = geometry.natural_direction(self.grad_scaler, max_kl=self.max_kl if self.step_size is None else None)
         scale = natural.scale if self.step_size is None else self.step_size
         self.check_finite("the natural step", scale * natural.direction.norm().item())
         geometry.move_to(geometry.start + scale * natural.direction)
-        return row | {
+        return {
             **natural.metrics(),
             "trust_region/kl": geometry.kl(),
             "trust_region/step_size": scale,

@@ -12,20 +12,20 @@ the rollout only. All of the step is computed in full precision, also where trai
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
+from rlhf_lightning.algorithms.base.natural import NaturalGradient
+from rlhf_lightning.algorithms.base.on_policy import Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import BIASED, Variant
-from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
-from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
+from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CG_RESIDUAL, kl_of_step
-from rlhf_lightning.errors import UserError, check_limits
+from rlhf_lightning.errors import check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.masking import whiten
 from rlhf_lightning.ops.trust_region import backtracking_line_search
@@ -36,7 +36,7 @@ from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import AdvantageBatch, ScoredRollout
 
 
-class TRPO(OnPolicy[AdvantageBatch]):
+class TRPO(NaturalGradient):
     """TRPO with a critic and GAE: one step per rollout.
 
     Args:
@@ -56,8 +56,6 @@ class TRPO(OnPolicy[AdvantageBatch]):
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations.
     """
-
-    critic: Critic
 
     def __init__(
         self,
@@ -82,32 +80,23 @@ class TRPO(OnPolicy[AdvantageBatch]):
             backbone,
             optimization,
             kl,
+            critic=critic,
+            max_kl=max_kl,
+            fisher=fisher,
+            critic_epochs=critic_epochs,
+            minibatch_size=minibatch_size,
+            gamma=gamma,
+            lam=lam,
             temperature=temperature,
             eval_every=eval_every,
-            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
         )
         limits = {
-            "max_kl": (0 < max_kl < math.inf, "above 0 nats per action", max_kl),
             "max_backtracks": (max_backtracks >= 0, "0 or more", max_backtracks),
             "shrink": (0 < shrink < 1, "between 0 and 1", shrink),
-            "critic_epochs": (critic_epochs >= 1, "at least 1", critic_epochs),
         }
         check_limits("model.init_args", limits)
-        if critic.shared:
-            raise UserError(
-                "model.init_args.critic.shared would let the critic's steps move the policy out of its trust region; "
-                "expected a critic of its own"
-            )
-        self.max_kl = max_kl
-        self.fisher = fisher
         self.max_backtracks, self.shrink = max_backtracks, shrink
-        self.critic_epochs = critic_epochs
-        self.minibatch_size = minibatch_size
         self.rejections = 0
-
-    def networks(self) -> dict[str, nn.Module]:
-        """The critic: AdamW never touches the policy."""
-        return self.critic.networks()
 
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Advantages by GAE, whitened over the rollout."""
@@ -117,23 +106,8 @@ class TRPO(OnPolicy[AdvantageBatch]):
             scored, shaped, whiten(estimate.advantages, scored.rollout.action_mask, eps=1e-8), estimate
         )
 
-    def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
-        """A natural-gradient step, shortened by a line search; then fit the critic."""
-        batch, row = prepared.batch, {}
-        if self.policy_learns:
-            with full_precision(self.device.type):
-                row = self._step(batch)
-        return row | self.fit_critic(batch, epochs=self.critic_epochs, minibatch_size=self.minibatch_size)
-
-    def _step(self, batch: AdvantageBatch) -> dict[str, float]:
-        geometry = PolicyGeometry(
-            self.policy,
-            batch,
-            self.fisher,
-            microbatch_size=self.optimization.microbatch_size,
-            key=self.current_epoch,
-        )
-        row = self.accumulate(self.as_one_minibatch(batch))
+    def natural_step(self, batch: AdvantageBatch, geometry: PolicyGeometry) -> dict[str, float]:
+        """The step to the edge of the trust region, shortened by a line search."""
         natural = geometry.natural_direction(self.grad_scaler, max_kl=self.max_kl)
         step = natural.scale * natural.direction
         expected = (natural.gradient @ step).item()
@@ -155,7 +129,7 @@ class TRPO(OnPolicy[AdvantageBatch]):
         )
         geometry.move_to(search.parameters)
         self.rejections += not search.accepted
-        return row | {
+        return {
             **natural.metrics(),
             "trust_region/kl": search.kl,
             "trust_region/step_size": search.step_size,

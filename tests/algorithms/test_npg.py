@@ -19,7 +19,7 @@ from training_helpers import (
     tiny,
 )
 
-from rlhf_lightning.algorithms import npg
+from rlhf_lightning.algorithms.base import natural
 from rlhf_lightning.algorithms.npg import NPG
 from rlhf_lightning.algorithms.parts import fisher as geometry
 from rlhf_lightning.algorithms.parts.critic import CriticOptions
@@ -129,8 +129,8 @@ def test_advantages_are_not_whitened():
 
 
 def test_share_of_npg_is_drawn_anew_in_each_iteration(monkeypatch):
-    keys, build = [], npg.PolicyGeometry
-    monkeypatch.setattr(npg, "PolicyGeometry", lambda *args, **kw: keys.append(kw["key"]) or build(*args, **kw))
+    keys, build = [], natural.PolicyGeometry
+    monkeypatch.setattr(natural, "PolicyGeometry", lambda *args, **kw: keys.append(kw["key"]) or build(*args, **kw))
     task = Letters()
     fit(algorithm(task), rollouts(task, size=SIZE), max_epochs=3)
     assert keys == [0, 1, 2]

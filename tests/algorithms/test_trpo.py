@@ -21,7 +21,7 @@ from training_helpers import (
     tiny,
 )
 
-from rlhf_lightning.algorithms import trpo
+from rlhf_lightning.algorithms.base import natural
 from rlhf_lightning.algorithms.parts import fisher as geometry
 from rlhf_lightning.algorithms.parts.critic import CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions
@@ -205,8 +205,8 @@ def test_line_search_goes_back_as_often_as_it_must(monkeypatch):
 
 
 def test_share_of_trpo_is_drawn_anew_in_each_iteration(monkeypatch):
-    keys, build = [], trpo.PolicyGeometry
-    monkeypatch.setattr(trpo, "PolicyGeometry", lambda *args, **kw: keys.append(kw["key"]) or build(*args, **kw))
+    keys, build = [], natural.PolicyGeometry
+    monkeypatch.setattr(natural, "PolicyGeometry", lambda *args, **kw: keys.append(kw["key"]) or build(*args, **kw))
     task = Letters()
     fit(algorithm(task), rollouts(task), max_epochs=3)
     assert keys == [0, 1, 2]
