@@ -87,15 +87,17 @@ _HOME = {
     "train": "cli.train",
 }
 
-_ALGORITHM = re.compile(r"^class ([A-Z]\w*)\((?:OnPolicy|FeedbackAlgorithm|Offline)\b", re.MULTILINE)
+_CLASS = re.compile(r"^class ([A-Z]\w*)\(", re.MULTILINE)
 
 
 @cache
 def public_names() -> dict[str, str]:
-    """Every public class and function, and the module that holds it; algorithms are found in their files."""
-    files = sorted((Path(__file__).parent / "algorithms").glob("[a-z]*.py"))
-    found = {name: f"algorithms.{file.stem}" for file in files for name in _ALGORITHM.findall(file.read_text("utf-8"))}
-    return {**_HOME, **found}
+    """Every public class and function, and the module that holds it; an algorithm is named like its file."""
+    names = dict(_HOME)
+    for file in sorted((Path(__file__).parent / "algorithms").glob("[a-z]*.py")):
+        classes = _CLASS.findall(file.read_text("utf-8"))
+        names |= {one: f"algorithms.{file.stem}" for one in classes if one.lower() == file.stem.replace("_", "")}
+    return names
 
 
 def __getattr__(name: str) -> Any:

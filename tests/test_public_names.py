@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import rlhf_lightning
+from rlhf_lightning.algorithms import all_algorithms
 
 PACKAGE = Path(rlhf_lightning.__file__).parent
 
@@ -27,4 +28,4 @@ def test_public_name_can_be_imported(name):
 
 def test_algorithms_are_found_in_their_files():
     assert rlhf_lightning.public_names()["KTO"] == "algorithms.kto"
-    assert {"PPO", "SFT", "SimPO", "ReinforcePlusPlus"} <= set(dir(rlhf_lightning))
+    assert {algorithm.__name__ for algorithm in all_algorithms()} <= set(dir(rlhf_lightning))
