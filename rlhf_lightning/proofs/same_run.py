@@ -149,6 +149,7 @@ def _train(
     """A trainer, a module and data that no other call has seen."""
     torch.set_num_threads(1)  # tiny networks: more threads only wait for each other, and round otherwise
     module, data = run.build(run.optimization(microbatch_size))
+    arguments = {"max_epochs": -1} | run.length | how
     trainer = Trainer(
         accelerator="cpu",
         precision="64-true",
@@ -161,7 +162,7 @@ def _train(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=0 if "max_epochs" in run.length else None,
-        **{"max_epochs": -1, **run.length, **how},
+        **arguments,
     )
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return module

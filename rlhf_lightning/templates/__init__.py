@@ -33,8 +33,11 @@ def render(kind: str, name: str) -> dict[str, str]:
     classes = KINDS[kind]
     module, name = snake_case(name), camel_case(name)
     names = {"my_module": module, "my_loss": module}
-    names |= {placeholder: name + placeholder[2:] * (len(classes) > 1) for placeholder in classes}
-    sources = [(_FOLDER / f"{placeholder[2:].lower()}.py").read_text("utf-8") for placeholder in classes]
+    sources = []
+    for template in classes:
+        role = template.removeprefix("My")
+        names[template] = name if len(classes) == 1 else name + role
+        sources.append((_FOLDER / f"{role.lower()}.py").read_text("utf-8"))
     texts = {
         f"{module}.py": sources[0] if len(sources) == 1 else _joined(sources),
         f"{module}.yaml": (_FOLDER / f"{kind}.yaml").read_text("utf-8"),

@@ -125,10 +125,10 @@ class FeedbackAlgorithm(Offline[Example]):
 
     def encode(self, examples: Sequence[Example]) -> EncodedResponses:
         """All responses in one batch: the first one of each example, then the second one of each."""
-        texts = zip(*(example.responses for example in examples), strict=True)
-        columns = [list(column) for column in texts]
         prompts = [example.prompt for example in examples]
-        return self.encode_texts(prompts * len(columns), [text for column in columns for text in column])
+        count = len(examples[0].responses)
+        responses = [example.responses[number] for number in range(count) for example in examples]
+        return self.encode_texts(prompts * count, responses)
 
     def encode_texts(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> EncodedResponses:
         """Prompts and responses in the policy's vocabulary."""

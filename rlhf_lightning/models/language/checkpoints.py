@@ -62,6 +62,7 @@ def load_with_new_heads(
 
 def _load(auto: Any, path: str, kind: str, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
     """A model, and the names of its weights that are missing in the checkpoint or have another shape there."""
+    options = {"trust_remote_code": False} | options
 
     def load() -> tuple[PreTrainedModel, dict[str, Any]]:
         with seeded(), _quiet():
@@ -71,7 +72,7 @@ def _load(auto: Any, path: str, kind: str, options: dict[str, Any]) -> tuple[Pre
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 use_safetensors=True,
-                **{"trust_remote_code": False, **options},
+                **options,
             )
 
     _refuse_pickles(path, kind)
