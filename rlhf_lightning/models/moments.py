@@ -69,7 +69,7 @@ class ObservationNormalizer(nn.Module):
         self.moments.update(observations.flatten(0, -2))
 
 
-class RewardScale:
+class RewardScale(RunningMoments):
     """Rewards divided by the running standard deviation of the discounted return so far, Rₜ = γ cₜ₋₁ Rₜ₋₁ + rₜ.
 
     As in OpenAI Baselines' VecNormalize; Engstrom et al. 2020, "Implementation Matters in Deep Policy Gradients", § 3.
@@ -81,10 +81,12 @@ class RewardScale:
         gamma: γ.
     """
 
+    carried: Tensor
+
     def __init__(self, environments: int, *, gamma: float) -> None:
-        self.moments = RunningMoments()
+        super().__init__()
         self.gamma = gamma
-        self.carried = torch.zeros(environments, dtype=torch.float64)
+        self.register_buffer("carried", torch.zeros(environments, dtype=torch.float64))
 
     def extend(self, rewards: Float[Tensor, "B T"], ended: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Discounted returns so far, R, at each step of a rollout that continues the previous one."""
@@ -102,18 +104,9 @@ class RewardScale:
         Args:
             returns: the rollout's own discounted returns, from `extend`.
         """
-        variance = self.moments.variance if self.moments.count else returns.var(correction=0)
+        variance = self.variance if self.count else returns.var(correction=0)
         return rewards / (variance.to(rewards.device) + EPS).sqrt()
 
     def update(self, returns: Float[Tensor, "B T"]) -> None:
         """Update the scale with the discounted returns of a rollout."""
-        self.moments.update(returns.cpu().flatten())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state for a checkpoint."""
-        return {**self.moments.state_dict(), "carried": self.carried}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore the state of a checkpoint."""
-        self.carried = state["carried"].clone()
-        self.moments.load_state_dict({name: value for name, value in state.items() if name != "carried"})
+        super().update(returns.cpu().flatten())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.distributions import ActionDistribution
 from rlhf_lightning.ops.kl import Direction
 from rlhf_lightning.types import Context, TokenContext
 
@@ -32,6 +33,11 @@ class PolicyOutputs:
     entropy: Float[Tensor, "B T"]
     kl: Float[Tensor, "B T"] | None
     hidden: Float[Tensor, "B T H"] | None = None
+
+
+def masked_steps(values: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
+    """The numbers or vectors of the steps where the mask is True; 0 elsewhere, even if they are NaN."""
+    return torch.where(mask if values.ndim == mask.ndim else mask[..., None], values, 0)
 
 
 class Policy(nn.Module):
@@ -72,6 +78,20 @@ class Policy(nn.Module):
             against: the other policy; None for no KL.
             direction: ``reverse`` for KL(self‖against), ``forward`` for KL(against‖self).
         """
+        actions = masked_steps(actions, action_mask)
+        own = self.distribution(context, actions, action_mask)
+        kl = None
+        if against is not None:
+            other = against.distribution(context, actions, action_mask)
+            kl = masked_steps(own.kl(other) if direction == "reverse" else other.kl(own), action_mask)
+        return PolicyOutputs(
+            logprobs=masked_steps(own.logprobs(actions), action_mask),
+            entropy=masked_steps(own.entropy(), action_mask),
+            kl=kl,
+        )
+
+    def distribution(self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]) -> ActionDistribution:
+        """The distribution that each action is drawn from; a policy whose logits take too much memory has none."""
         raise NotImplementedError
 
     def hidden_before(

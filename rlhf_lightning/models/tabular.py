@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,10 +21,10 @@ from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.critic import TextCritic
-from rlhf_lightning.models.policy import Policy, PolicyOutputs, TextPolicy
+from rlhf_lightning.models.distributions import Categorical
+from rlhf_lightning.models.policy import Policy, TextPolicy
 from rlhf_lightning.models.state import save_weights
-from rlhf_lightning.ops.kl import Direction
-from rlhf_lightning.ops.logprobs import entropy_of, exact_kl, tempered_log_softmax
+from rlhf_lightning.ops.logprobs import tempered_log_softmax
 from rlhf_lightning.ops.masking import masked
 from rlhf_lightning.types import Context, TokenContext
 
@@ -85,27 +84,9 @@ class TabularPolicy(TextPolicy):
         """Start writing; each response starts with the empty prefix."""
         return TabularDecoding(self, len(context) * samples)
 
-    def evaluate(
-        self,
-        context: Context,
-        actions: Int[Tensor, "B T"],
-        action_mask: Bool[Tensor, "B T"],
-        against: Self | None = None,
-        direction: Direction = "reverse",
-    ) -> PolicyOutputs:
-        """Log-probabilities and entropies of given actions, and the exact KL to another table."""
-        prefixes = prefixes_before(actions, action_mask)
-        logprobs = self.distributions()[prefixes]
-        kl = None
-        if against is not None:
-            others = against.distributions()[prefixes]
-            kl = exact_kl(logprobs, others) if direction == "reverse" else exact_kl(others, logprobs)
-        tokens = masked(actions, action_mask)[..., None]
-        return PolicyOutputs(
-            logprobs=masked(logprobs.gather(-1, tokens).squeeze(-1), action_mask),
-            entropy=masked(entropy_of(logprobs), action_mask),
-            kl=None if kl is None else masked(kl, action_mask),
-        )
+    def distribution(self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]) -> Categorical:
+        """After the prefix that each action continues."""
+        return Categorical(self.distributions()[prefixes_before(actions, action_mask)])
 
     def save(self, path: Path) -> None:
         """Write the logits and the tokenizer."""

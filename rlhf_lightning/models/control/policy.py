@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.control.actions import ActionDistribution, ActionHead, CategoricalHead, GaussianHead
 from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.models.critic import ValueNetwork
+from rlhf_lightning.models.distributions import ActionDistribution, Categorical, DiagonalGaussian
 from rlhf_lightning.models.moments import ObservationNormalizer
-from rlhf_lightning.models.policy import Policy, PolicyOutputs
+from rlhf_lightning.models.policy import Policy, masked_steps
 from rlhf_lightning.models.state import save_weights, seeded
-from rlhf_lightning.ops.kl import Direction
+from rlhf_lightning.ops.logprobs import tempered_log_softmax
+from rlhf_lightning.ops.noise import fold, gumbel, uniform
 from rlhf_lightning.types import Context, ObservationContext, Rollout
 
 Activation: TypeAlias = Literal["tanh", "relu"]
@@ -50,6 +51,46 @@ def orthogonal(layer: nn.Linear, *, gain: float) -> nn.Linear:
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class CategoricalHead(nn.Module):
+    """The output layer of a policy over choices, with one logit per choice."""
+
+    def __init__(self, width: int, choices: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, choices)
+
+    def forward(self, hidden: Float[Tensor, "*N H"], *, temperature: float) -> Categorical:
+        """The distributions."""
+        return Categorical(tempered_log_softmax(self.layer(hidden), temperature=temperature))
+
+    def noise(self, keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N A"]:
+        """Gumbel noise, one number per choice."""
+        return gumbel(keys.flatten(), size=self.layer.out_features).unflatten(0, keys.shape)
+
+
+class GaussianHead(nn.Module):
+    """The output layer of a policy over vectors: a Gaussian whose standard deviations do not depend on the state.
+
+    Schulman et al. 2015, "Trust Region Policy Optimization", appendix D.
+
+    Args:
+        initial_log_std: logarithm of the standard deviations at the start.
+    """
+
+    def __init__(self, width: int, length: int, *, initial_log_std: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, length)
+        self.log_std = nn.Parameter(torch.full((length,), initial_log_std))
+
+    def forward(self, hidden: Float[Tensor, "*N H"], *, temperature: float) -> DiagonalGaussian:
+        """The distributions; the temperature multiplies the standard deviations."""
+        return DiagonalGaussian(self.layer(hidden).to(self.log_std.dtype), self.log_std.exp() * temperature)
+
+    def noise(self, keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N D"]:
+        """Standard normal noise, by the inverse of the cumulative distribution function."""
+        entries = torch.arange(self.layer.out_features, device=keys.device)
+        return torch.special.ndtri(uniform(fold(keys[..., None], entries)))
 
 
 class ControlPolicy(Policy):
@@ -80,7 +121,7 @@ class ControlPolicy(Policy):
         self.hidden, self.activation = tuple(hidden), activation
         self.trunk = perceptron(spaces.observation_size, hidden, activation)
         width = (spaces.observation_size, *hidden)[-1]
-        self.head: ActionHead = (
+        self.head = (
             GaussianHead(width, len(spaces.low), initial_log_std=initial_log_std)
             if spaces.choices is None
             else CategoricalHead(width, spaces.choices)
@@ -105,30 +146,10 @@ class ControlPolicy(Policy):
         """
         return self._distribution(self.read(observations)).draw(noise)
 
-    def evaluate(
-        self,
-        context: Context,
-        actions: Int[Tensor, "B T"] | Float[Tensor, "B T D"],
-        action_mask: Bool[Tensor, "B T"],
-        against: Self | None = None,
-        direction: Direction = "reverse",
-    ) -> PolicyOutputs:
-        """Log-probabilities and entropies of given actions, and the exact KL to another policy.
-
-        The other policy reads the observations as this policy has normalized them.
-        """
+    def distribution(self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]) -> ActionDistribution:
+        """In the state of each action: another policy reads the observations as this one has normalized them."""
         assert isinstance(context, ObservationContext)
-        observations = masked_steps(context.observations, action_mask)
-        distribution = self._distribution(observations)
-        kl = None
-        if against is not None:
-            other = against._distribution(observations)
-            kl = distribution.kl(other) if direction == "reverse" else other.kl(distribution)
-        return PolicyOutputs(
-            logprobs=masked_steps(distribution.logprobs(masked_steps(actions, action_mask)), action_mask),
-            entropy=masked_steps(distribution.entropy(), action_mask),
-            kl=None if kl is None else masked_steps(kl, action_mask),
-        )
+        return self._distribution(masked_steps(context.observations, action_mask))
 
     def _distribution(self, observations: Float[Tensor, "*N O"]) -> ActionDistribution:
         return self.head(self.trunk(observations), temperature=self.temperature)
@@ -209,8 +230,3 @@ class ControlCritic(ValueNetwork):
     def save(self, path: Path) -> None:
         """Write the weights; the moments of the observations belong to the policy."""
         save_weights(self, path / "critic.safetensors")
-
-
-def masked_steps(values: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
-    """The numbers or vectors of the steps where the mask is True; 0 elsewhere, even if they are NaN."""
-    return torch.where(mask if values.ndim == mask.ndim else mask[..., None], values, 0)

@@ -56,11 +56,8 @@ class RewardNetwork(nn.Module):
     """Scores responses as text: its tokenizer may differ from the policy's."""
 
     tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def outputs(self) -> int:
-        """Number of scores of a response."""
-        raise NotImplementedError
+    outputs: int
+    """Number of scores of a response."""
 
     @property
     def trunk(self) -> nn.Module:
@@ -97,11 +94,7 @@ class ClassifierNetwork(RewardNetwork):
         check_vocabulary(model, tokenizer)
         self.model = trainable(model)
         self.tokenizer = tokenizer
-
-    @property
-    def outputs(self) -> int:
-        """The model's labels."""
-        return int(self.model.config.num_labels or 0)
+        self.outputs = int(model.config.num_labels or 0)
 
     def save(self, path: Path) -> None:
         """Write model and tokenizer in the Hugging Face format."""

@@ -67,15 +67,11 @@ class SeparateNetwork(RewardNetwork):
         check_vocabulary(prompts, tokenizer)
         self.prompts, self.responses = trainable(prompts), trainable(responses)
         self.interaction = interaction
+        self.outputs = interaction.score.out_features
         self.tokenizer = tokenizer
         # Encoders such as BERT end texts with their separator, and have no end-of-sequence token.
         separator = tokenizer.sep_token_id
         self.closing_id = stop_ids(prompts, tokenizer)[0] if separator is None else separator
-
-    @property
-    def outputs(self) -> int:
-        """Outputs of the head."""
-        return self.interaction.score.out_features
 
     @property
     def trunk(self) -> nn.ModuleList:

@@ -1,17 +1,15 @@
-"""Distributions over an environment's actions, and the output layers that produce them."""
+"""Distributions over actions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import Self
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from rlhf_lightning.ops.logprobs import entropy_of, exact_kl, tempered_log_softmax
-from rlhf_lightning.ops.noise import fold, gumbel, uniform
+from rlhf_lightning.ops.logprobs import entropy_of, exact_kl
 
 
 class ActionDistribution(ABC):
@@ -35,10 +33,10 @@ class ActionDistribution(ABC):
 
 
 class Categorical(ActionDistribution):
-    """Distributions over a number of choices: softmax(logits / temperature)."""
+    """Distributions over a number of choices, given by the log-probability of each."""
 
-    def __init__(self, logits: Float[Tensor, "*N A"], *, temperature: float) -> None:
-        self.log_softmax = tempered_log_softmax(logits, temperature=temperature)
+    def __init__(self, log_softmax: Float[Tensor, "*N A"]) -> None:
+        self.log_softmax = log_softmax
 
     def logprobs(self, actions: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
         """Log-probability of one action under each distribution."""
@@ -78,55 +76,3 @@ class DiagonalGaussian(ActionDistribution):
     def draw(self, noise: Float[Tensor, "*N D"] | None) -> Float[Tensor, "*N D"]:
         """A sample: mean plus standard deviation times standard normal noise."""
         return self.normal.mean if noise is None else self.normal.mean + self.normal.stddev * noise
-
-
-class ActionHead(nn.Module):
-    """The output layer of a policy, from hidden states to distributions over actions.
-
-    Args:
-        width: size of the hidden states.
-        outputs: number of choices, or length of the action vectors.
-    """
-
-    def __init__(self, width: int, outputs: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(width, outputs)
-
-    def noise(self, keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N K"]:
-        """Noise for `ActionDistribution.draw`, a function of the keys alone."""
-        raise NotImplementedError
-
-
-class CategoricalHead(ActionHead):
-    """A categorical distribution, with one logit per choice."""
-
-    def forward(self, hidden: Float[Tensor, "*N H"], *, temperature: float) -> Categorical:
-        """The distributions."""
-        return Categorical(self.layer(hidden), temperature=temperature)
-
-    def noise(self, keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N A"]:
-        """Gumbel noise, one number per choice."""
-        return gumbel(keys.flatten(), size=self.layer.out_features).unflatten(0, keys.shape)
-
-
-class GaussianHead(ActionHead):
-    """A Gaussian: the mean is the layer's output, the standard deviations are parameters independent of the state.
-
-    Schulman et al. 2015, "Trust Region Policy Optimization", appendix D.
-
-    Args:
-        initial_log_std: logarithm of the standard deviations at the start.
-    """
-
-    def __init__(self, width: int, outputs: int, *, initial_log_std: float) -> None:
-        super().__init__(width, outputs)
-        self.log_std = nn.Parameter(torch.full((outputs,), initial_log_std))
-
-    def forward(self, hidden: Float[Tensor, "*N H"], *, temperature: float) -> DiagonalGaussian:
-        """The distributions; the temperature multiplies the standard deviations."""
-        return DiagonalGaussian(self.layer(hidden).to(self.log_std.dtype), self.log_std.exp() * temperature)
-
-    def noise(self, keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N D"]:
-        """Standard normal noise, by the inverse of the cumulative distribution function."""
-        entries = torch.arange(self.layer.out_features, device=keys.device)
-        return torch.special.ndtri(uniform(fold(keys[..., None], entries)))

@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from rlhf_lightning.models.control.actions import Categorical, CategoricalHead, DiagonalGaussian, GaussianHead
+from rlhf_lightning.models.control.policy import CategoricalHead, GaussianHead
+from rlhf_lightning.models.distributions import Categorical, DiagonalGaussian
+from rlhf_lightning.ops.logprobs import tempered_log_softmax
 from rlhf_lightning.ops.noise import row_keys
 
 KEYS = row_keys(seed=3, stream=0, iteration=0, rows=torch.arange(20000))
@@ -17,6 +19,10 @@ MEAN = torch.tensor([[0.5, -1.0], [2.0, 0.0]], dtype=torch.float64)
 STD = torch.tensor([0.7, 2.0], dtype=torch.float64)
 
 
+def categorical(logits, temperature):
+    return Categorical(tempered_log_softmax(logits, temperature=temperature))
+
+
 def softmax(logits, temperature=1.0):
     weights = np.exp(logits.numpy() / temperature)
     return weights / weights.sum(-1, keepdims=True)
@@ -24,7 +30,7 @@ def softmax(logits, temperature=1.0):
 
 def test_categorical_numbers_are_sums_over_the_choices():
     p, q = softmax(LOGITS, 0.5), softmax(OTHER, 0.5)
-    distribution, other = Categorical(LOGITS, temperature=0.5), Categorical(OTHER, temperature=0.5)
+    distribution, other = categorical(LOGITS, 0.5), categorical(OTHER, 0.5)
     chosen = torch.tensor([2, 0])
     np.testing.assert_allclose(distribution.logprobs(chosen), np.log(p[[0, 1], [2, 0]]), rtol=1e-12)
     np.testing.assert_allclose(distribution.entropy(), -(p * np.log(p)).sum(-1), rtol=1e-12)
@@ -60,7 +66,7 @@ def test_independent_entries_add_up():
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_choices_are_drawn_as_often_as_the_policy_says(temperature):
     head = CategoricalHead(3, 3)
-    drawn = Categorical(LOGITS[:1], temperature=temperature).draw(head.noise(KEYS))
+    drawn = categorical(LOGITS[:1], temperature).draw(head.noise(KEYS))
     shares = torch.bincount(drawn, minlength=3).numpy() / len(KEYS)
     p = softmax(LOGITS, temperature)[0]
     assert np.abs(shares - p).max() < 4 * np.sqrt(0.25 / len(KEYS))
@@ -99,8 +105,8 @@ def test_temperature_divides_logits_and_multiplies_deviations():
 
 def test_kl_can_be_differentiated_twice_in_both_arguments():
     logits, other = (x.clone().requires_grad_() for x in (LOGITS, OTHER))
-    categorical = lambda p, q: Categorical(p, temperature=0.7).kl(Categorical(q, temperature=0.7))  # noqa: E731
-    assert torch.autograd.gradgradcheck(categorical, (logits, other))
+    divergence = lambda p, q: categorical(p, 0.7).kl(categorical(q, 0.7))  # noqa: E731
+    assert torch.autograd.gradgradcheck(divergence, (logits, other))
     mean, std = MEAN.clone().requires_grad_(), STD.clone().requires_grad_()
     means, stds = (MEAN + 1).requires_grad_(), (STD * 2).requires_grad_()
     gaussian = lambda m, s, n, t: DiagonalGaussian(m, s).kl(DiagonalGaussian(n, t))  # noqa: E731
