@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.check import check_language_model, check_scorer
 from rlhf_lightning.models.language.checkpoints import load_model, load_tokenizer, load_with_new_heads
@@ -58,9 +58,7 @@ class LanguageBackbone(Backbone):
         trust_remote_code: bool = False,
         lora: LoRA | None = None,
     ) -> None:
-        for name, value in (("width", width), ("layers", layers), ("heads", heads), ("context_length", context_length)):
-            if value < 1:
-                raise UserError(f"backbone.init_args.{name} must be at least 1, got {value}")
+        check_counts("backbone.init_args", width=width, layers=layers, heads=heads, context_length=context_length)
         if style not in _STYLES:
             raise UserError(f"backbone.init_args.style is {style!r}; expected {' or '.join(_STYLES)}")
         if width % heads or (style == "llama" and width // heads % 2):
@@ -76,12 +74,10 @@ class LanguageBackbone(Backbone):
     def policy(self, interface: Callable[[], object], *, temperature: float = 1.0) -> LanguagePolicy:
         """The checkpoint as a policy, or a model built from scratch for the task's own tokenizer."""
         tokenizer = self.tokenizer(interface)
-        if self.checkpoint is None:
-            model = _from_config(AutoModelForCausalLM, self._config(tokenizer))
-            return LanguagePolicy(self._adapted(model), tokenizer, temperature=temperature)
-        model = self._load(AutoModelForCausalLM, self.checkpoint)
-        policy = LanguagePolicy(self._adapted(model), tokenizer, temperature=temperature)
-        check_language_model(policy.model)
+        model = self._model(AutoModelForCausalLM, tokenizer)
+        policy = LanguagePolicy(model, tokenizer, temperature=temperature)
+        if self.checkpoint is not None:
+            check_language_model(policy.model)
         return policy
 
     def critic(
@@ -97,10 +93,9 @@ class LanguageBackbone(Backbone):
         assert isinstance(policy, LanguagePolicy)
         if shared:
             return SharedTrunkCritic(policy.model.config.get_text_config().hidden_size, outputs)
-        if init is not None:
-            critic = LanguageCritic(self._adapted(self._reward_model(init, policy)))
-        else:
-            critic = LanguageCritic(self._adapted(_classifier_from(policy.model)))
+        model = _classifier_from(policy.model) if init is None else self._reward_model(init, policy)
+        critic = LanguageCritic(self._adapted(model))
+        if init is None:
             nn.init.zeros_(score_layer(critic.model).weight)
         check_scorer(critic.model)
         if outputs is not None:
@@ -108,11 +103,7 @@ class LanguageBackbone(Backbone):
         return critic
 
     def _reward_model(self, path: str, policy: LanguagePolicy) -> PreTrainedModel:
-        """A reward model as a starting point of the policy's critic.
-
-        Raises:
-            UserError: it is not one decoder with one score, or reads other or fewer tokens than the policy.
-        """
+        """A reward model as a starting point of the policy's critic: one decoder with one score and fitting tokens."""
         refusal = f"the critic cannot start from {path}:"
         if (Path(path) / "member_0").is_dir():
             raise UserError(f"{refusal} it holds several networks; expected one of them, such as {path}/member_0")
@@ -154,9 +145,7 @@ class LanguageBackbone(Backbone):
 
     def trunk(self, tokenizer: PreTrainedTokenizerBase, *, seed: int | None) -> PreTrainedModel:
         """A model without a head."""
-        if self.checkpoint is None:
-            return self._adapted(_from_config(AutoModel, self._config(tokenizer), seed))
-        return self._adapted(self._load(AutoModel, self.checkpoint))
+        return self._model(AutoModel, tokenizer, seed)
 
     def tokenizer(self, interface: Callable[[], object]) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or the task's own; both have a chat template."""
@@ -167,31 +156,26 @@ class LanguageBackbone(Backbone):
             raise UserError("backbone LanguageBackbone answers text, and the task is none; expected ControlBackbone")
         return tokenizer
 
+    def _model(self, auto: Any, tokenizer: PreTrainedTokenizerBase, seed: int | None = None) -> PreTrainedModel:
+        """The checkpoint, or a model built from scratch; with adapters if they are what trains."""
+        if self.checkpoint is None:
+            return self._adapted(_from_config(auto, self._config(tokenizer), seed))
+        return self._adapted(self._load(auto, self.checkpoint))
+
     def _config(self, tokenizer: PreTrainedTokenizerBase, **more: Any) -> PretrainedConfig:
-        shape = {
-            "gpt2": {
-                "n_embd": self.width,
-                "n_layer": self.layers,
-                "n_head": self.heads,
-                "n_positions": self.context_length,
-            },
-            "llama": {
-                "hidden_size": self.width,
-                "intermediate_size": 8 * self.width // 3,
-                "num_hidden_layers": self.layers,
-                "num_attention_heads": self.heads,
-                "num_key_value_heads": self.heads,
-                "max_position_embeddings": self.context_length,
-                "tie_word_embeddings": True,
-            },
-        }[self.style]
+        if self.style == "llama":
+            more["intermediate_size"] = 8 * self.width // 3
         return AutoConfig.for_model(
             self.style,
             vocab_size=len(tokenizer),
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-            **shape,
+            hidden_size=self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            max_position_embeddings=self.context_length,
+            tie_word_embeddings=True,
             **more,
         )
 

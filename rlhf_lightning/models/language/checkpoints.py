@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,8 +16,6 @@ from transformers.utils import logging as transformers_logging
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.text import PLAIN_CHAT_TEMPLATE
 from rlhf_lightning.models.state import seeded
-
-Loaded = TypeVar("Loaded")
 
 STAGES = {
     "checkpoint": "the supervised stage makes it: python -m rlhf_lightning fit --config TASK.yaml "
@@ -31,52 +29,48 @@ _CONFIGS = ("config.json", "adapter_config.json", "tokenizer_config.json", "toke
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def load_model(auto: Any, path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedModel:
+def load_model(auto: Any, path: str, *, kind: str = "checkpoint", trust_remote_code: bool = False) -> PreTrainedModel:
     """A model in float32, all of whose weights come from the checkpoint.
 
     Args:
         auto: the transformers class that loads it, such as ``AutoModel``.
         kind: of checkpoint, one of `STAGES`.
-        options: passed on to ``from_pretrained``.
 
     Raises:
         UserError: the checkpoint is missing, unreadable, incomplete, or of another kind.
     """
-    model, missing = _load(auto, path, kind, options)
+    model, missing = _load(auto, path, kind, trust_remote_code=trust_remote_code)
     _check_complete(missing, model, path, kind)
     return model
 
 
 def load_with_new_heads(
-    auto: Any, path: str, *, kind: str = "checkpoint", **options: Any
+    auto: Any, path: str, *, trust_remote_code: bool, num_labels: int
 ) -> tuple[PreTrainedModel, bool]:
     """Like `load_model`, but layers on top of the trunk may be missing; returns also whether any of them is new.
 
     New weights are drawn with the seed of the run.
     """
-    model, missing = _load(auto, path, kind, options)
+    model, missing = _load(auto, path, "checkpoint", trust_remote_code=trust_remote_code, num_labels=num_labels)
     new = {name for name in missing if not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name}
-    _check_complete(missing - new, model, path, kind)
+    _check_complete(missing - new, model, path, "checkpoint")
     return model, bool(new)
 
 
-def _load(auto: Any, path: str, kind: str, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+def _load(auto: Any, path: str, kind: str, **options: Any) -> tuple[PreTrainedModel, set[str]]:
     """A model, and the names of its weights that are missing in the checkpoint or have another shape there."""
-    options = {"trust_remote_code": False} | options
-
-    def load() -> tuple[PreTrainedModel, dict[str, Any]]:
-        with seeded(), _quiet():
-            return auto.from_pretrained(
-                path,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                use_safetensors=True,
-                **options,
-            )
-
     _refuse_pickles(path, kind)
-    model, info = _loaded(path, kind, load)
+    with seeded():
+        model, info = _loaded(
+            auto,
+            path,
+            kind,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            **options,
+        )
     if "score.weight" in info["unexpected_keys"]:
         raise UserError(f"{kind} {path} is a reward model; expected a language model")
     return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
@@ -84,21 +78,21 @@ def _load(auto: Any, path: str, kind: str, options: dict[str, Any]) -> tuple[Pre
 
 def _check_complete(missing: set[str], model: PreTrainedModel, path: str, kind: str) -> None:
     if missing:
+        first, *others = sorted(missing)
+        summary = f"{first} and {len(others)} more" if others else first
         raise UserError(
-            f"{kind} {path} has no fitting weights for {_summary(missing)} of {type(model).__name__}; "
+            f"{kind} {path} has no fitting weights for {summary} of {type(model).__name__}; "
             "expected all of them: is it another kind of model, or incomplete?"
         )
 
 
-def load_tokenizer(path: str, *, kind: str = "checkpoint", **options: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, *, kind: str = "checkpoint", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, with the plain chat template if it has none.
 
     Raises:
         UserError: it is missing or unreadable.
     """
-    options = {"trust_remote_code": False, **options}
-    with _quiet():
-        tokenizer = _loaded(path, kind, lambda: AutoTokenizer.from_pretrained(path, **options))
+    tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, path, kind, trust_remote_code=trust_remote_code)
     if len(tokenizer) == len(tokenizer.all_special_tokens):
         raise UserError(f"{kind} {path} has no tokenizer; expected tokenizer.json beside the model")
     if tokenizer.chat_template is None:
@@ -106,7 +100,7 @@ def load_tokenizer(path: str, *, kind: str = "checkpoint", **options: Any) -> Pr
     return tokenizer
 
 
-def is_local(path: str) -> bool:
+def _is_local(path: str) -> bool:
     """Whether a path means a local folder rather than a model on the hub."""
     folder = Path(path)
     return (
@@ -118,12 +112,13 @@ def is_local(path: str) -> bool:
     )
 
 
-def _loaded(path: str, kind: str, load: Callable[[], Loaded]) -> Loaded:
-    """Run a loader; every exception becomes a `UserError` of one line."""
-    if is_local(path):
+def _loaded(auto: Any, path: str, kind: str, **options: Any) -> Any:
+    """What ``from_pretrained`` returns; every exception becomes a `UserError` of one line."""
+    if _is_local(path):
         _check_folder(Path(path), kind)
     try:
-        return load()
+        with _quiet():
+            return auto.from_pretrained(path, **options)
     except Exception as error:  # transformers, tokenizers and safetensors each have their own
         reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
         if "trust_remote_code" in reason:
@@ -157,11 +152,6 @@ def _refuse_pickles(path: str, kind: str) -> None:
             f"{kind} {path} has its weights in a pickle ({pickles[0]}), which is never read; expected "
             "model.safetensors, which save_pretrained of transformers writes"
         )
-
-
-def _summary(names: set[str]) -> str:
-    first, *others = sorted(names)
-    return f"{first} and {len(others)} more" if others else first
 
 
 @contextmanager
