@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlhf_lightning.ops.advantages import following_values
-from rlhf_lightning.types import Context, Rollout
+from rlhf_lightning.types import Rollout, Trajectories
 
 
 class ValueNetwork(nn.Module):
@@ -18,13 +18,7 @@ class ValueNetwork(nn.Module):
     outputs: int | None = None
     """Number of objectives that get a value each; None for a single value."""
 
-    def values(
-        self,
-        context: Context,
-        actions: Tensor,
-        action_mask: Bool[Tensor, "B T"],
-        trunk: Float[Tensor, "B T H"] | None = None,
-    ) -> Float[Tensor, "B T *O"]:
+    def values(self, part: Trajectories, trunk: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T *O"]:
         """Value before each action.
 
         Args:

@@ -50,9 +50,6 @@ class ObservationNormalizer(nn.Module):
     As in OpenAI Baselines' VecNormalize (with its bound and ε); Engstrom et al. 2020, "Implementation Matters in Deep
     Policy Gradients", § 3. Unlike there, the moments are fixed while a rollout is collected: every observation of an
     iteration is normalized in the same way, before and after the update. The first rollout is not normalized.
-
-    Args:
-        size: length of an observation.
     """
 
     def __init__(self, size: int) -> None:
@@ -75,10 +72,6 @@ class RewardScale(RunningMoments):
     As in OpenAI Baselines' VecNormalize; Engstrom et al. 2020, "Implementation Matters in Deep Policy Gradients", § 3.
     Unlike there, the scale is fixed while a rollout is collected, and scaled rewards are not clipped: a common scale
     does not change the optimal policy, clipping can. The first rollout is scaled by its own standard deviation.
-
-    Args:
-        environments: number of environments.
-        gamma: γ.
     """
 
     carried: Tensor

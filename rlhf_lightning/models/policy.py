@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.distributions import ActionDistribution
 from rlhf_lightning.ops.kl import Direction
-from rlhf_lightning.types import Context, TokenContext
+from rlhf_lightning.types import Context, TokenContext, Trajectories
 
 
 @dataclass
@@ -79,10 +79,10 @@ class Policy(nn.Module):
             direction: ``reverse`` for KL(self‖against), ``forward`` for KL(against‖self).
         """
         actions = masked_steps(actions, action_mask)
-        own = self.distribution(context, actions, action_mask)
+        own = self.action_distribution(context, actions, action_mask)
         kl = None
         if against is not None:
-            other = against.distribution(context, actions, action_mask)
+            other = against.action_distribution(context, actions, action_mask)
             kl = masked_steps(own.kl(other) if direction == "reverse" else other.kl(own), action_mask)
         return PolicyOutputs(
             logprobs=masked_steps(own.logprobs(actions), action_mask),
@@ -90,13 +90,13 @@ class Policy(nn.Module):
             kl=kl,
         )
 
-    def distribution(self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]) -> ActionDistribution:
+    def action_distribution(
+        self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]
+    ) -> ActionDistribution:
         """The distribution that each action is drawn from; a policy whose logits take too much memory has none."""
         raise NotImplementedError
 
-    def hidden_before(
-        self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "B T H"]:
+    def hidden_before(self, part: Trajectories) -> Float[Tensor, "B T H"]:
         """The hidden state that each action is drawn from, for a value head on the same trunk."""
         raise NotImplementedError(f"{type(self).__name__} has no trunk for a critic to share")
 

@@ -26,7 +26,7 @@ from rlhf_lightning.models.policy import Policy, TextPolicy
 from rlhf_lightning.models.state import save_weights
 from rlhf_lightning.ops.logprobs import tempered_log_softmax
 from rlhf_lightning.ops.masking import masked
-from rlhf_lightning.types import Context, TokenContext
+from rlhf_lightning.types import Context, TokenContext, Trajectories
 
 TOKENS = ("</s>", "a", "b")
 """The vocabulary, in the order of the ids."""
@@ -63,7 +63,6 @@ class TabularPolicy(TextPolicy):
     more token, which has probability 1.
 
     Args:
-        tokenizer: of the three tokens.
         logits: of each token after each prefix that can be continued.
         temperature: divides the logits.
     """
@@ -84,7 +83,7 @@ class TabularPolicy(TextPolicy):
         """Start writing; each response starts with the empty prefix."""
         return TabularDecoding(self, len(context) * samples)
 
-    def distribution(self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]) -> Categorical:
+    def action_distribution(self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]) -> Categorical:
         """After the prefix that each action continues."""
         return Categorical(self.distributions()[prefixes_before(actions, action_mask)])
 
@@ -95,12 +94,7 @@ class TabularPolicy(TextPolicy):
 
 
 class TabularDecoding:
-    """The state of responses that are being written: the prefix of each.
-
-    Args:
-        policy: its table is computed once.
-        count: number of responses.
-    """
+    """The state of responses that are being written: the prefix of each."""
 
     def __init__(self, policy: TabularPolicy, count: int) -> None:
         self.table = policy.distributions()
@@ -130,15 +124,9 @@ class TabularCritic(TextCritic):
         super().__init__()
         self.table = nn.Parameter(table)
 
-    def values(
-        self,
-        context: Context,
-        actions: Int[Tensor, "B T"],
-        action_mask: Bool[Tensor, "B T"],
-        trunk: Float[Tensor, "B T H"] | None = None,
-    ) -> Float[Tensor, "B T *O"]:
+    def values(self, part: Trajectories, trunk: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T *O"]:
         """Value of the prefix before each action; ``trunk`` is not used."""
-        return self.table[prefixes_before(actions, action_mask)]
+        return self.table[prefixes_before(part.actions, part.action_mask)]
 
     def save(self, path: Path) -> None:
         """Write the values."""

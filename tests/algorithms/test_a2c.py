@@ -128,8 +128,8 @@ class Steps(Task):
 class AsObserved(ValueNetwork):
     """The value of an observation is the observation."""
 
-    def values(self, context, actions, action_mask, trunk=None):
-        return context.observations[..., 0]
+    def values(self, part, trunk=None):
+        return part.context.observations[..., 0]
 
     def next_values(self, part, values):
         return torch.where(part.terminated, 0.0, part.context.next_observations[..., 0])

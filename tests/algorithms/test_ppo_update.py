@@ -144,7 +144,7 @@ def test_value_clipping_holds_values_back():
         def measure(trainer, module, seen=seen, clip_range=clip_range):
             batch = seen.batch
             with torch.no_grad():
-                values = module.critic.network.values(batch.context, batch.actions, batch.action_mask)
+                values = module.critic.network.values(batch)
             moved[clip_range] = (values - batch.old_values)[batch.action_mask].mean().item()
 
         callbacks = seen, BeforeUpdate(far), AtHook("on_train_batch_end", measure)

@@ -348,7 +348,7 @@ def test_critic_is_fitted_to_the_returns():
     @torch.no_grad()
     def measure(trainer, module, *prepared):
         batch = seen.batch
-        values = module.critic.network.values(batch.context, batch.actions, batch.action_mask)
+        values = module.critic.network.values(batch)
         errors.append((values - batch.returns)[batch.action_mask].square().mean().item())
 
     module = algorithm(task, critic_epochs=20, max_kl=1e-9)

@@ -111,7 +111,7 @@ def test_termination_cuts_the_bootstrap_and_both_ends_cut_the_trace():
     rollout, gamma, lam = scored.rollout, 0.9, 0.8
     critic = scattered(ControlCritic(2, (4,), "tanh"), 0.3)
     with torch.no_grad():
-        values = critic.values(rollout.context, rollout.actions, rollout.action_mask)
+        values = critic.values(rollout)
         following = critic.next_values(rollout, values)
         advantages, _ = gae(scored.rewards, values, following, rollout.continues, gamma=gamma, lam=lam)
 

@@ -22,7 +22,7 @@ from rlhf_lightning.models.tabular import (
 )
 from rlhf_lightning.rollout.decode import BatchDecoder
 from rlhf_lightning.tasks.bandit.tree import as_rollout, build_tokenizer
-from rlhf_lightning.types import TokenContext
+from rlhf_lightning.types import TokenContext, Trajectories
 
 # every prefix of at most three letters, shorter ones first, 1 = a before 2 = b
 NUMBERS = {
@@ -193,7 +193,7 @@ def test_critic_reads_the_prefix_before_each_action():
     values = table(2, PREFIXES)
     critic = TabularCritic(values)
     batch, actions, mask = padded(garbage=-100)
-    found = critic.values(batch, actions, mask)
+    found = critic.values(Trajectories(batch, actions, mask, torch.zeros(mask.shape)))
     expected = by_hand(policy(), lambda p, prefix, action: values[NUMBERS[prefix]].item())
     assert torch.equal(torch.where(mask, found, 0.0), expected)
     found[mask].sum().backward()
@@ -202,7 +202,7 @@ def test_critic_reads_the_prefix_before_each_action():
 
 def test_value_after_a_token_is_that_of_the_next_prefix_until_the_response_ends():
     critic, rollout = TabularCritic(torch.arange(15.0, dtype=torch.float64)), as_rollout(policy(), [0, 2, 4, 11])
-    values = critic.values(rollout.context, rollout.actions, rollout.action_mask)
+    values = critic.values(rollout)
     assert values.tolist() == [[0, 0, 0], [0, 2, 0], [0, 1, 4], [0, 2, 5]]
     assert critic.next_values(rollout, values).tolist() == [[0, 0, 0], [2, 0, 0], [1, 4, 0], [2, 5, 0]]
 

@@ -227,10 +227,8 @@ class Critic(ValueFunction):
 
     def _columns(self, policy: Policy, part: Rollout) -> tuple[Float[Tensor, "B T"], ...]:
         """Values of each head, then next values of each."""
-        trunk = None
-        if self.options.shared:
-            trunk = policy.hidden_before(part.context, part.actions, part.action_mask)
-        values = self.network.values(part.context, part.actions, part.action_mask, trunk=trunk)
+        trunk = policy.hidden_before(part) if self.options.shared else None
+        values = self.network.values(part, trunk)
         next_values = self.network.next_values(part, values)
         return (*values.unbind(-1), *next_values.unbind(-1)) if self.objectives else (values, next_values)
 
@@ -262,7 +260,7 @@ class Critic(ValueFunction):
         if self.options.shared:
             outputs = outputs or policy.evaluate(part.context, part.actions, mask)
             trunk = outputs.hidden
-        values = self.network.values(part.context, part.actions, mask, trunk=trunk)[mask]
+        values = self.network.values(part, trunk)[mask]
         old_values, returns = part.old_values[mask], part.returns[mask]
         heads = values.shape[1:].numel()
         regression = value_loss(values, old_values, returns, value_clip_range=self.options.clip_range).sum() / heads

@@ -22,7 +22,7 @@ from rlhf_lightning.models.policy import Policy, masked_steps
 from rlhf_lightning.models.state import save_weights
 from rlhf_lightning.ops.logprobs import tempered_log_softmax
 from rlhf_lightning.ops.noise import fold, gumbel, uniform
-from rlhf_lightning.types import Context, ObservationContext, Rollout
+from rlhf_lightning.types import Context, ObservationContext, Rollout, Trajectories
 
 Activation: TypeAlias = Literal["tanh", "relu"]
 
@@ -93,13 +93,9 @@ class ControlPolicy(Policy):
     """A perceptron that acts in an environment: a categorical distribution over choices, a Gaussian over vectors.
 
     Args:
-        spaces: of the environment.
-        hidden: sizes of the hidden layers.
-        activation: after each hidden layer.
         temperature: divides logits, multiplies standard deviations.
         normalize_observations: whether observations are normalized by their running moments, which are part of the
             policy's weights.
-        initial_log_std: logarithm of a Gaussian's standard deviations at the start.
     """
 
     def __init__(
@@ -142,7 +138,9 @@ class ControlPolicy(Policy):
         """
         return self._distribution(self.read(observations)).draw(noise)
 
-    def distribution(self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]) -> ActionDistribution:
+    def action_distribution(
+        self, context: Context, actions: Tensor, action_mask: Bool[Tensor, "B T"]
+    ) -> ActionDistribution:
         """In the state of each action: another policy reads the observations as this one has normalized them."""
         assert isinstance(context, ObservationContext)
         return self._distribution(masked_steps(context.observations, action_mask))
@@ -164,14 +162,7 @@ class ControlPolicy(Policy):
 
 
 class ControlCritic(ValueNetwork):
-    """A perceptron with weights of its own that reads the same normalized observations as the policy.
-
-    Args:
-        observation_size: length of an observation.
-        hidden: sizes of the hidden layers.
-        activation: after each hidden layer.
-        outputs: number of objectives that get a value each; None for a single value.
-    """
+    """A perceptron with weights of its own that reads the same normalized observations as the policy."""
 
     def __init__(
         self, observation_size: int, hidden: Sequence[int], activation: Activation, outputs: int | None = None
@@ -182,16 +173,10 @@ class ControlCritic(ValueNetwork):
         self.trunk = perceptron(observation_size, hidden, activation)
         self.score = orthogonal(nn.Linear(width, outputs or 1), gain=1.0)
 
-    def values(
-        self,
-        context: Context,
-        actions: Tensor,
-        action_mask: Bool[Tensor, "B T"],
-        trunk: Float[Tensor, "B T H"] | None = None,
-    ) -> Float[Tensor, "B T *O"]:
+    def values(self, part: Trajectories, trunk: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T *O"]:
         """Expected return before each action, 0 where the mask is False; ``trunk`` is not used."""
-        assert isinstance(context, ObservationContext)
-        return self._values(context.observations, action_mask)
+        assert isinstance(part.context, ObservationContext)
+        return self._values(part.context.observations, part.action_mask)
 
     def next_values(self, part: Rollout, values: Float[Tensor, "B T *O"]) -> Float[Tensor, "B T *O"]:
         """Value after each action: 0 after termination, the value of the final observation after truncation."""

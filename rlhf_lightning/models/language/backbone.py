@@ -93,13 +93,12 @@ class LanguageBackbone(Backbone):
         assert isinstance(policy, LanguagePolicy)
         if shared:
             return SharedTrunkCritic(policy.model.config.get_text_config().hidden_size, outputs)
-        model = _classifier_from(policy.model) if init is None else self._reward_model(init, policy)
-        critic = LanguageCritic(self._adapted(model))
-        if init is None:
+        if init is not None:
+            critic = LanguageCritic(self._adapted(self._reward_model(init, policy)))
+        else:
+            critic = LanguageCritic(self._adapted(_classifier_from(policy.model, outputs or 1)), outputs)
             nn.init.zeros_(score_layer(critic.model).weight)
         check_scorer(critic.model)
-        if outputs is not None:
-            critic.split(outputs)
         return critic
 
     def _reward_model(self, path: str, policy: LanguagePolicy) -> PreTrainedModel:
@@ -204,10 +203,10 @@ def _from_config(auto: Any, config: PretrainedConfig, seed: int | None = None) -
         return auto.from_config(config)
 
 
-def _classifier_from(model: PreTrainedModel) -> PreTrainedModel:
-    """A one-label classifier with a copy of the model's trunk."""
+def _classifier_from(model: PreTrainedModel, labels: int) -> PreTrainedModel:
+    """A classifier with a copy of the model's trunk."""
     config = copy.deepcopy(model.config)
-    config.num_labels = 1
+    config.num_labels = labels
     try:
         classifier = _from_config(AutoModelForSequenceClassification, config)
     except ValueError as error:

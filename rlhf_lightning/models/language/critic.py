@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -12,39 +12,26 @@ from rlhf_lightning.models.critic import TextCritic
 from rlhf_lightning.models.language.lora import save_merged
 from rlhf_lightning.models.language.trunk import hidden_before, score_layer, trainable
 from rlhf_lightning.models.state import save_weights
-from rlhf_lightning.types import Context
+from rlhf_lightning.types import Trajectories
 
 
 class LanguageCritic(TextCritic):
     """A transformer of its own with a value head, read before each action.
 
     Args:
-        model: a sequence-classification model with one label, so that a reward model can be the starting point; the
-            center of a reward model's scores is subtracted from the values.
+        model: a sequence-classification model with a label for each value, so that a reward model can be the starting
+            point; the center of a reward model's scores is subtracted from the values.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, outputs: int | None = None) -> None:
         super().__init__()
         self.model = trainable(model)
+        self.outputs = outputs
         self.center = float(getattr(model.config, "score_center", 0.0))
 
-    def split(self, outputs: int) -> None:
-        """Replace the head by one with a value for each of several objectives, which starts at 0."""
-        old = score_layer(self.model)
-        new = nn.Linear(old.in_features, outputs, bias=False).to(old.weight)
-        nn.init.zeros_(new.weight)
-        self.model.score = new
-        self.model.config.num_labels = self.outputs = outputs
-
-    def values(
-        self,
-        context: Context,
-        actions: Int[Tensor, "B T"],
-        action_mask: Bool[Tensor, "B T"],
-        trunk: Float[Tensor, "B T H"] | None = None,
-    ) -> Float[Tensor, "B T *O"]:
+    def values(self, part: Trajectories, trunk: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T *O"]:
         """Expected return before each action; ``trunk`` is not used."""
-        hidden = hidden_before(self.model, context, actions, action_mask)
+        hidden = hidden_before(self.model, part.context, part.actions, part.action_mask)
         return self._unstacked(score_layer(self.model)(hidden)) - self.center
 
     def save(self, path: Path) -> None:
@@ -57,7 +44,6 @@ class SharedTrunkCritic(TextCritic):
 
     Args:
         width: size of the policy's hidden states.
-        outputs: number of objectives that get a value each; None for a single value.
     """
 
     def __init__(self, width: int, outputs: int | None = None) -> None:
@@ -67,13 +53,7 @@ class SharedTrunkCritic(TextCritic):
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 
-    def values(
-        self,
-        context: Context,
-        actions: Int[Tensor, "B T"],
-        action_mask: Bool[Tensor, "B T"],
-        trunk: Float[Tensor, "B T H"] | None = None,
-    ) -> Float[Tensor, "B T *O"]:
+    def values(self, part: Trajectories, trunk: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T *O"]:
         """Expected return before each action, from the policy's hidden states ``trunk``."""
         if trunk is None:
             raise ValueError("a critic on a shared trunk needs the policy's hidden states")

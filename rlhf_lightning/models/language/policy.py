@@ -24,7 +24,7 @@ from rlhf_lightning.models.policy import PolicyOutputs, TextPolicy
 from rlhf_lightning.ops.kl import Direction
 from rlhf_lightning.ops.logprobs import tempered_log_softmax, token_kl, token_statistics
 from rlhf_lightning.ops.masking import scattered
-from rlhf_lightning.types import Context, TokenContext
+from rlhf_lightning.types import Context, TokenContext, Trajectories
 
 
 class LanguagePolicy(TextPolicy):
@@ -62,19 +62,17 @@ class LanguagePolicy(TextPolicy):
 
         Both models are evaluated at the temperature of this policy.
         """
-        hidden = self.hidden_before(context, actions, action_mask)
+        hidden = hidden_before(self.model, context, actions, action_mask)
         at_actions, head = hidden[action_mask], language_head(self.model)
-        chunk = chunk_tokens(self.model.config.get_text_config().vocab_size)
+        chunk = chunk_tokens(self.model)
         logprobs, entropy = token_statistics(
             at_actions, actions[action_mask], head=head, temperature=self.temperature, chunk_tokens=chunk
         )
         kl = None
         if against is not None:
-            first, first_head = at_actions, head
-            second = against.hidden_before(context, actions, action_mask)[action_mask]
-            second_head = language_head(against.model)
-            if direction == "forward":
-                first, first_head, second, second_head = second, second_head, first, first_head
+            other = hidden_before(against.model, context, actions, action_mask)[action_mask]
+            sides = [(at_actions, head), (other, language_head(against.model))]
+            (first, first_head), (second, second_head) = sides if direction == "reverse" else sides[::-1]
             kl = token_kl(
                 first,
                 second,
@@ -90,11 +88,9 @@ class LanguagePolicy(TextPolicy):
             hidden=hidden,
         )
 
-    def hidden_before(
-        self, context: Context, actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "B T H"]:
+    def hidden_before(self, part: Trajectories) -> Float[Tensor, "B T H"]:
         """The hidden state that each action is drawn from."""
-        return hidden_before(self.model, context, actions, action_mask)
+        return hidden_before(self.model, part.context, part.actions, part.action_mask)
 
     def save(self, path: Path) -> None:
         """Write model and tokenizer, chat template included, in the Hugging Face format."""
@@ -106,8 +102,6 @@ class LanguageDecoding:
     """The state of a language model that writes responses: its key-value cache.
 
     Args:
-        policy: the model.
-        context: the prompts.
         samples: responses per prompt; the prompt is read once, and its cache repeated.
     """
 

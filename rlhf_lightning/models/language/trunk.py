@@ -22,9 +22,9 @@ def context_length(model: PreTrainedModel) -> int:
     return getattr(model.config.get_text_config(), "max_position_embeddings", 2048)
 
 
-def chunk_tokens(vocabulary: int) -> int:
+def chunk_tokens(model: PreTrainedModel) -> int:
     """Number of tokens whose logits fit into one chunk."""
-    return max(1, CHUNK_ELEMENTS // vocabulary)
+    return max(1, CHUNK_ELEMENTS // model.config.get_text_config().vocab_size)
 
 
 def position_ids(attention_mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:

@@ -58,8 +58,6 @@ class JointEncoder(Architecture):
         if self.surprise and not hasattr(model, "score"):
             raise UserError(f"architecture.init_args.surprise needs a language model; {type(model).__name__} is none")
         head = new_surprise_head(backbone.policy(interface).model, outputs) if self.surprise else None
-        if backbone.lora is not None and head is not None and head.projection is not None:
-            head.projection.requires_grad_(False)  # it belongs to the trunk
         if new:
             _initialize(_scoring_layer(model), seed)
         return classifier_network(model, tokenizer, head)

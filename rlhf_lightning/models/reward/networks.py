@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
@@ -106,7 +106,6 @@ class DecoderNetwork(ClassifierNetwork):
     """A decoder over prompt and response, read at the response's last token.
 
     Args:
-        model: a sequence-classification model with a label for each output.
         surprise: adds the trunk's surprise at the response to the scores; None for no such part.
     """
 
@@ -146,7 +145,8 @@ class DecoderNetwork(ClassifierNetwork):
         mask = encoded.action_mask
         hidden = hidden_states(self.model, encoded.context, encoded.actions, mask)
         start = encoded.context.input_ids.shape[1]
-        scores = score_layer(self.model)(_last_state(hidden[:, start:], mask))
+        last = start + mask.sum(-1) - 1
+        scores = score_layer(self.model)(hidden[torch.arange(len(hidden), device=mask.device), last])
         if self.surprise is None:
             return scores
         return scores + self.surprise(self.model, hidden[:, start - 1 : -1], encoded.actions, mask)
@@ -223,12 +223,6 @@ def classifier_network(
         check_scorer(network.model)
         return network
     return EncoderNetwork(model, tokenizer)
-
-
-def _last_state(hidden: Float[Tensor, "B T H"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B H"]:
-    """The hidden state at the last position of each row where the mask is True."""
-    last = torch.arange(mask.shape[1], device=mask.device).expand_as(mask).masked_fill(~mask, -1).amax(-1)
-    return hidden[torch.arange(len(hidden), device=mask.device), last]
 
 
 def _padded(rows: Sequence[Mapping[str, list[int]]], *, pad_id: int) -> dict[str, Int[Tensor, "B S"]]:

@@ -52,11 +52,12 @@ class RewardModel(nn.Module):
         self.combine = combine
         self.centers: Tensor
         self.temperature: Tensor
-        outputs = max(len(self.objectives), 1) * max(len(self.annotators), 1)
+        self.shape = max(len(self.objectives), 1), max(len(self.annotators), 1)
+        outputs = math.prod(self.shape)
         if any(member.outputs != outputs for member in members):
             raise UserError(
                 f"the reward model has {members[0].outputs} scores of a response; expected {outputs}: one for each of "
-                f"{len(self.objectives) or 1} objectives and {len(self.annotators) or 1} annotators"
+                f"{self.shape[0]} objectives and {self.shape[1]} annotators"
             )
         self.register_buffer("centers", torch.zeros(len(members), outputs))
         self.register_buffer("temperature", torch.ones(()))
@@ -97,7 +98,7 @@ class RewardModel(nn.Module):
     ) -> Float[Tensor, "M B O"]:
         """Centered scores of each member in each objective (O = 1 without objectives), in float32 or better."""
         centered = self.raw_scores(prompts, responses, batch_size=batch_size) - self.centers[:, None]
-        by_annotator = centered.unflatten(-1, (max(len(self.objectives), 1), max(len(self.annotators), 1)))
+        by_annotator = centered.unflatten(-1, self.shape)
         if annotator is None:
             return by_annotator.mean(-1)
         if annotator not in self.annotators:
@@ -133,7 +134,7 @@ class RewardModel(nn.Module):
         weights = list(self.objectives.values()) or [1.0]
         if objective is not None and self.objectives:
             weights = [float(name == objective) for name in self.objectives]
-        shares = [1 / max(len(self.annotators), 1)] * max(len(self.annotators), 1)
+        shares = [1 / self.shape[1]] * self.shape[1]
         if annotator in self.annotators:
             shares = [float(name == annotator) for name in self.annotators]
         return torch.outer(torch.tensor(weights), torch.tensor(shares)).flatten().to(self.centers)

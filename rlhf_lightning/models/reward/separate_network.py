@@ -28,10 +28,6 @@ class Interaction(nn.Module):
     """Scores from two vectors p and r: two layers over [p, r, p ∘ r, |p − r|].
 
     The features are those of Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations", § 3.1.
-
-    Args:
-        width: size of the vectors.
-        outputs: number of scores.
     """
 
     def __init__(self, width: int, outputs: int) -> None:
@@ -49,11 +45,6 @@ class SeparateNetwork(RewardNetwork):
     """Two encoders of one architecture, one for prompts and one for responses.
 
     A text is represented by the mean of its hidden states. The encoder of responses does not read the prompt.
-
-    Args:
-        prompts: encoder of prompts.
-        responses: encoder of responses.
-        interaction: the head on both.
     """
 
     def __init__(

@@ -9,6 +9,8 @@ compared to the scalar head.
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +22,7 @@ from transformers import PreTrainedModel
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.trunk import chunk_tokens, input_embedding, scaled_head
 from rlhf_lightning.models.state import save_weights
-from rlhf_lightning.ops.logprobs import Head, token_statistics
+from rlhf_lightning.ops.logprobs import token_statistics
 from rlhf_lightning.ops.masking import scattered
 
 FILE = "surprise_head.safetensors"
@@ -56,13 +58,13 @@ class SurpriseHead(nn.Module):
             model: the model whose trunk has computed the hidden states.
             before: hidden state before each token of the response.
         """
-        projection = self.projection or _tied(model)
+        tied = partial(nn.functional.linear, weight=input_embedding(model).weight)
         logprobs, entropy = token_statistics(
             before[action_mask],
             actions[action_mask],
-            head=scaled_head(projection, model.config),
+            head=scaled_head(self.projection or tied, model.config),
             temperature=1.0,
-            chunk_tokens=chunk_tokens(model.config.get_text_config().vocab_size),
+            chunk_tokens=chunk_tokens(model),
         )
         likelihood = scattered(logprobs, action_mask)
         excess = scattered(-logprobs - entropy, action_mask)
@@ -102,12 +104,4 @@ def new_surprise_head(model: PreTrainedModel, outputs: int) -> SurpriseHead:
     output = model.get_output_embeddings()
     if output.weight is input_embedding(model).weight:
         return SurpriseHead(None, outputs)
-    projection = nn.Linear(output.in_features, output.out_features, bias=output.bias is not None)
-    projection.load_state_dict(output.state_dict())
-    return SurpriseHead(projection, outputs)
-
-
-def _tied(model: PreTrainedModel) -> Head:
-    """The input embedding as a projection to logits."""
-    weight = input_embedding(model).weight
-    return lambda hidden: nn.functional.linear(hidden, weight)
+    return SurpriseHead(copy.deepcopy(output), outputs)

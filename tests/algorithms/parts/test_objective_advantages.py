@@ -35,7 +35,7 @@ from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.bandit.exact import as_rollout
 from rlhf_lightning.tasks.bandit.task import Bandit
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import ObservationContext
+from rlhf_lightning.types import ObservationContext, Trajectories
 
 WEIGHTS = {"b": 0.75, "short": 0.5}
 KL_COEF, EOS_PENALTY, GAMMA, LAM = 0.3, 0.25, 0.9, 0.8
@@ -139,7 +139,7 @@ def test_value_loss_is_the_mean_over_objectives(run):
     batch = seen.batch
     with torch.no_grad():
         found = module.critic.loss(module.policy, batch, module.as_one_minibatch(batch)).value.item()
-        values = module.critic.network.values(batch.context, batch.actions, batch.action_mask).double().numpy()
+        values = module.critic.network.values(batch).double().numpy()
     returns, mask = columns(batch, "returns"), batch.action_mask.numpy()
     squares = [
         (values[row, t, column] - returns[row, t, column]) ** 2
@@ -230,8 +230,8 @@ def test_a_table_has_a_value_for_each_objective():
     rollout = as_rollout(policy, [0, 4, 11])
     critic = TabularCritic(torch.arange(30.0, dtype=torch.float64).reshape(15, 2))
     columns = [TabularCritic(critic.table[:, column].detach()) for column in (0, 1)]
-    values = critic.values(rollout.context, rollout.actions, rollout.action_mask)
-    expected = [one.values(rollout.context, rollout.actions, rollout.action_mask) for one in columns]
+    values = critic.values(rollout)
+    expected = [one.values(rollout) for one in columns]
     assert torch.equal(values, torch.stack(expected, dim=-1))
     following = [one.next_values(rollout, column) for one, column in zip(columns, expected, strict=True)]
     assert torch.equal(critic.next_values(rollout, values), torch.stack(following, dim=-1))
@@ -242,7 +242,9 @@ def test_a_perceptron_has_a_value_for_each_objective():
     critic = ControlCritic(3, (5,), "tanh", outputs=2)
     mask = torch.tensor([[True, True], [True, False]])
     observations = torch.full((2, 2, 3), torch.nan).masked_fill(mask[..., None], 0.5)
-    values = critic.values(ObservationContext(observations, observations), torch.zeros(2, 2), mask)
+    values = critic.values(
+        Trajectories(ObservationContext(observations, observations), torch.zeros(2, 2), mask, torch.zeros(2, 2))
+    )
     assert values.shape == (2, 2, 2)
     assert torch.equal(values[1, 1], torch.zeros(2))
     expected = critic.score(critic.trunk(torch.full((3,), 0.5)))

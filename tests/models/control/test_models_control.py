@@ -17,7 +17,7 @@ from rlhf_lightning.models.control.policy import ControlCritic, ControlPolicy, p
 from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.models.reward.architectures import JointEncoder
 from rlhf_lightning.ops.noise import row_keys
-from rlhf_lightning.types import ObservationContext, Rollout
+from rlhf_lightning.types import ObservationContext, Rollout, Trajectories
 
 CHOICES = Spaces("Choices-v0", observation_size=3, choices=4)
 VECTORS = Spaces("Vectors-v0", observation_size=3, low=(-1.0, -math.inf), high=(1.0, math.inf))
@@ -68,7 +68,7 @@ def test_a_policy_without_a_trunk_to_share_says_so():
     policy = built(CHOICES)
     context, actions = trajectory(policy)
     with pytest.raises(NotImplementedError, match="ControlPolicy has no trunk for a critic to share"):
-        policy.hidden_before(context, actions, MASK)
+        policy.hidden_before(Trajectories(context, actions, MASK, torch.zeros(MASK.shape)))
 
 
 def kl_by_hand(policy, other, observation):
@@ -196,7 +196,7 @@ def test_values_follow_until_an_episode_terminates():
     terminated[0, 1] = truncated[0, 0] = terminated[1, 0] = truncated[1, 0] = True  # the last in both ways
     zeros = torch.zeros(2, 3, dtype=torch.float64)
     rollout = Rollout(context, zeros.long(), MASK, zeros, terminated, truncated, torch.arange(2))
-    values = critic.values(context, rollout.actions, MASK)
+    values = critic.values(rollout)
     following = critic.next_values(rollout, values)
 
     def value(observation):

@@ -11,10 +11,12 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.backbone import LanguageBackbone
 from rlhf_lightning.models.language.text import PLAIN_CHAT_TEMPLATE
 from rlhf_lightning.rewards.learned import LearnedReward
+from rlhf_lightning.types import Trajectories
 
 ACTIONS = torch.tensor([[6, 9, 1]])
 MASK = torch.ones_like(ACTIONS).bool()
 PROMPT = context([5, 9, 11])
+PART = Trajectories(PROMPT, ACTIONS, MASK, torch.zeros(MASK.shape))
 
 
 def small(style="gpt2", **changes):
@@ -107,8 +109,8 @@ def test_critic_starts_from_the_policys_trunk_at_zero(style):
     own, its = policy.model.base_model.state_dict(), critic.model.base_model.state_dict()
     assert own.keys() == its.keys()
     assert all(torch.equal(own[name], its[name]) for name in own)
-    assert critic.values(PROMPT, ACTIONS, MASK).tolist() == [[0.0, 0.0, 0.0]]
-    critic.values(PROMPT, ACTIONS, MASK).sum().backward()
+    assert critic.values(PART).tolist() == [[0.0, 0.0, 0.0]]
+    critic.values(PART).sum().backward()
     assert critic.model.score.weight.grad.abs().max() > 0
     assert all(p.grad is None for p in policy.parameters())
 

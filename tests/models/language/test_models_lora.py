@@ -20,11 +20,13 @@ from rlhf_lightning.models.reward.architectures import JointEncoder
 from rlhf_lightning.models.state import fingerprint, frozen_copy
 from rlhf_lightning.rewards.learned import LearnedReward
 from rlhf_lightning.rollout.decode import BatchDecoder
+from rlhf_lightning.types import Trajectories
 
 STYLES = pytest.mark.parametrize("style", ["gpt2", "llama"])
 ACTIONS = torch.tensor([[6, 9, 1]])
 MASK = torch.ones_like(ACTIONS).bool()
 PROMPT = context([5, 9, 10])
+PART = Trajectories(PROMPT, ACTIONS, MASK, torch.zeros(MASK.shape))
 SMALL = LoRA(rank=2, alpha=3.0)
 
 
@@ -241,7 +243,7 @@ def test_critic_starts_from_the_adapted_trunk_with_adapters_of_its_own(style):
     critic = small(style).critic(policy)
     states = [network.model.base_model(PROMPT.input_ids).last_hidden_state for network in (policy, critic)]
     torch.testing.assert_close(*states, rtol=0, atol=1e-5)
-    assert critic.values(PROMPT, ACTIONS, MASK).tolist() == [[0.0, 0.0, 0.0]]
+    assert critic.values(PART).tolist() == [[0.0, 0.0, 0.0]]
     assert trained(critic) == {n for n, _ in critic.named_parameters() if ".lora_" in n or n == "model.score.weight"}
     assert not {p.data_ptr() for p in critic.parameters()} & {p.data_ptr() for p in policy.parameters()}
 
@@ -252,7 +254,7 @@ def test_critic_from_a_reward_model_gets_adapters(tmp_path):
     network = reward_model.members[0]
     critic = small().critic(small().policy(tiny_models.tokenizer), init=str(tmp_path))
     expected = network.model.score(network.model.base_model(PROMPT.input_ids).last_hidden_state)[0, -1]
-    torch.testing.assert_close(critic.values(PROMPT, ACTIONS, MASK)[0, :1], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(critic.values(PART)[0, :1], expected, rtol=0, atol=1e-5)
     assert any(".lora_" in name for name in trained(critic))
     assert "model.score.weight" in trained(critic)
 

@@ -11,7 +11,7 @@ from rlhf_lightning.models.language import policy as policy_module
 from rlhf_lightning.models.language.policy import LanguagePolicy
 from rlhf_lightning.models.language.text import stop_ids
 from rlhf_lightning.rollout.decode import BatchDecoder
-from rlhf_lightning.types import TokenContext
+from rlhf_lightning.types import TokenContext, Trajectories
 
 PROMPTS = ([5, 9, 11], [13], [10, 12, 6, 7, 14, 8, 5])
 ACTIONS = torch.tensor([[6, 9, 1], [14, 1, 0], [8, 8, 8]])
@@ -129,7 +129,7 @@ def test_evaluate_ignores_what_stands_at_padding(kind, garbage):
 
 def test_hidden_before_is_what_evaluate_read(kind):
     policy = tiny_models.policy(kind)
-    hidden = policy.hidden_before(context(*PROMPTS), ACTIONS, MASK)
+    hidden = policy.hidden_before(Trajectories(context(*PROMPTS), ACTIONS, MASK, torch.zeros(MASK.shape)))
     assert hidden.shape == (3, 3, 16)
     torch.testing.assert_close(policy.evaluate(context(*PROMPTS), ACTIONS, MASK).hidden, hidden, rtol=0, atol=0)
 

@@ -11,6 +11,7 @@ from rlhf_lightning.models.reward.architectures import JointEncoder
 from rlhf_lightning.models.reward.networks import DecoderNetwork
 from rlhf_lightning.models.reward.reward_model import RewardModel
 from rlhf_lightning.models.state import fingerprint
+from rlhf_lightning.types import Trajectories
 
 KINDS = ("gpt2", "llama")
 
@@ -24,7 +25,7 @@ def test_critic_from_a_reward_model_values_what_the_reward_model_would_score(kin
     reward_model.save(tmp_path)
     critic = LanguageBackbone().critic(LanguagePolicy(tiny_models.model(kind), words), init=str(tmp_path))
     actions = torch.tensor([[6, 1]])
-    found = critic.values(context([5, 9]), actions, torch.ones_like(actions).bool())
+    found = critic.values(Trajectories(context([5, 9]), actions, torch.ones_like(actions).bool(), torch.zeros(1, 2)))
     network = reward_model.eval().members[0]
     hidden = network.model.base_model(torch.tensor([[5, 9, 6]])).last_hidden_state[0, 1:]
     torch.testing.assert_close(found[0], network.model.score(hidden).squeeze(-1) - 0.5, rtol=0, atol=1e-5)
@@ -35,7 +36,7 @@ def test_critic_values_are_read_before_each_action(kind):
     critic = tiny_models.critic(kind)
     prompts = ([5, 9, 11], [13])
     actions, mask = torch.tensor([[6, 9, 1], [14, 1, 0]]), torch.tensor([[True, True, True], [True, True, False]])
-    values = critic.values(context(*prompts, width=6), actions, mask)
+    values = critic.values(Trajectories(context(*prompts, width=6), actions, mask, torch.zeros(mask.shape)))
     for row, prompt in enumerate(prompts):
         for step in range(int(mask[row].sum())):
             before = torch.tensor([[*prompt, *actions[row, :step].tolist()]])
@@ -46,15 +47,15 @@ def test_critic_values_are_read_before_each_action(kind):
 def test_shared_critic_starts_at_zero_and_reads_the_trunk(tmp_path):
     critic = SharedTrunkCritic(16)
     trunk = torch.randn(2, 3, 16)
-    actions, mask = torch.zeros(2, 3).long(), torch.ones(2, 3).bool()
-    assert critic.values(context([5], [6]), actions, mask, trunk=trunk).eq(0).all()
+    part = Trajectories(context([5], [6]), torch.zeros(2, 3).long(), torch.ones(2, 3).bool(), torch.zeros(2, 3))
+    assert critic.values(part, trunk).eq(0).all()
     with torch.no_grad():
         critic.score.weight[0, 4] = 2.0
         critic.score.bias.fill_(-1.0)
     expected = 2 * trunk[:, :, 4] - 1
-    torch.testing.assert_close(critic.values(context([5], [6]), actions, mask, trunk=trunk), expected)
+    torch.testing.assert_close(critic.values(part, trunk), expected)
     with pytest.raises(ValueError, match="needs the policy's hidden states"):
-        critic.values(context([5], [6]), actions, mask)
+        critic.values(part)
     critic.save(tmp_path / "critic")
     assert (tmp_path / "critic" / "value_head.safetensors").is_file()
 
