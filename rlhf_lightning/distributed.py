@@ -122,7 +122,7 @@ def over_own_rows(
     for part in row_slices(len(rows), microbatch_size):
         results = evaluate(batch.select(rows[part.to(rows.device)]))
         outputs.append([torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in results])
-    return tuple(gather_padded(torch.cat(parts), len(batch)) for parts in zip(*outputs, strict=True))
+    return tuple(gather_rows(torch.cat(parts), len(batch)) for parts in zip(*outputs, strict=True))
 
 
 def gather_items(own: Sequence[Item], count: int) -> list[Item]:

@@ -118,9 +118,7 @@ class RewardHacking(Detector):
     def _disagrees(self, history: History) -> str | None:
         """The members of the ensemble disagree."""
         spread = history[DISAGREEMENT]
-        if self.disagreement_factor is None or len(spread) < ROWS:
-            return None
-        if spread.now() <= self.disagreement_factor * spread.start():
+        if not spread.grew(self.disagreement_factor):
             return None
         return f"the ensemble's disagreement rose from {spread.start():.3g} to {spread.now():.3g}{_score(history)}"
 
@@ -143,11 +141,8 @@ class RewardHacking(Detector):
     def _longer(self, history: History) -> str | None:
         """Responses have become longer."""
         length = history[LENGTH]
-        if (
-            self.length_factor is None or len(length) < ROWS or not len(history[KL])
-        ):  # without a KL these are lengths of episodes
-            return None
-        if length.now() <= self.length_factor * length.start():
+        # without a KL these are lengths of episodes
+        if not len(history[KL]) or not length.grew(self.length_factor):
             return None
         return f"responses grew from {length.start():.0f} to {length.now():.0f} tokens{_score(history)}"
 
