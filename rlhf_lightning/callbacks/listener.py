@@ -38,7 +38,7 @@ class Reporting(Protocol):
         ...
 
 
-def axis_of(row: Mapping[str, float]) -> str:
+def axis_of(row: Mapping[str, object]) -> str:
     """Name of a row's x-axis: its first key."""
     return next(iter(row))
 

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from rlhf_lightning.callbacks.listener import Listener, position, resumed
+from rlhf_lightning.callbacks.listener import Listener, axis_of, position, resumed
 from rlhf_lightning.lightning_seams import is_dry_run
 from rlhf_lightning.records.files import write_atomically, writing
 
@@ -34,11 +34,11 @@ class MetricsFile(Listener):
             return
         self._path = Path(trainer.default_root_dir) / self.filename
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        rows = _complete_rows(self._path)
-        axis = next(iter(rows[0])) if rows else None
-        done = position(trainer, axis)
-        kept = [row for row in rows if float(row[axis]) <= done] if resumed(trainer) and axis else []
-        self._rewrite(self._path, kept)
+        rows = _complete_rows(self._path) if resumed(trainer) else []
+        if rows:
+            axis = axis_of(rows[0])
+            rows = [row for row in rows if float(row[axis]) <= position(trainer, axis)]
+        self._rewrite(self._path, rows)
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
@@ -73,9 +73,7 @@ def _complete_rows(path: Path) -> list[dict[str, str]]:
     """The rows of the file; a last line that was cut off in writing does not count."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [row for row in csv.DictReader(lines) if None not in row and None not in row.values()]
 
 
