@@ -151,7 +151,7 @@ def load_run(path: str | Path) -> Run:
         environment=_read_json(path / "environment.json") or {},
         evaluation=_read_json(path / "evaluation.json"),
         warnings=list(_json_lines(path / "warnings.jsonl", _WARNING_KEYS, done=done)),
-        done=done or (bool(stages) and all(stage.done for stage in stages.values()) and "policy" in stages),
+        done=done or ("policy" in stages and all(stage.done for stage in stages.values())),
         stages=stages,
     )
 
@@ -168,7 +168,7 @@ def names(runs: Sequence[Run]) -> list[str]:
 
 
 def _has_marks(path: Path) -> bool:
-    return path.is_dir() and any((path / mark).exists() for mark in _MARKS)
+    return any((path / mark).exists() for mark in _MARKS)
 
 
 def _is_run(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.detectors.detector import Detector
-from rlhf_lightning.callbacks.detectors.history import ROWS, History, Series, standard_error_of_median
+from rlhf_lightning.callbacks.detectors.history import ROWS, History, standard_error_of_median
 from rlhf_lightning.errors import UserError
 
 SCORE, DISAGREEMENT = "objective/score", "objective/disagreement"
@@ -159,5 +159,5 @@ class RewardHacking(Detector):
 
 
 def _score(history: History) -> str:
-    score: Series = history[SCORE]
+    score = history[SCORE]
     return f" while {SCORE} went from {score.start():.3g} to {score.now():.3g}" if len(score) else ""
