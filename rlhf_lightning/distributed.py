@@ -122,7 +122,7 @@ def over_own_rows(
     for part in row_slices(len(rows), microbatch_size):
         results = evaluate(batch.select(rows[part.to(rows.device)]))
         outputs.append([torch.nn.functional.pad(x, (0, width - x.shape[1])) for x in results])
-    return tuple(gather_padded(torch.cat(parts), len(batch)) for parts in zip(*outputs, strict=True))
+    return tuple(gather_rows(torch.cat(parts), len(batch)) for parts in zip(*outputs, strict=True))
 
 
 def gather_items(own: Sequence[Item], count: int) -> list[Item]:
@@ -154,24 +154,18 @@ def failing_together() -> Iterator[None]:
         RuntimeError: another rank has raised another exception.
     """
     failure: Exception | None = None
+    elsewhere: tuple[type[Exception], str] | None = None  # what the other ranks raise
     try:
         yield
+    except UserError as error:
+        failure, elsewhere = error, (UserError, str(error))
     except Exception as error:
-        failure = error
-    failures = gather_items([_description(failure)], world_size())
+        failure, elsewhere = error, (RuntimeError, f"rank {rank()} failed: {type(error).__name__}: {error}")
+    failures = gather_items([elsewhere], world_size())
     if failure is not None:
         raise failure
     for error_type, message in filter(None, failures):
         raise error_type(message)
-
-
-def _description(failure: Exception | None) -> tuple[type[Exception], str] | None:
-    """Type and message of the exception to raise on the other ranks."""
-    if failure is None:
-        return None
-    if isinstance(failure, UserError):
-        return UserError, str(failure)
-    return RuntimeError, f"rank {rank()} failed: {type(failure).__name__}: {failure}"
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 Message: TypeAlias = dict[str, str]
 """One turn of a conversation: ``{"role": "user" | "assistant" | "system", "content": text}``."""
@@ -118,22 +119,33 @@ Feedback: TypeAlias = PreferencePair | Ranking | Rating | LabelledResponse
 """What people say about responses."""
 
 
-class Context(Protocol):
-    """The inputs of policy and critic; algorithms do not look into them."""
+@dataclass
+class Rows:
+    """Tensors with a row for each trajectory, or None."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(next(iter(self._given().values())))
 
     def to(self, device: torch.device | str) -> Self:
         """A copy on another device."""
-        ...
+        return replace(self, **{name: value.to(device) for name, value in self._given().items()})
 
     def select(self, rows: Int[Tensor, " N"]) -> Self:
-        """The given rows, in this order."""
-        ...
+        """The given rows, in this order, without columns that are padding in all of them."""
+        raise NotImplementedError
+
+    def _given(self) -> dict[str, Any]:
+        """The fields that are not None, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Context(Rows):
+    """The inputs of policy and critic; algorithms do not look into them."""
 
 
 @dataclass
-class TokenContext:
+class TokenContext(Context):
     """Prompts as token ids, padded on the left.
 
     Args:
@@ -144,22 +156,15 @@ class TokenContext:
     input_ids: Int[Tensor, "B P"]
     attention_mask: Bool[Tensor, "B P"]
 
-    def __len__(self) -> int:
-        return self.input_ids.shape[0]
-
-    def to(self, device: torch.device | str) -> TokenContext:
-        """A copy on another device."""
-        return TokenContext(self.input_ids.to(device), self.attention_mask.to(device))
-
+    @override
     def select(self, rows: Int[Tensor, " N"]) -> TokenContext:
-        """The given rows, in this order, without columns that are padding in all of them."""
         mask = self.attention_mask[rows]
         width = max(int(mask.sum(-1).max()), 1) if len(rows) else 1
         return TokenContext(self.input_ids[rows][:, -width:], mask[:, -width:])
 
 
 @dataclass
-class ObservationContext:
+class ObservationContext(Context):
     """The observations before and after each action.
 
     Args:
@@ -170,28 +175,17 @@ class ObservationContext:
     observations: Float[Tensor, "B T *O"]
     next_observations: Float[Tensor, "B T *O"]
 
-    def __len__(self) -> int:
-        return self.observations.shape[0]
+    def __getitem__(self, index: Any) -> ObservationContext:
+        """Some rows and steps, indexed like a tensor."""
+        return ObservationContext(self.observations[index], self.next_observations[index])
 
-    def to(self, device: torch.device | str) -> ObservationContext:
-        """A copy on another device."""
-        return ObservationContext(self.observations.to(device), self.next_observations.to(device))
-
+    @override
     def select(self, rows: Int[Tensor, " N"]) -> ObservationContext:
-        """The given rows, in this order."""
-        return ObservationContext(self.observations[rows], self.next_observations[rows])
-
-    def first(self, steps: int) -> ObservationContext:
-        """The first steps of each row."""
-        return ObservationContext(self.observations[:, :steps], self.next_observations[:, :steps])
-
-    def single(self, mask: Bool[Tensor, "B T"]) -> ObservationContext:
-        """Each step where the mask is True, as a row of its own."""
-        return ObservationContext(self.observations[mask][:, None], self.next_observations[mask][:, None])
+        return self[rows]
 
 
 @dataclass
-class Trajectories:
+class Trajectories(Rows):
     """B trajectories of at most T actions: the fields that `Rollout` and `TrainBatch` share.
 
     Args:
@@ -206,29 +200,15 @@ class Trajectories:
     action_mask: Bool[Tensor, "B T"]
     old_logprobs: Float[Tensor, "B T"]
 
-    def __len__(self) -> int:
-        return self.actions.shape[0]
-
-    def to(self, device: torch.device | str) -> Self:
-        """A copy on another device."""
-        return replace(self, **{name: value.to(device) for name, value in self._given().items()})
-
+    @override
     def select(self, rows: Int[Tensor, " N"]) -> Self:
-        """The given rows, in this order, without columns that are padding in all of them."""
         width = max(int(self.action_mask[rows].sum(-1).max()), 1) if len(rows) else 1
         context = self.context.select(rows)
-        chosen: dict[str, Any] = {
-            "context": context.first(width) if isinstance(context, ObservationContext) else context
-        }
-        for name, value in self._given().items():
-            if name != "context":
-                chosen[name] = value[rows][:, :width] if value.ndim > 1 else value[rows]
-        return replace(self, **chosen)
-
-    def _given(self) -> dict[str, Any]:
-        """The fields that are not None, by name."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        if isinstance(context, ObservationContext):
+            context = context[:, :width]
+        chosen = {name: value[rows] for name, value in self._given().items() if name != "context"}
+        chosen = {name: value[:, :width] if value.ndim > 1 else value for name, value in chosen.items()}
+        return replace(self, context=context, **chosen)
 
 
 @dataclass
@@ -322,8 +302,7 @@ class TrainBatch(Trajectories):
         if not isinstance(self.context, ObservationContext):
             return self
         mask = self.action_mask
-        cut = {name: value[mask][:, None] for name, value in self._given().items() if name != "context"}
-        return replace(self, context=self.context.single(mask), **cut)
+        return replace(self, **{name: value[mask][:, None] for name, value in self._given().items()})
 
 
 @dataclass(kw_only=True)

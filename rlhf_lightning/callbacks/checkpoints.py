@@ -13,8 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.detectors.detector import Detector
-from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.callbacks.position import axis_of
+from rlhf_lightning.callbacks.listener import Listener, axis_of
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, is_dry_run, validation_follows
 from rlhf_lightning.records.checkpoint_files import BEST, LAST, kept, link, settle, sync_lines

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.callbacks.position import position, resumed
+from rlhf_lightning.callbacks.listener import Listener, axis_of, position, resumed
 from rlhf_lightning.lightning_seams import is_dry_run
 from rlhf_lightning.records.files import write_atomically, writing
 
@@ -28,7 +26,6 @@ class MetricsFile(Listener):
     def __init__(self, filename: str = "metrics.csv") -> None:
         self.filename = filename
         self._path: Path | None = None
-        self._file: IO[str] | None = None
         self._columns: list[str] = []
 
     @override
@@ -37,57 +34,46 @@ class MetricsFile(Listener):
             return
         self._path = Path(trainer.default_root_dir) / self.filename
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        rows = _complete_rows(self._path)
-        axis = next(iter(rows[0])) if rows else None
-        done = position(trainer, axis)
-        self._rewrite([row for row in rows if float(row[axis]) <= done] if resumed(trainer) and axis else [])
+        rows = _complete_rows(self._path) if resumed(trainer) else []
+        if rows:
+            axis = axis_of(rows[0])
+            rows = [row for row in rows if float(row[axis]) <= position(trainer, axis)]
+        self._rewrite(self._path, rows)
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
-        if self._file is None or self._path is None:
+        if self._path is None:
             return
         cells = {name: _cell(value) for name, value in row.items()}
         if set(cells) <= set(self._columns):
-            with writing(self._path):
-                csv.DictWriter(self._file, self._columns, lineterminator="\n").writerow(cells)
-                self._file.flush()
+            with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._columns, lineterminator="\n").writerow(cells)
         else:
-            self._rewrite([*_complete_rows(self._path), cells])
+            self._rewrite(self._path, [*_complete_rows(self._path), cells])
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._close()
+        self._path = None
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._close()
+        self._path = None
 
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        assert self._path is not None
-        self._close()
+    def _rewrite(self, path: Path, rows: list[dict[str, str]]) -> None:
         self._columns = list(dict.fromkeys(name for row in rows for name in row))
         table = io.StringIO()
         if rows:
             writer = csv.DictWriter(table, self._columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        write_atomically(self._path, table.getvalue())
-        self._file = open(self._path, "a", encoding="utf-8", newline="")  # noqa: SIM115 closed in teardown
-
-    def _close(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # a row that did not fit: `on_row` has said so
-                self._file.close()
-            self._file = None
+        write_atomically(path, table.getvalue())
 
 
 def _complete_rows(path: Path) -> list[dict[str, str]]:
     """The rows of the file; a last line that was cut off in writing does not count."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [row for row in csv.DictReader(lines) if None not in row and None not in row.values()]
 
 

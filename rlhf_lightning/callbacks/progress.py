@@ -14,8 +14,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from typing_extensions import override
 
-from rlhf_lightning.callbacks.listener import Listener, Reporting
-from rlhf_lightning.callbacks.position import axis_of, position, total
+from rlhf_lightning.callbacks.listener import Listener, Reporting, axis_of, position, total
 
 
 class Progress(ProgressBar, Listener):
@@ -55,7 +54,8 @@ class Progress(ProgressBar, Listener):
         if not self._enabled:
             return
         self._began, self._began_at = time.monotonic(), position(trainer, self._axis)
-        self._printed = self._line_number(trainer)
+        budget = total(trainer, self._axis)
+        self._printed = self._line_number(self._began_at, budget)
         console = Console(file=sys.stdout)
         if console.is_terminal:
             columns = (
@@ -65,8 +65,7 @@ class Progress(ProgressBar, Listener):
                 TimeRemainingColumn(),
             )
             self._bar = RichProgress(*columns, console=console, refresh_per_second=4)
-            name = type(pl_module).__name__
-            self._task = self._bar.add_task(name, total=total(trainer, self._axis), done="", metrics="")
+            self._task = self._bar.add_task(type(pl_module).__name__, total=budget, done="", metrics="")
             self._bar.start()
 
     @override
@@ -115,16 +114,14 @@ class Progress(ProgressBar, Listener):
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=budget, done=_share(done, budget), metrics=metrics)
             return
-        number = self._line_number(trainer, done)
+        number = self._line_number(done, budget)
         if number > self._printed or (self._printed == 0 and done == self._began_at + 1):
             self._printed = number
             parts = [type(module).__name__, f"{self._axis} {_share(done, budget)}", metrics, self._left(done, budget)]
             print("  ".join(part for part in parts if part), flush=True)
 
-    def _line_number(self, trainer: Trainer, done: int = 0) -> int:
+    def _line_number(self, done: int, budget: int | None) -> int:
         """How many lines belong to the part of the run that is done."""
-        budget = total(trainer, self._axis)
-        done = done or position(trainer, self._axis)
         return done * self.lines // budget if budget else done // 100
 
     def _left(self, done: int, budget: int | None) -> str:

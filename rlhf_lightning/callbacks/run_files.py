@@ -8,8 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from typing_extensions import override
 
-from rlhf_lightning.callbacks.listener import Reporting
-from rlhf_lightning.callbacks.position import position
+from rlhf_lightning.callbacks.listener import Reporting, position
 from rlhf_lightning.callbacks.tracking import tell_loggers
 from rlhf_lightning.records.run_directory import RunDirectory
 

@@ -11,8 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
-from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.callbacks.position import axis_of, position, resumed
+from rlhf_lightning.callbacks.listener import Listener, axis_of, position, resumed
 from rlhf_lightning.callbacks.tracking import tell_loggers
 from rlhf_lightning.lightning_seams import is_dry_run
 from rlhf_lightning.records.json_lines import add_lines, keep_lines

@@ -19,8 +19,8 @@ from typing_extensions import override
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
+from rlhf_lightning.callbacks.listener import position
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
-from rlhf_lightning.callbacks.position import position
 from rlhf_lightning.proofs.runs import ShortRun
 
 TIMED = ("timing/", "rollout/tokens_per_second")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar
+
+from rlhf_lightning.records.config_files import setting
 
 Role: TypeAlias = Literal["plain", "score", "gold", "heldout", "kl", "warning"]
 """What a number is about; figures give each its colour."""
@@ -169,3 +171,38 @@ def _is_secondary(name: str, logged: Collection[str]) -> bool:
 def _titled(last: str, name: str, heldout: str) -> Metric:
     words = last.replace("/", ", ").replace("_", " ").replace("kl ", "KL ")
     return Metric(words[:1].upper() + words[1:], name or heldout, name, heldout, role=_ROLES.get(last, "plain"))
+
+
+# -- runs without ``run.json``, which the version before did not write ------------------------------------------
+
+
+def inferred_description(columns: Sequence[str], config: Mapping[str, Any]) -> Description | None:
+    """The description of a run by the names of its metrics; None where they do not tell its kind.
+
+    Args:
+        columns: of the table of metrics, the x-axis first.
+        config: of the run.
+    """
+    kind = _kind(columns)
+    if kind is None:
+        return None
+    algorithm = str(setting(config, "model.class_path") or "").rpartition(".")[2]
+    batch_size = setting(config, "data.init_args.batch_size")
+    experience = {
+        "control": Experience("environment steps", counter="env_steps"),
+        "policy": Experience("sampled responses", counter="samples"),
+        "preference": Experience("preference pairs", per_step=batch_size if isinstance(batch_size, int) else None),
+    }
+    return Description(kind, algorithm, experience.get(kind))
+
+
+def _kind(columns: Sequence[str]) -> str | None:
+    groups = {column.partition("/")[0] for column in columns}
+    if {"env_steps", "rollout/episodes", "eval/episodes"}.intersection(columns):
+        return "control"
+    for group, kind in {"objective": "policy", "reward_model": "reward", "sft": "sft"}.items():
+        if group in groups:
+            return kind
+    if "policy" in groups or {"eval/score", "eval/gold", "eval/kl_ref_sequence"}.intersection(columns):
+        return "preference" if columns[0] == "step" else "policy"
+    return None

@@ -228,7 +228,11 @@ class RunDirectory:
     def abandon(self) -> None:
         """The run failed: if it never started training, leave everything as it was before."""
         self._unlock()
-        if self.started or self._is_taken():
+        if self.started:
+            return
+        try:
+            check_free(self.path)
+        except UserError:  # another process has started training here in the meantime
             return
         if self.plan.resume_from is None and self.path.is_dir():
             for entry in self.path.iterdir():
@@ -246,14 +250,6 @@ class RunDirectory:
             (self.path / LOCK).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
-
-    def _is_taken(self) -> bool:
-        """Whether another process has started training here in the meantime."""
-        try:
-            check_free(self.path)
-        except UserError:
-            return True
-        return False
 
     @staticmethod
     def _move(source: Path, target: Path, *, first: str, last: str) -> None:

@@ -20,9 +20,8 @@ import pandas as pd
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.config_files import read_mapping, setting
-from rlhf_lightning.records.metrics import Description, Metric
+from rlhf_lightning.records.metrics import Description, Metric, inferred_description
 from rlhf_lightning.records.run_directory import DESCRIPTION, STAGES
-from rlhf_lightning.records.undescribed import inferred_description
 
 POLICIES = ("policy", "control", "preference")
 """The kinds of run that train a policy further: on text by a reward, in an environment, on text from feedback."""
@@ -148,11 +147,11 @@ def load_run(path: str | Path) -> Run:
         metrics=_read_metrics(path / "metrics.csv", done=done),
         samples=_read_samples(path / "samples.jsonl", done=done),
         description=_read_description(path / DESCRIPTION),
-        config=saved_config(path),
+        config=read_mapping(path / "config.yaml") if (path / "config.yaml").exists() else {},
         environment=_read_json(path / "environment.json") or {},
         evaluation=_read_json(path / "evaluation.json"),
-        warnings=_read_warnings(path / "warnings.jsonl", done=done),
-        done=done or (bool(stages) and all(stage.done for stage in stages.values()) and "policy" in stages),
+        warnings=list(_json_lines(path / "warnings.jsonl", _WARNING_KEYS, done=done)),
+        done=done or ("policy" in stages and all(stage.done for stage in stages.values())),
         stages=stages,
     )
 
@@ -169,7 +168,7 @@ def names(runs: Sequence[Run]) -> list[str]:
 
 
 def _has_marks(path: Path) -> bool:
-    return path.is_dir() and any((path / mark).exists() for mark in _MARKS)
+    return any((path / mark).exists() for mark in _MARKS)
 
 
 def _is_run(path: Path) -> bool:
@@ -228,21 +227,15 @@ def _numbers(header: list[str], cells: list[str]) -> list[float]:
 
 def _read_samples(path: Path, *, done: bool) -> list[dict[str, Any]]:
     """Samples sorted by iteration and row, each pair of these once."""
-    if not path.exists():
-        return []
     samples: dict[tuple[int, int], dict[str, Any]] = {}
     for sample in _json_lines(path, _SAMPLE_KEYS, done=done):
         samples[sample["iteration"], sample["row"]] = {"gold": None, "kl": None, **sample}
     return [samples[key] for key in sorted(samples)]
 
 
-def _read_warnings(path: Path, *, done: bool) -> list[dict[str, Any]]:
-    return list(_json_lines(path, _WARNING_KEYS, done=done)) if path.exists() else []
-
-
 def _json_lines(path: Path, keys: Sequence[str], *, done: bool) -> Iterator[dict[str, Any]]:
-    """Objects with at least these keys; a last line that an interruption cut off is left out."""
-    text = _read_text(path)
+    """Objects with at least these keys, none without a file; a last line that an interruption cut off is left out."""
+    text = _read_text(path) if path.exists() else ""
     cut_off = not done and not text.endswith("\n")
     # Not str.splitlines: a response may hold U+2028 and its kin, which end no line of a JSONL file.
     lines = text.split("\n")
@@ -259,16 +252,6 @@ def _json_lines(path: Path, keys: Sequence[str], *, done: bool) -> Iterator[dict
         if missing:
             raise UserError(f"{path}, line {number}: {', '.join(missing)} missing")
         yield entry
-
-
-def saved_config(directory: Path) -> dict[str, Any]:
-    """The configuration of a run directory; empty where there is none.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    path = directory / "config.yaml"
-    return read_mapping(path) if path.exists() else {}
 
 
 def _read_description(path: Path) -> Description | None:

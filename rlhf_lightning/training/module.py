@@ -135,22 +135,21 @@ class Module(Constructed, LightningModule):
         Raises:
             UserError: the weights would be kept in half precision, or the strategy divides gradients or weights itself.
         """
-        strategy = self.trainer.strategy
-        if stage == TrainerFn.FITTING and not (
-            isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
-        ):
+        # The loaders only count: shared out among ranks, each would see a part of the batches.
+        keep_loaders_whole(self.trainer)
+        if stage != TrainerFn.FITTING:
+            return
+        strategy, precision = self.trainer.strategy, self.trainer.precision_plugin.precision
+        if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy) or isinstance(strategy, DeepSpeedStrategy):
             raise UserError(
                 f"trainer.strategy is {type(strategy).__name__}, which shares out gradients or weights itself; "
                 "expected ddp, or auto on one device"
             )
-        precision = self.trainer.precision_plugin.precision
-        if stage == TrainerFn.FITTING and precision in ("bf16-true", "16-true", "transformer-engine-float16"):
+        if precision in ("bf16-true", "16-true", "transformer-engine-float16"):
             raise UserError(
                 f"trainer.precision is {precision}, in which small updates of the weights are rounded away; "
                 "expected 32-true, 64-true, bf16-mixed or 16-mixed"
             )
-        # The loaders only count: shared out among ranks, each would see a part of the batches.
-        keep_loaders_whole(self.trainer)
 
     def configure_callbacks(self) -> list[Callback]:
         """What every trainer of this module needs."""
@@ -190,11 +189,6 @@ class Module(Constructed, LightningModule):
         """Whether the trainer only tries out a single step."""
         return is_dry_run(self.trainer)
 
-    def end_with_validation(self) -> None:
-        """Have Lightning validate after the last step, wherever that falls between two validations."""
-        if 0 <= self.trainer.max_steps <= self.global_step:
-            self.trainer.should_stop = True
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember how far the checkpoint is, and make room for its numbers."""
         self.steps_loaded = int(checkpoint["global_step"])
@@ -210,12 +204,13 @@ class Module(Constructed, LightningModule):
             UserError: the schedule needs an end, and the run has none.
         """
         length = self.schedule_length()
-        if not 0 < length < math.inf and self.optimization.needs_length:
+        endless = not 0 < length < math.inf
+        if endless and self.optimization.needs_length:
             raise UserError(
                 f"optimization.schedule {self.optimization.schedule} with warmup {self.optimization.warmup} depends on "
                 "the length of the run, which has no end; give trainer.max_epochs or trainer.max_steps"
             )
-        length = int(length) if 0 < length < math.inf else 1
+        length = 1 if endless else int(length)
         return self.optimization.build(self.networks(), length=length, lrs=self.learning_rates())
 
     def local_backward(self) -> AbstractContextManager[None]:
@@ -261,10 +256,6 @@ class Module(Constructed, LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         return optimizer
-
-    def discard_gradients(self) -> None:
-        """Discard the gradients that have been accumulated."""
-        self.optimizer.zero_grad()
 
     def step_schedule(self) -> None:
         """Advance the learning-rate schedule by one."""

@@ -130,7 +130,8 @@ class Offline(Module, Generic[Example]):
         lr = self.lr
         self.apply_gradients()
         self.step_schedule()
-        self.end_with_validation()
+        if 0 <= self.trainer.max_steps <= self.global_step:
+            self.trainer.should_stop = True  # Lightning then validates, wherever the last step falls
         norms = self.gradient_norms()
         if self.global_step % self.log_every == 0 or self.global_step == 1:
             row = {"step": self.global_step, **self.training_row(means), **norms, "lr": lr}
@@ -157,9 +158,14 @@ class Offline(Module, Generic[Example]):
             self.manual_backward(loss / total)
             for name, value in {"loss": loss, **measured}.items():
                 sums[name] = sums[name] + value.detach()
+        shortened = {
+            "data/prompts_shortened": self._number(sum(part.encoded.truncated_prompts for part in parts)),
+            "data/responses_shortened": self._number(sum(part.encoded.truncated_responses for part in parts)),
+        }
+        reduced = self.reduced(sums | shortened)
         if counted:
-            self._count_shortened([part.encoded for part in parts])
-        return {name: value / total for name, value in self.reduced(sums).items()}
+            self.shortened = {name: count + reduced[name] for name, count in self.shortened.items()}
+        return {name: reduced[name] / total for name in sums}
 
     def parts(self, examples: Sequence[Example]) -> list[Part[Example]]:
         """This rank's rows of a global batch, encoded, in microbatches; with the statistics of the whole batch."""
@@ -171,16 +177,6 @@ class Offline(Module, Generic[Example]):
         with torch.no_grad():
             statistics = self.statistics(examples)
         return [replace(part, statistics=statistics) for part in parts]
-
-    def _count_shortened(self, encoded: Sequence[EncodedResponses]) -> None:
-        """Add up over ranks what did not fit into the context."""
-        counts = self.reduced(
-            {
-                "data/prompts_shortened": self._number(sum(one.truncated_prompts for one in encoded)),
-                "data/responses_shortened": self._number(sum(one.truncated_responses for one in encoded)),
-            }
-        )
-        self.shortened = {name: self.shortened[name] + count for name, count in counts.items()}
 
     def _number(self, value: float) -> Tensor:
         return torch.tensor(float(value), dtype=torch.float64, device=self.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -73,9 +73,12 @@ class Optimization:
             length: number of schedule steps in the run.
             lrs: learning rates of networks that have their own.
         """
-        groups: Sequence[dict[str, Any]] = [
-            {"params": [p for p in network.parameters() if p.requires_grad], "name": name}
-            | ({"lr": lrs[name]} if lrs and name in lrs else {})
+        groups = [
+            {
+                "params": [p for p in network.parameters() if p.requires_grad],
+                "name": name,
+                "lr": (lrs or {}).get(name, self.lr),
+            }
             for name, network in networks.items()
         ]
         optimizer = torch.optim.AdamW(

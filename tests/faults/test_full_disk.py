@@ -35,12 +35,12 @@ def refused(path, call, *arguments):
     assert str(caught.value) == f"{path} cannot be written: No space left on device"
 
 
-def test_metrics_that_do_not_fit_are_one_line_and_the_file_can_be_closed(tmp_path):
+def test_metrics_that_do_not_fit_are_one_line_and_the_file_can_be_closed(tmp_path, monkeypatch):
     metrics, trainer = MetricsFile(), trainer_at(tmp_path)
     metrics.on_train_start(trainer, None)
     metrics.on_row(trainer, None, {"iteration": 1, "a": 0.5})
-    metrics._file.close()
-    metrics._file = open(FULL, "w")  # noqa: SIM115
+    full = "rlhf_lightning.callbacks.metrics_file.open"
+    monkeypatch.setattr(full, lambda *_, **__: open(FULL, "a"), raising=False)  # noqa: SIM115
     refused(tmp_path / "metrics.csv", metrics.on_row, trainer, None, {"iteration": 2, "a": 0.5})
     metrics.on_exception(trainer, None, UserError())
     assert (tmp_path / "metrics.csv").read_text() == "iteration,a\n1,0.5\n"

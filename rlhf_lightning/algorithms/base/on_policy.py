@@ -241,7 +241,7 @@ class OnPolicy(Module, Generic[BatchT]):
             for minibatch in self.minibatches(batch, size=minibatch_size, key=self.current_epoch * epochs + epoch):
                 rows.append(self.accumulate(minibatch))
                 if stop_kl is not None and kl_old is None and moved_enough(self._kl_old_of(rows[-1])):
-                    self.discard_gradients()
+                    self.optimizer.zero_grad()
                     return summary(rows, steps)
                 self.apply_gradients(frozen=self.frozen)
                 steps += 1

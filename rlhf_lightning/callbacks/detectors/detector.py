@@ -15,8 +15,7 @@ from typing_extensions import override
 
 from rlhf_lightning.callbacks.detectors.history import History, Series
 from rlhf_lightning.callbacks.detectors.warnings_file import WarningsFile
-from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.callbacks.position import axis_of
+from rlhf_lightning.callbacks.listener import Listener, axis_of
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, is_dry_run
 

@@ -33,6 +33,6 @@ class Forgetting(Detector):
     def finding(self, history: History) -> str | None:
         perplexity = history[PERPLEXITY]
         # no median is needed, since all evaluations use the same demonstrations
-        if len(perplexity) < 2 or perplexity.now(1) <= self.factor * perplexity.start(1):
+        if not perplexity.grew(self.factor, rows=1):
             return None
         return f"{PERPLEXITY} on held-out demonstrations rose from {perplexity.start(1):.3g} to {perplexity.now(1):.3g}"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.detectors.detector import Detector
-from rlhf_lightning.callbacks.detectors.history import ROWS, History, Series, standard_error_of_median
+from rlhf_lightning.callbacks.detectors.history import ROWS, History, standard_error_of_median
 from rlhf_lightning.errors import UserError
 
 SCORE, DISAGREEMENT = "objective/score", "objective/disagreement"
@@ -118,9 +118,7 @@ class RewardHacking(Detector):
     def _disagrees(self, history: History) -> str | None:
         """The members of the ensemble disagree."""
         spread = history[DISAGREEMENT]
-        if self.disagreement_factor is None or len(spread) < ROWS:
-            return None
-        if spread.now() <= self.disagreement_factor * spread.start():
+        if not spread.grew(self.disagreement_factor):
             return None
         return f"the ensemble's disagreement rose from {spread.start():.3g} to {spread.now():.3g}{_score(history)}"
 
@@ -143,11 +141,8 @@ class RewardHacking(Detector):
     def _longer(self, history: History) -> str | None:
         """Responses have become longer."""
         length = history[LENGTH]
-        if (
-            self.length_factor is None or len(length) < ROWS or not len(history[KL])
-        ):  # without a KL these are lengths of episodes
-            return None
-        if length.now() <= self.length_factor * length.start():
+        # without a KL these are lengths of episodes
+        if not len(history[KL]) or not length.grew(self.length_factor):
             return None
         return f"responses grew from {length.start():.0f} to {length.now():.0f} tokens{_score(history)}"
 
@@ -164,5 +159,5 @@ class RewardHacking(Detector):
 
 
 def _score(history: History) -> str:
-    score: Series = history[SCORE]
+    score = history[SCORE]
     return f" while {SCORE} went from {score.start():.3g} to {score.now():.3g}" if len(score) else ""

@@ -57,6 +57,10 @@ class Series:
         end = len(self.values) - back
         return median(self.values[max(0, end - rows) : end])
 
+    def grew(self, factor: float | None, rows: int = ROWS) -> bool:
+        """Whether the level is more than ``factor`` times the first one; never for None, or from fewer rows."""
+        return factor is not None and len(self) >= rows and self.now(rows) > factor * self.start(rows)
+
 
 History = Mapping[str, Series]
 """The series of each metric of a run so far, by name."""
