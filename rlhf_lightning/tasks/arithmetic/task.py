@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.arithmetic.demonstrations import ArithmeticDemonstrator
 from rlhf_lightning.tasks.arithmetic.problems import Problem, ProblemSet, parse
 from rlhf_lightning.tasks.arithmetic.verifier import ArithmeticVerifier, is_right
-from rlhf_lightning.tasks.task import Split, Task, is_heldout
+from rlhf_lightning.tasks.task import Split, Task, is_heldout, once_per_split
 from rlhf_lightning.tasks.word_tokenizer import build_word_tokenizer
 from rlhf_lightning.types import Demonstration, LabelledResponse, Prompt
 
@@ -62,7 +60,9 @@ class Arithmetic(Task):
         if problems < 1:
             raise UserError(f"problems is {problems}; expected at least 1")
         self.problem_set = ProblemSet(min_terms, max_terms, largest, modulus, seed)
-        self.demonstrator = ArithmeticDemonstrator(slip_share)
+        if not 0 <= slip_share <= 1:
+            raise UserError(f"slip_share is {slip_share}; expected a share between 0 and 1")
+        self.slip_share = slip_share
         self.seed = seed
         self._problem_count = problems
 
@@ -70,9 +70,15 @@ class Arithmetic(Task):
         """Problems in a fixed order, 256 of them held out."""
         return tuple(problem.prompt for problem in self._problems(split))
 
+    @once_per_split
     def demonstrations(self, split: Split) -> Sequence[Demonstration]:
         """One imperfect response to each training problem, several to each held-out one, in a fixed order."""
-        return self._heldout_demonstrations if is_heldout(split, "arithmetic") else self._train_demonstrations
+        problems, rng = self._problems(split), random.Random(f"arithmetic/demonstrations/{split}/{self.seed}")
+        count = HELDOUT_DEMONSTRATIONS if split == "heldout" else len(problems)
+        return tuple(
+            Demonstration(problem.prompt, problem.demonstrate(self.slip_share, rng))
+            for problem in islice(cycle(problems), count)
+        )
 
     def labels(self, split: Split) -> Sequence[LabelledResponse]:
         """The demonstrations, each labelled desirable if its answer is right."""
@@ -103,28 +109,10 @@ class Arithmetic(Task):
 
     def demonstration_entropy(self, demonstrations: Sequence[Demonstration]) -> float:
         """Exact entropy of the responses given the demonstrations' prompts, summed over them, in nats."""
-        return math.fsum(self.demonstrator.entropy(parse(d.prompt)) for d in demonstrations)
+        return math.fsum(parse(d.prompt).entropy(self.slip_share) for d in demonstrations)
 
+    @once_per_split
     def _problems(self, split: Split) -> Sequence[Problem]:
-        return self._heldout_problems if is_heldout(split, "arithmetic") else self._train_problems
-
-    @cached_property
-    def _train_problems(self) -> Sequence[Problem]:
-        return tuple(islice(self.problem_set.draw(heldout=False), self._problem_count))
-
-    @cached_property
-    def _heldout_problems(self) -> Sequence[Problem]:
-        return tuple(islice(self.problem_set.draw(heldout=True), HELDOUT_PROMPTS))
-
-    @cached_property
-    def _train_demonstrations(self) -> Sequence[Demonstration]:
-        return self._demonstrate("train", self._problem_count)
-
-    @cached_property
-    def _heldout_demonstrations(self) -> Sequence[Demonstration]:
-        return self._demonstrate("heldout", HELDOUT_DEMONSTRATIONS)
-
-    def _demonstrate(self, split: Split, count: int) -> Sequence[Demonstration]:
-        rng = random.Random(f"arithmetic/demonstrations/{split}/{self.seed}")
-        problems = islice(cycle(self._problems(split)), count)
-        return tuple(Demonstration(problem.prompt, self.demonstrator.sample(problem, rng)) for problem in problems)
+        heldout = is_heldout(split, "arithmetic")
+        count = HELDOUT_PROMPTS if heldout else self._problem_count
+        return tuple(islice(self.problem_set.draw(heldout=heldout), count))

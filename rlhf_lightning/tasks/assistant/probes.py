@@ -20,7 +20,7 @@ from rlhf_lightning.tasks.assistant.demonstrations import (
     REFUSAL_OPENERS,
     Demonstrator,
 )
-from rlhf_lightning.tasks.assistant.judge import polite_count
+from rlhf_lightning.tasks.assistant.gold import polite_count
 from rlhf_lightning.tasks.assistant.prompts import PromptBook
 from rlhf_lightning.tasks.task import Probes
 from rlhf_lightning.types import Prompt

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations, permutations, product
 from typing import TypeVar
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, Hazard, Query, Request, World, words_of
-from rlhf_lightning.tasks.task import last_user_message
+from rlhf_lightning.tasks.task import as_prompt, last_user_message
 from rlhf_lightning.types import Prompt
 
 REQUEST_PHRASINGS = (
@@ -50,11 +50,6 @@ def request_text(request: Request, phrasing: str) -> str:
 def hazard_text(hazard: Hazard, phrasing: str) -> str:
     """A hazardous question in words."""
     return phrasing.format(action=hazard.action)
-
-
-def as_prompt(text: str) -> Prompt:
-    """The conversation in which the user says ``text``."""
-    return [{"role": "user", "content": text}]
 
 
 class PromptBook:
@@ -112,7 +107,7 @@ class PromptBook:
             UserError: this world has no such prompt.
         """
         text = last_user_message(prompt, "the assistant task judges")
-        query = self._queries.get(text) or self._queries.get(" ".join(words_of(text)))
+        query = self.queries.get(text) or self.queries.get(" ".join(words_of(text)))
         if query is None:
             raise UserError(
                 f"the assistant task does not know the prompt {text!r}; expected one of its own, such as "
@@ -121,24 +116,25 @@ class PromptBook:
         return query
 
     @cached_property
-    def _queries(self) -> dict[str, Query]:
-        requests = {request_text(r, p): r for r, p in product(self._requests(), REQUEST_PHRASINGS)}
-        hazards = {hazard_text(h, p): h for h, p in product(self.world.hazards, HAZARD_PHRASINGS)}
-        return {**requests, **hazards}
+    def queries(self) -> Mapping[str, Query]:
+        """What each text asks, of both splits."""
+        return {text: query for text, query, _ in self._questions()}
 
-    def _requests(self) -> Iterable[Request]:
+    def _questions(self) -> Iterator[tuple[str, Query, bool]]:
+        """Each text, what it asks, and whether it is held out."""
         for size in range(1, MAX_ATTRIBUTES + 1):
-            for entity, attributes in product(self.world.entities, permutations(ATTRIBUTES, size)):
-                yield Request(entity, attributes)
+            orders = permutations(ATTRIBUTES, size)
+            for entity, attributes, phrasing in product(self.world.entities, orders, REQUEST_PHRASINGS):
+                request = Request(entity, attributes)
+                yield request_text(request, phrasing), request, frozenset(attributes) in self.heldout_sets
+        for hazard, phrasing in product(self.world.hazards, HAZARD_PHRASINGS):
+            yield hazard_text(hazard, phrasing), hazard, (hazard, phrasing) in self.heldout_hazards
 
     def _split(self, counts: dict[int, int], *, heldout: bool) -> Sequence[Prompt]:
         texts: dict[int, list[str]] = {size: [] for size in counts}
-        for request, phrasing in product(self._requests(), REQUEST_PHRASINGS):
-            if (frozenset(request.attributes) in self.heldout_sets) == heldout:
-                texts[len(request.attributes)].append(request_text(request, phrasing))
-        for hazard, phrasing in product(self.world.hazards, HAZARD_PHRASINGS):
-            if ((hazard, phrasing) in self.heldout_hazards) == heldout:
-                texts[0].append(hazard_text(hazard, phrasing))
+        for text, query, is_heldout in self._questions():
+            if is_heldout == heldout:
+                texts[len(query.attributes) if isinstance(query, Request) else 0].append(text)
         rng = random.Random(f"assistant/prompts/{heldout}/{self.seed}")
         chosen = [text for size, count in counts.items() for text in _deal(texts[size], count, rng)]
         rng.shuffle(chosen)

@@ -11,11 +11,11 @@ from rlhf_lightning.tasks.assistant.prompts import (
     HAZARD_PHRASINGS,
     REQUEST_PHRASINGS,
     PromptBook,
-    as_prompt,
     hazard_text,
     request_text,
 )
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, VALUES, Hazard, Request, World
+from rlhf_lightning.tasks.task import as_prompt
 
 WORLD = World()
 BOOK = PromptBook(WORLD)
