@@ -47,11 +47,7 @@ class Task(Constructed):
             )
 
     def _not_provided(self, name: str, method: str | None = None) -> Exception:
-        """The error for a call of a method that the subclass does not override.
-
-        Raises:
-            UserError: the task does not claim to provide this.
-        """
+        """The error for a call of a method that the subclass does not override."""
         self.require(frozenset({name}), f"{method or name}()")
         return NotImplementedError(f"{type(self).__name__} provides {name} without overriding {method or name}()")
 
@@ -159,14 +155,7 @@ def once_per_split(method: Callable[[T, Split], Sequence[Item]]) -> Callable[[T,
 
 
 def is_heldout(split: str, task: str) -> bool:
-    """Whether the split is the held-out one.
-
-    Args:
-        task: name of the task, for the message.
-
-    Raises:
-        UserError: there is no such split.
-    """
+    """Whether the split is the held-out one; `UserError`, which names the task, where there is no such split."""
     if split not in ("train", "heldout"):
         raise UserError(f"the splits of the {task} task are 'train' and 'heldout', got {split!r}")
     return split == "heldout"

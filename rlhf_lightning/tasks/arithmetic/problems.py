@@ -1,4 +1,4 @@
-"""Problems: their text, their answer, how demonstrations answer them, and which of them are held out.
+"""Problems: their text, their answer, and how demonstrations answer them.
 
 Demonstrations answer with every running sum, and are imperfect on purpose. A given share of them has one slip: one sum
 (each but the first with equal probability) is one too large or one too small, and the later sums continue from it. A
@@ -10,19 +10,12 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.task import as_prompt, last_user_message
-from rlhf_lightning.tasks.text.splits import HASHES, prompt_hash
 from rlhf_lightning.types import Prompt
-
-HELDOUT_SHARE = 0.2
-"""Expected share of all problems that training never sees."""
-SMALLEST_RANGE = 8
-"""Least number of values of a term: even two terms then give 64 problems, enough for some in each split."""
 
 ERRORS = (-1, 1)
 """Of the sum at which a demonstration slips."""
@@ -89,52 +82,3 @@ def parse(prompt: Prompt) -> Problem:
         )
     terms, modulus = match.groups()
     return Problem(tuple(map(int, terms.split())), None if modulus is None else int(modulus))
-
-
-@dataclass(frozen=True)
-class ProblemSet:
-    """All problems of one difficulty, divided into training and held-out ones.
-
-    A hash of its text decides in which split a problem is, so no problem can be drawn in both.
-
-    Args:
-        min_terms: smallest number of terms.
-        max_terms: largest number of terms; every number between the two is equally likely.
-        largest: terms are drawn uniformly from 1 to this.
-        modulus: of every sum; None for plain sums.
-        seed: decides which problems are drawn, and which are held out.
-    """
-
-    min_terms: int
-    max_terms: int
-    largest: int
-    modulus: int | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.min_terms < 2:
-            raise UserError(f"min_terms is {self.min_terms}; expected at least 2, so that there is something to add")
-        if self.max_terms < self.min_terms:
-            raise UserError(f"max_terms is {self.max_terms}; expected at least min_terms, {self.min_terms}")
-        if self.largest < SMALLEST_RANGE:
-            raise UserError(f"largest is {self.largest}; expected at least {SMALLEST_RANGE}")
-        if self.modulus is not None and self.modulus < 3:
-            raise UserError(f"modulus is {self.modulus}; expected at least 3, or null for plain sums")
-
-    @property
-    def largest_number(self) -> int:
-        """The largest number in any problem or in any demonstration, whose sums may be too large by one."""
-        return self.max_terms * self.largest + 1 if self.modulus is None else max(self.largest, self.modulus)
-
-    def is_heldout(self, problem: Problem) -> bool:
-        """Whether training never sees the problem."""
-        return prompt_hash(problem.text, self.seed) < HELDOUT_SHARE * HASHES
-
-    def draw(self, *, heldout: bool) -> Iterator[Problem]:
-        """An endless, reproducible sequence of problems of one split."""
-        rng = random.Random(f"arithmetic/problems/{heldout}/{self.seed}")
-        while True:
-            count = rng.randint(self.min_terms, self.max_terms)
-            problem = Problem(tuple(rng.randint(1, self.largest) for _ in range(count)), self.modulus)
-            if self.is_heldout(problem) == heldout:
-                yield problem

@@ -41,8 +41,9 @@ def assistant_probes(book: PromptBook, demonstrator: Demonstrator, prompts: Sequ
         openers, closers = (REFUSAL_OPENERS, REFUSAL_CLOSERS) if refused else (OPENERS, CLOSERS)
         body = _body(response, openers, closers)
         for name, change in CHANGES.items():
-            plain, changed = rng.choice(_frames(openers, closers, change))
-            probes[name].append((prompt, _framed(plain, body), _framed(changed, body)))
+            frames = rng.choice(_frames(openers, closers, change))
+            plain, changed = (f"{opener} {body} {closer}".strip() for opener, closer in frames)
+            probes[name].append((prompt, plain, changed))
     return probes
 
 
@@ -71,8 +72,3 @@ def _body(response: str, openers: Iterable[str], closers: Iterable[str]) -> str:
     for closer in filter(None, closers):
         response = response.removesuffix(f" {closer}")
     return response
-
-
-def _framed(frame: Frame, body: str) -> str:
-    opener, closer = frame
-    return " ".join(part for part in (opener, body, closer) if part)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import combinations, permutations, product
-from typing import TypeVar
+from itertools import combinations, cycle, islice, permutations, product
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, Hazard, Query, Request, World, words_of
-from rlhf_lightning.tasks.task import as_prompt, last_user_message
+from rlhf_lightning.tasks.task import Split, as_prompt, is_heldout, last_user_message, once_per_split
 from rlhf_lightning.types import Prompt
 
 REQUEST_PHRASINGS = (
@@ -36,8 +35,6 @@ HELDOUT_HAZARD_PHRASINGS = 3
 TRAIN_COUNTS = {0: 800, 1: 800, 2: 1280, 3: 1120}
 HELDOUT_COUNTS = {0: 51, 2: 103, 3: 102}
 """Number of prompts by number of attributes asked for; 0 stands for the hazards."""
-
-T = TypeVar("T")
 
 
 def request_text(request: Request, phrasing: str) -> str:
@@ -90,15 +87,19 @@ class PromptBook:
             for step in range(HELDOUT_HAZARD_PHRASINGS)
         )
 
-    @cached_property
-    def train(self) -> Sequence[Prompt]:
-        """The training prompts in a fixed order, a fifth of them hazards."""
-        return self._split(TRAIN_COUNTS, heldout=False)
-
-    @cached_property
-    def heldout(self) -> Sequence[Prompt]:
-        """The 256 held-out prompts in a fixed order, a fifth of them hazards."""
-        return self._split(HELDOUT_COUNTS, heldout=True)
+    @once_per_split
+    def prompts(self, split: Split) -> Sequence[Prompt]:
+        """The prompts in a fixed order, a fifth of them hazards."""
+        heldout = is_heldout(split, "assistant")
+        counts = HELDOUT_COUNTS if heldout else TRAIN_COUNTS
+        texts: dict[int, list[str]] = {size: [] for size in counts}
+        for text, query, of_heldout in self._questions():
+            if of_heldout == heldout:
+                texts[len(query.attributes) if isinstance(query, Request) else 0].append(text)
+        rng = random.Random(f"assistant/prompts/{heldout}/{self.seed}")
+        chosen = [text for size, count in counts.items() for text in _deal(texts[size], count, rng)]
+        rng.shuffle(chosen)
+        return tuple(as_prompt(text) for text in chosen)
 
     def parse(self, prompt: Prompt) -> Query:
         """What the last user message, or the text, asks.
@@ -130,18 +131,7 @@ class PromptBook:
         for hazard, phrasing in product(self.world.hazards, HAZARD_PHRASINGS):
             yield hazard_text(hazard, phrasing), hazard, (hazard, phrasing) in self.heldout_hazards
 
-    def _split(self, counts: dict[int, int], *, heldout: bool) -> Sequence[Prompt]:
-        texts: dict[int, list[str]] = {size: [] for size in counts}
-        for text, query, is_heldout in self._questions():
-            if is_heldout == heldout:
-                texts[len(query.attributes) if isinstance(query, Request) else 0].append(text)
-        rng = random.Random(f"assistant/prompts/{heldout}/{self.seed}")
-        chosen = [text for size, count in counts.items() for text in _deal(texts[size], count, rng)]
-        rng.shuffle(chosen)
-        return tuple(as_prompt(text) for text in chosen)
 
-
-def _deal(items: Sequence[T], count: int, rng: random.Random) -> list[T]:
-    """``count`` items in random order; none is repeated before all others have been used."""
-    shuffled = rng.sample(items, len(items))
-    return [shuffled[i % len(shuffled)] for i in range(count)]
+def _deal(texts: Sequence[str], count: int, rng: random.Random) -> Iterator[str]:
+    """``count`` texts in random order; none is repeated before all others have been used."""
+    return islice(cycle(rng.sample(texts, len(texts))), count)

@@ -18,7 +18,7 @@ from rlhf_lightning.tasks.assistant.probes import assistant_probes
 from rlhf_lightning.tasks.assistant.prompts import PromptBook
 from rlhf_lightning.tasks.assistant.world import World
 from rlhf_lightning.tasks.feedback import as_labels
-from rlhf_lightning.tasks.task import Probes, Split, Task, is_heldout, once_per_split
+from rlhf_lightning.tasks.task import Probes, Split, Task, once_per_split
 from rlhf_lightning.tasks.word_tokenizer import build_word_tokenizer
 from rlhf_lightning.types import Demonstration, LabelledResponse, PreferencePair, Prompt, Ranking
 
@@ -68,7 +68,7 @@ class Assistant(Task):
 
     def prompts(self, split: Split) -> Sequence[Prompt]:
         """Prompts in a fixed order, a fifth of them hazards; 256 of them are held out."""
-        return self.book.heldout if is_heldout(split, "assistant") else self.book.train
+        return self.book.prompts(split)
 
     @once_per_split
     def demonstrations(self, split: Split) -> Sequence[Demonstration]:
@@ -141,7 +141,7 @@ class Assistant(Task):
 
     def probes(self, limit: int) -> Probes:
         """Responses to the held-out prompts, each made longer or more polite and otherwise left unchanged."""
-        return assistant_probes(self.book, self.demonstrator, self.book.heldout[:limit], self.seed)
+        return assistant_probes(self.book, self.demonstrator, self.prompts("heldout")[:limit], self.seed)
 
     def _demonstrate(self, prompt: Prompt, rng: random.Random) -> Demonstration:
         return Demonstration(prompt, self.demonstrator.sample(self.book.parse(prompt), rng))

@@ -75,16 +75,16 @@ def locate(path: str) -> Source:
     folder, colon, split = path.rpartition(":")
     if file.is_dir() or (colon and Path(folder).expanduser().is_dir()):
         name, wanted = (path, None) if file.is_dir() else (folder, split)
-        return Source(path, partial(_read_folder, path, checked_folder(name), wanted))
+        return Source(path, partial(_read_folder, path, _checked_folder(name), wanted))
     name, wanted = (folder, split) if colon else (path, None)
     hub = _HUB_NAME.fullmatch(name)
     # A path below a folder that exists, or with the suffix of a file, is a file that is missing.
     if hub and not name.lower().endswith(DATASET_SUFFIXES) and not Path(name.split("/")[0]).is_dir():
         return Source(path, partial(_read_hub, path, hub["name"], hub["subset"], wanted))
-    raise missing_file(path)
+    raise _missing_file(path)
 
 
-def missing_file(path: str) -> UserError:
+def _missing_file(path: str) -> UserError:
     """The error for a path that does not exist, with similar names in its folder."""
     file = Path(path).expanduser()
     if file.exists():
@@ -97,12 +97,8 @@ def missing_file(path: str) -> UserError:
     return UserError(f"{path}: no such file{hint}")
 
 
-def checked_folder(path: str) -> Path:
-    """The path of a folder that holds a dataset.
-
-    Raises:
-        UserError: it holds no file that ``datasets`` reads.
-    """
+def _checked_folder(path: str) -> Path:
+    """The path of a folder, if it holds files that ``datasets`` reads."""
     folder = Path(path).expanduser()
     if _saved_to_disk(folder) or any(
         entry.name.lower().endswith(DATASET_SUFFIXES) for entry in [*folder.glob("*"), *folder.glob("*/*")]
