@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_lightning.errors import UserError
@@ -76,14 +76,8 @@ class Judge:
             groups: two or more responses to each prompt.
         """
         if self.by_gold:
-            return [
-                [
-                    _ordered(prompt, texts, values, name)
-                    for name, values in row.items()
-                    if len(set(values)) == len(values)
-                ]
-                for prompt, texts, row in zip(prompts, groups, self._scores(prompts, groups), strict=True)
-            ]
+            rows = self._scores(prompts, groups)
+            return [list(_ordered(*group)) for group in zip(prompts, groups, rows, strict=True)]
         differing: Sequence[Sequence[str | None]] = [[None]] * len(groups)
         if self.objectives:
             scores = self._scores(prompts, groups)
@@ -122,11 +116,13 @@ class Judge:
         return [dict(zip(by_name, values, strict=True)) for values in zip(*rounded, strict=True)]
 
 
-def _ordered(prompt: Prompt, texts: tuple[str, ...], scores: Sequence[float], objective: str | None) -> Judgement:
-    """The responses with the higher score first."""
+def _ordered(prompt: Prompt, texts: tuple[str, ...], row: dict[str | None, list[float]]) -> Iterator[Judgement]:
+    """The responses with the higher score first, by each objective that finds no two of them equal."""
     from rlhf_lightning.tasks.feedback import as_pairs
     from rlhf_lightning.types import Ranking
 
-    best_first = tuple(texts[i] for i in sorted(range(len(texts)), key=scores.__getitem__, reverse=True))
-    ranking = Ranking(prompt, best_first, annotator="gold", objective=objective)
-    return as_pairs(ranking)[0] if len(texts) == 2 else ranking
+    for objective, scores in row.items():
+        if len(set(scores)) == len(scores):
+            best_first = tuple(texts[i] for i in sorted(range(len(texts)), key=scores.__getitem__, reverse=True))
+            ranking = Ranking(prompt, best_first, annotator="gold", objective=objective)
+            yield as_pairs(ranking)[0] if len(texts) == 2 else ranking

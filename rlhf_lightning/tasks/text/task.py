@@ -155,7 +155,12 @@ class TextTask(Task):
         else:
             heldout, dropped_heldout = self._read(self._heldout_source)
             dropped += dropped_heldout
-            self._check_heldout_provides(records, heldout)
+            missing = records[0].layout.provides - heldout[0].layout.provides
+            if missing:
+                raise UserError(
+                    f"{self._heldout_source.path}: provides no {' and no '.join(sorted(missing))}; "
+                    f"expected what {self._source.path} provides"
+                )
             keys = by_hash((record.prompt for record in heldout), self.seed)
             heldout_keys, kept = set(keys), set(keys[: self.heldout_limit])
             heldout = [record for record in heldout if prompt_key(record.prompt) in kept]
@@ -208,15 +213,6 @@ class TextTask(Task):
         below = sum(prompt_hash(key, self.seed) < self.heldout_fraction * HASHES for key in keys)
         most = min(len(keys) - 1, self.heldout_limit or len(keys))
         return min(max(below, 1), most)
-
-    def _check_heldout_provides(self, records: list[TextRecord], heldout: list[TextRecord]) -> None:
-        missing = records[0].layout.provides - heldout[0].layout.provides
-        if missing:
-            assert self._heldout_source is not None
-            raise UserError(
-                f"{self._heldout_source.path}: provides no {' and no '.join(sorted(missing))}; "
-                f"expected what {self._source.path} provides"
-            )
 
 
 class _Data(NamedTuple):
