@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.errors import check_counts
-from rlhf_lightning.evaluation.perplexity import perplexity
+from rlhf_lightning.evaluation.heldout import perplexity
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.text import EncodedResponses, encode_responses
 from rlhf_lightning.models.policy import TextPolicy

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlhf_lightning.callbacks.listener import Listener
-from rlhf_lightning.distributed import failing_together, over_own_rows, own_rows
-from rlhf_lightning.evaluation.perplexity import demonstration_nats, perplexity
+from rlhf_lightning.distributed import failing_together, over_own_rows, own_rows, row_slices
 from rlhf_lightning.lightning_seams import callbacks_of
+from rlhf_lightning.models.language.text import encode_responses
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.masking import sequence_sum
 from rlhf_lightning.rollout.statistics import (
@@ -22,7 +22,7 @@ from rlhf_lightning.rollout.statistics import (
     win_rate,
 )
 from rlhf_lightning.training.module import Module
-from rlhf_lightning.types import ScoredRollout, Trajectories
+from rlhf_lightning.types import Demonstration, ScoredRollout, Trajectories
 
 
 class HeldoutEvaluation:
@@ -93,3 +93,31 @@ class HeldoutEvaluation:
             nats, tokens = demonstration_nats(self.policy, mine, microbatch_size=self.microbatch_size)
         sums = self.module.reduced({"nats": nats, "tokens": tokens})
         return {"perplexity": perplexity(sums["nats"], sums["tokens"])}
+
+
+def demonstration_nats(
+    policy: TextPolicy, demonstrations: Sequence[Demonstration], *, microbatch_size: int | None
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Negative log-probability of all responses together, in nats, and the number of their tokens."""
+    device = policy.device
+    nats, tokens = torch.zeros((), device=device), torch.zeros((), dtype=torch.long, device=device)
+    for rows in row_slices(len(demonstrations), microbatch_size):
+        chosen = [demonstrations[i] for i in rows.tolist()]
+        if not chosen:
+            continue
+        encoded = encode_responses(
+            [d.prompt for d in chosen],
+            [d.response for d in chosen],
+            policy.tokenizer,
+            stop_id=policy.stop_ids[0],
+            context_length=policy.context_length,
+            max_response_tokens=policy.context_length // 2,
+        ).to(device)
+        outputs = policy.evaluate(encoded.context, encoded.actions, encoded.action_mask)
+        nats, tokens = nats - outputs.logprobs.sum(), tokens + encoded.action_mask.sum()
+    return nats, tokens
+
+
+def perplexity(nats: float, tokens: float) -> float:
+    """The exponential of the mean nats per token."""
+    return torch.tensor(nats / max(tokens, 1)).exp().item()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_lightning.errors import UserError
@@ -76,10 +76,8 @@ class Judge:
             groups: two or more responses to each prompt.
         """
         if self.by_gold:
-            return [
-                [_ordered(prompt, texts, values, name) for name, values in row.items() if _all_differ(values)]
-                for prompt, texts, row in zip(prompts, groups, self._scores(prompts, groups), strict=True)
-            ]
+            rows = self._scores(prompts, groups)
+            return [list(_ordered(*group)) for group in zip(prompts, groups, rows, strict=True)]
         differing: Sequence[Sequence[str | None]] = [[None]] * len(groups)
         if self.objectives:
             scores = self._scores(prompts, groups)
@@ -114,20 +112,17 @@ class Judge:
         judgement = judged(self.gold, [prompt for prompt in prompts for _ in range(size)], texts)
         by_name: dict[str | None, Tensor] = {name: judgement.objectives[name] for name in self.objectives}
         by_name = by_name or {None: judgement.scores}
-        rounded = {name: scores.double().round(decimals=DECIMALS) for name, scores in by_name.items()}
-        rows = {name: scores.view(-1, size).tolist() for name, scores in rounded.items()}
-        return [{name: values[group] for name, values in rows.items()} for group in range(len(groups))]
+        rounded = [scores.double().round(decimals=DECIMALS).view(-1, size).tolist() for scores in by_name.values()]
+        return [dict(zip(by_name, values, strict=True)) for values in zip(*rounded, strict=True)]
 
 
-def _all_differ(values: Sequence[float]) -> bool:
-    return len(set(values)) == len(values)
+def _ordered(prompt: Prompt, texts: tuple[str, ...], row: dict[str | None, list[float]]) -> Iterator[Judgement]:
+    """The responses with the higher score first, by each objective that finds no two of them equal."""
+    from rlhf_lightning.tasks.feedback import as_pairs
+    from rlhf_lightning.types import Ranking
 
-
-def _ordered(prompt: Prompt, texts: tuple[str, ...], scores: Sequence[float], objective: str | None) -> Judgement:
-    """The responses with the higher score first."""
-    from rlhf_lightning.types import PreferencePair, Ranking
-
-    best_first = tuple(texts[i] for i in sorted(range(len(texts)), key=scores.__getitem__, reverse=True))
-    if len(texts) == 2:
-        return PreferencePair(prompt, best_first[0], best_first[1], annotator="gold", objective=objective)
-    return Ranking(prompt, best_first, annotator="gold", objective=objective)
+    for objective, scores in row.items():
+        if len(set(scores)) == len(scores):
+            best_first = tuple(texts[i] for i in sorted(range(len(texts)), key=scores.__getitem__, reverse=True))
+            ranking = Ranking(prompt, best_first, annotator="gold", objective=objective)
+            yield as_pairs(ranking)[0] if len(texts) == 2 else ranking

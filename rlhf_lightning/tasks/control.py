@@ -95,11 +95,7 @@ def _refusal(environment: str, kwargs: dict[str, Any], error: Exception) -> str:
 
 
 def _spaces(environment: str, vector: SyncVectorEnv) -> Spaces:
-    """The environment's spaces as the networks need them.
-
-    Raises:
-        UserError: they are of a kind that the networks cannot read or write.
-    """
+    """The environment's spaces, if the networks can read and write them."""
     from gymnasium.spaces import Box, Discrete
 
     shown, taken = vector.single_observation_space, vector.single_action_space

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.constructed import Constructed
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rlhf_lightning.rewards.source import RewardSource
+
+T = TypeVar("T")
+Item = TypeVar("Item")
 
 Split: TypeAlias = Literal["train", "heldout"]
 
@@ -43,11 +47,7 @@ class Task(Constructed):
             )
 
     def _not_provided(self, name: str, method: str | None = None) -> Exception:
-        """The error for a call of a method that the subclass does not override.
-
-        Raises:
-            UserError: the task does not claim to provide this.
-        """
+        """The error for a call of a method that the subclass does not override."""
         self.require(frozenset({name}), f"{method or name}()")
         return NotImplementedError(f"{type(self).__name__} provides {name} without overriding {method or name}()")
 
@@ -141,18 +141,29 @@ class Task(Constructed):
         return {}
 
 
+def once_per_split(method: Callable[[T, Split], Sequence[Item]]) -> Callable[[T, Split], Sequence[Item]]:
+    """A method that generates the items of a split; they are generated once, and kept in the object."""
+
+    @wraps(method)
+    def kept(self: T, split: Split) -> Sequence[Item]:
+        results = self.__dict__.setdefault(f"_kept_{method.__name__}", {})
+        if split not in results:
+            results[split] = method(self, split)
+        return results[split]
+
+    return kept
+
+
 def is_heldout(split: str, task: str) -> bool:
-    """Whether the split is the held-out one.
-
-    Args:
-        task: name of the task, for the message.
-
-    Raises:
-        UserError: there is no such split.
-    """
+    """Whether the split is the held-out one; `UserError`, which names the task, where there is no such split."""
     if split not in ("train", "heldout"):
         raise UserError(f"the splits of the {task} task are 'train' and 'heldout', got {split!r}")
     return split == "heldout"
+
+
+def as_prompt(text: str) -> Prompt:
+    """The conversation in which the user says ``text``."""
+    return [{"role": "user", "content": text}]
 
 
 def last_user_message(prompt: Prompt, reader: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,20 +25,24 @@ CHAT_TEMPLATE = (
 
 def build_word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     """One token per word, special tokens first, with a chat template."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *words))}
-    backend = Tokenizer(models.WordLevel(ids, unk_token=UNK))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
+    return word_level(
+        (*SPECIAL_TOKENS, *words),
         pad_token=PAD,
         bos_token=BOS,
         eos_token=EOS,
         unk_token=UNK,
         additional_special_tokens=list(ROLES),
         chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
+    )
+
+
+def word_level(tokens: Iterable[str], **options: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of the given tokens, separated by white space; ``options`` are those of `PreTrainedTokenizerFast`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNK))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, padding_side="left", **options
     )

@@ -5,7 +5,7 @@ import tiny_models
 import torch
 from scipy.stats import binomtest
 
-from rlhf_lightning.evaluation.perplexity import demonstration_nats, perplexity
+from rlhf_lightning.evaluation.heldout import demonstration_nats, perplexity
 from rlhf_lightning.rollout.statistics import (
     distinct_ngrams,
     sample_records,

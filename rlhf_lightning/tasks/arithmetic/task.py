@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.arithmetic.demonstrations import ArithmeticDemonstrator
-from rlhf_lightning.tasks.arithmetic.problems import Problem, ProblemSet, parse
+from rlhf_lightning.tasks.arithmetic.problems import Problem, parse
 from rlhf_lightning.tasks.arithmetic.verifier import ArithmeticVerifier, is_right
-from rlhf_lightning.tasks.task import Split, Task, is_heldout
+from rlhf_lightning.tasks.task import Split, Task, is_heldout, once_per_split
+from rlhf_lightning.tasks.text.splits import HASHES, prompt_hash
 from rlhf_lightning.tasks.word_tokenizer import build_word_tokenizer
 from rlhf_lightning.types import Demonstration, LabelledResponse, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+HELDOUT_SHARE = 0.2
+"""Expected share of all problems that training never sees."""
+SMALLEST_RANGE = 8
+"""Least number of values of a term: even two terms then give 64 problems, enough for some in each split."""
 HELDOUT_PROMPTS = 256
 HELDOUT_DEMONSTRATIONS = 1024
 LARGEST_TOKEN = 9999
@@ -61,8 +64,21 @@ class Arithmetic(Task):
     ) -> None:
         if problems < 1:
             raise UserError(f"problems is {problems}; expected at least 1")
-        self.problem_set = ProblemSet(min_terms, max_terms, largest, modulus, seed)
-        self.demonstrator = ArithmeticDemonstrator(slip_share)
+        if min_terms < 2:
+            raise UserError(f"min_terms is {min_terms}; expected at least 2, so that there is something to add")
+        if max_terms < min_terms:
+            raise UserError(f"max_terms is {max_terms}; expected at least min_terms, {min_terms}")
+        if largest < SMALLEST_RANGE:
+            raise UserError(f"largest is {largest}; expected at least {SMALLEST_RANGE}")
+        if modulus is not None and modulus < 3:
+            raise UserError(f"modulus is {modulus}; expected at least 3, or null for plain sums")
+        if not 0 <= slip_share <= 1:
+            raise UserError(f"slip_share is {slip_share}; expected a share between 0 and 1")
+        self.min_terms = min_terms
+        self.max_terms = max_terms
+        self.largest = largest
+        self.modulus = modulus
+        self.slip_share = slip_share
         self.seed = seed
         self._problem_count = problems
 
@@ -70,9 +86,15 @@ class Arithmetic(Task):
         """Problems in a fixed order, 256 of them held out."""
         return tuple(problem.prompt for problem in self._problems(split))
 
+    @once_per_split
     def demonstrations(self, split: Split) -> Sequence[Demonstration]:
         """One imperfect response to each training problem, several to each held-out one, in a fixed order."""
-        return self._heldout_demonstrations if is_heldout(split, "arithmetic") else self._train_demonstrations
+        problems, rng = self._problems(split), random.Random(f"arithmetic/demonstrations/{split}/{self.seed}")
+        count = HELDOUT_DEMONSTRATIONS if split == "heldout" else len(problems)
+        return tuple(
+            Demonstration(problem.prompt, problem.demonstrate(self.slip_share, rng))
+            for problem in islice(cycle(problems), count)
+        )
 
     def labels(self, split: Split) -> Sequence[LabelledResponse]:
         """The demonstrations, each labelled desirable if its answer is right."""
@@ -87,13 +109,13 @@ class Arithmetic(Task):
         Raises:
             UserError: the numbers are too large for that.
         """
-        largest = self.problem_set.largest_number
+        largest = self.largest_number
         if largest > LARGEST_TOKEN:
             raise UserError(
                 f"the numbers of the arithmetic task go up to {largest}, and a model built from scratch has one token "
                 f"for each up to {LARGEST_TOKEN}; expected fewer or smaller terms, a modulus, or a checkpoint"
             )
-        question = Problem(terms=(), modulus=self.problem_set.modulus).text
+        question = Problem(terms=(), modulus=self.modulus).text
         words = dict.fromkeys(word for word in question.split() if not word.isdigit())
         return build_word_tokenizer([*words, *map(str, range(largest + 1))])
 
@@ -103,28 +125,28 @@ class Arithmetic(Task):
 
     def demonstration_entropy(self, demonstrations: Sequence[Demonstration]) -> float:
         """Exact entropy of the responses given the demonstrations' prompts, summed over them, in nats."""
-        return math.fsum(self.demonstrator.entropy(parse(d.prompt)) for d in demonstrations)
+        return math.fsum(parse(d.prompt).entropy(self.slip_share) for d in demonstrations)
 
+    @property
+    def largest_number(self) -> int:
+        """The largest number in any problem or in any demonstration, whose sums may be too large by one."""
+        return self.max_terms * self.largest + 1 if self.modulus is None else max(self.largest, self.modulus)
+
+    def holds_out(self, problem: Problem) -> bool:
+        """Whether training never sees the problem: a hash of its text decides."""
+        return prompt_hash(problem.text, self.seed) < HELDOUT_SHARE * HASHES
+
+    def draw(self, *, heldout: bool) -> Iterator[Problem]:
+        """An endless, reproducible sequence of problems of one split; every number of terms is equally likely."""
+        rng = random.Random(f"arithmetic/problems/{heldout}/{self.seed}")
+        while True:
+            count = rng.randint(self.min_terms, self.max_terms)
+            problem = Problem(tuple(rng.randint(1, self.largest) for _ in range(count)), self.modulus)
+            if self.holds_out(problem) == heldout:
+                yield problem
+
+    @once_per_split
     def _problems(self, split: Split) -> Sequence[Problem]:
-        return self._heldout_problems if is_heldout(split, "arithmetic") else self._train_problems
-
-    @cached_property
-    def _train_problems(self) -> Sequence[Problem]:
-        return tuple(islice(self.problem_set.draw(heldout=False), self._problem_count))
-
-    @cached_property
-    def _heldout_problems(self) -> Sequence[Problem]:
-        return tuple(islice(self.problem_set.draw(heldout=True), HELDOUT_PROMPTS))
-
-    @cached_property
-    def _train_demonstrations(self) -> Sequence[Demonstration]:
-        return self._demonstrate("train", self._problem_count)
-
-    @cached_property
-    def _heldout_demonstrations(self) -> Sequence[Demonstration]:
-        return self._demonstrate("heldout", HELDOUT_DEMONSTRATIONS)
-
-    def _demonstrate(self, split: Split, count: int) -> Sequence[Demonstration]:
-        rng = random.Random(f"arithmetic/demonstrations/{split}/{self.seed}")
-        problems = islice(cycle(self._problems(split)), count)
-        return tuple(Demonstration(problem.prompt, self.demonstrator.sample(problem, rng)) for problem in problems)
+        heldout = is_heldout(split, "arithmetic")
+        count = HELDOUT_PROMPTS if heldout else self._problem_count
+        return tuple(islice(self.draw(heldout=heldout), count))

@@ -15,11 +15,9 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.assistant.judge import COMPONENTS, GoldJudge, polite_count
-from rlhf_lightning.tasks.assistant.prompts import PromptBook
+from rlhf_lightning.tasks.assistant.gold import COMPONENTS, GoldReward, polite_count
 from rlhf_lightning.tasks.assistant.world import words_of
 from rlhf_lightning.types import Prompt
 
@@ -51,17 +49,13 @@ class AnnotatorPool:
     """A pool of annotators. The number of a comparison decides who judges it, and the judge's random mistakes.
 
     Args:
-        book: parses the prompts.
-        judge: computes the gold components.
+        gold: computes the gold components.
         seed: decides the annotators and all their choices.
         count: number of annotators.
     """
 
-    def __init__(self, book: PromptBook, judge: GoldJudge, seed: int = 0, count: int = 5) -> None:
-        if count < 1:
-            raise UserError(f"the assistant task needs at least one annotator, got {count}")
-        self.book = book
-        self.judge = judge
+    def __init__(self, gold: GoldReward, seed: int = 0, count: int = 5) -> None:
+        self.gold = gold
         self.seed = seed
         self.by_name = {annotator.name: annotator for annotator in (_draw(seed, i) for i in range(count))}
         self.names = tuple(self.by_name)
@@ -70,8 +64,7 @@ class AnnotatorPool:
         """How much an annotator likes a response, in one objective or overall."""
         person = self.by_name[annotator]
         words = words_of(response)
-        components = self.judge.components(self.book.parse(prompt), response)
-        weighted = zip(COMPONENTS, person.weights, components, strict=True)
+        weighted = zip(COMPONENTS, person.weights, self.gold.components(prompt, response), strict=True)
         utility = math.fsum(weight * component for name, weight, component in weighted if objective in (None, name))
         if objective not in (None, "helpful"):
             return utility
@@ -110,7 +103,9 @@ class AnnotatorPool:
         Raises:
             UserError: there is no such objective or annotator.
         """
-        self._check_known(objective, annotator)
+        for argument, name, known in (("objective", objective, COMPONENTS), ("annotator", annotator, self.names)):
+            if name is not None and name not in known:
+                raise UserError(f"the assistant task has no {argument} {name!r}; expected one of {', '.join(known)}")
         rng = random.Random(f"assistant/choice/{self.seed}/{index}")
         first = rng.choice(self.names)
         judge = annotator or first
@@ -120,7 +115,9 @@ class AnnotatorPool:
         order, remaining = [], list(range(len(responses)))
         while len(remaining) > 1:
             probabilities = self.choice_probabilities(judge, [utilities[number] for number in remaining])
-            order.append(remaining.pop(_sampled(probabilities, rng.random())))
+            (best,) = rng.choices(remaining, probabilities)
+            remaining.remove(best)
+            order.append(best)
         return order + remaining, judge
 
     def choice_probabilities(self, annotator: str, utilities: Sequence[float]) -> list[float]:
@@ -130,19 +127,6 @@ class AnnotatorPool:
         odds = [math.exp((utility - best) / person.temperature) for utility in utilities]
         total = math.fsum(odds)
         return [person.lapse_rate / len(odds) + (1 - person.lapse_rate) * value / total for value in odds]
-
-    def _check_known(self, objective: str | None, annotator: str | None) -> None:
-        for argument, name, known in (("objective", objective, COMPONENTS), ("annotator", annotator, self.names)):
-            if name is not None and name not in known:
-                raise UserError(f"the assistant task has no {argument} {name!r}; expected one of {', '.join(known)}")
-
-
-def _sampled(probabilities: Sequence[float], uniform: float) -> int:
-    """The first index whose cumulative probability exceeds a draw from [0, 1)."""
-    for number, total in enumerate(accumulate(probabilities)):
-        if uniform < total:
-            return number
-    return len(probabilities) - 1  # rounding can make the sum slightly less than 1
 
 
 def _draw(seed: int, number: int) -> Annotator:

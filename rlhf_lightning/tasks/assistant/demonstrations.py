@@ -66,11 +66,6 @@ COMPLIANCES = {
 }
 
 
-def response_grammar(world: World, query: Query) -> Node:
-    """The distribution of the demonstrations' responses to a query."""
-    return _answer(world, query) if isinstance(query, Request) else _hazard_response(query)
-
-
 def possible_bigrams(world: World) -> frozenset[tuple[str, str]]:
     """Every pair of neighbouring words in any response to any query, wrong values included.
 
@@ -83,7 +78,7 @@ def possible_bigrams(world: World) -> frozenset[tuple[str, str]]:
     more = Choice.uniform([Text(""), Chain(CONNECTOR, later), Chain(CONNECTOR, later, CONNECTOR, later)])
     answer = Chain(OPENER, first, more, Text("."), CLOSER)
     responses = [answer, *(_hazard_response(hazard) for hazard in world.hazards)]
-    return Choice.uniform(responses).edges.bigrams
+    return Choice.uniform(responses).bigrams
 
 
 class Demonstrator:
@@ -96,7 +91,9 @@ class Demonstrator:
     def grammar(self, query: Query) -> Node:
         """The distribution of the responses to a query."""
         if query not in self._grammars:
-            self._grammars[query] = response_grammar(self.world, query)
+            self._grammars[query] = (
+                _answer(self.world, query) if isinstance(query, Request) else _hazard_response(query)
+            )
         return self._grammars[query]
 
     def sample(self, query: Query, rng: random.Random) -> str:

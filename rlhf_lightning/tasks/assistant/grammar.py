@@ -8,42 +8,23 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from bisect import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, reduce
-from itertools import accumulate, pairwise, product
+from itertools import pairwise, product
+from typing import TypeAlias
 
-Words = tuple[str, ...]
+Words: TypeAlias = tuple[str, ...]
+Neighbours: TypeAlias = frozenset[tuple[str | None, str | None]]
+"""Pairs of words that can follow each other; None stands for the beginning and for the end of the text."""
 
 
-@dataclass(frozen=True)
-class Edges:
-    """The possible first and last words and pairs of neighbours of a text, and whether it can be empty."""
-
-    first: frozenset[str]
-    last: frozenset[str]
-    bigrams: frozenset[tuple[str, str]]
-    empty: bool
-
-    def then(self, other: Edges) -> Edges:
-        """The edges of one text followed by another."""
-        return Edges(
-            first=self.first | (other.first if self.empty else frozenset()),
-            last=other.last | (self.last if other.empty else frozenset()),
-            bigrams=self.bigrams | other.bigrams | frozenset(product(self.last, other.first)),
-            empty=self.empty and other.empty,
-        )
-
-    @staticmethod
-    def either(edges: Sequence[Edges]) -> Edges:
-        """The edges of one of several texts."""
-        return Edges(
-            first=frozenset().union(*(e.first for e in edges)),
-            last=frozenset().union(*(e.last for e in edges)),
-            bigrams=frozenset().union(*(e.bigrams for e in edges)),
-            empty=any(e.empty for e in edges),
-        )
+def joined(first: Neighbours, second: Neighbours) -> Neighbours:
+    """The neighbours in one text followed by another."""
+    last = {left for left, right in first if right is None}
+    following = {right for left, right in second if left is None}
+    within_first = frozenset(pair for pair in first if pair[1] is not None)
+    within_second = frozenset(pair for pair in second if pair[0] is not None)
+    return within_first | within_second | frozenset(product(last, following))
 
 
 class Node(ABC):
@@ -60,8 +41,13 @@ class Node(ABC):
 
     @property
     @abstractmethod
-    def edges(self) -> Edges:
-        """The possible first and last words and pairs of neighbours."""
+    def neighbours(self) -> Neighbours:
+        """All words that can follow each other, begin the text or end it."""
+
+    @property
+    def bigrams(self) -> frozenset[tuple[str, str]]:
+        """All pairs of words that can follow each other."""
+        return frozenset((left, right) for left, right in self.neighbours if left is not None and right is not None)
 
 
 class Text(Node):
@@ -74,16 +60,12 @@ class Text(Node):
         """The words."""
         return self.words
 
-    @property
-    def entropy(self) -> float:
-        """0: nothing is random."""
-        return 0.0
+    entropy = 0.0
 
     @cached_property
-    def edges(self) -> Edges:
-        """The edges of the words themselves."""
-        pairs = pairwise(self.words)
-        return Edges(frozenset(self.words[:1]), frozenset(self.words[-1:]), frozenset(pairs), not self.words)
+    def neighbours(self) -> Neighbours:
+        """The words themselves."""
+        return frozenset(pairwise((None, *self.words, None)))
 
 
 class Chain(Node):
@@ -102,9 +84,9 @@ class Chain(Node):
         return math.fsum(part.entropy for part in self.parts)
 
     @cached_property
-    def edges(self) -> Edges:
-        """The edges of the parts, and the pairs of words where they meet."""
-        return reduce(Edges.then, (part.edges for part in self.parts))
+    def neighbours(self) -> Neighbours:
+        """Those in the parts, and those where the parts meet."""
+        return reduce(joined, (part.neighbours for part in self.parts))
 
 
 class Choice(Node):
@@ -119,7 +101,6 @@ class Choice(Node):
         total = math.fsum(weights)
         self.options = tuple(options)
         self.weights = tuple(weight / total for weight in weights)
-        self._cumulative = tuple(accumulate(self.weights))
 
     @classmethod
     def of(cls, weighted: Mapping[str, float]) -> Choice:
@@ -133,8 +114,8 @@ class Choice(Node):
 
     def sample(self, rng: random.Random) -> Words:
         """A sample of one option."""
-        chosen = bisect(self._cumulative, rng.random(), 0, len(self.options) - 1)
-        return self.options[chosen].sample(rng)
+        (chosen,) = rng.choices(self.options, self.weights)
+        return chosen.sample(rng)
 
     @cached_property
     def entropy(self) -> float:
@@ -146,6 +127,6 @@ class Choice(Node):
         )
 
     @cached_property
-    def edges(self) -> Edges:
-        """The edges of all options."""
-        return Edges.either([option.edges for option in self.options])
+    def neighbours(self) -> Neighbours:
+        """Those in any option."""
+        return frozenset().union(*(option.neighbours for option in self.options))

@@ -20,13 +20,11 @@ from rlhf_lightning.tasks.assistant.demonstrations import (
     REFUSAL_OPENERS,
     Demonstrator,
 )
-from rlhf_lightning.tasks.assistant.judge import polite_count
+from rlhf_lightning.tasks.assistant.gold import polite_count
 from rlhf_lightning.tasks.assistant.prompts import PromptBook
 from rlhf_lightning.tasks.task import Probes
 from rlhf_lightning.types import Prompt
 
-Frame: TypeAlias = tuple[str, str]
-"""An opener and a closer, one of which is empty."""
 Change: TypeAlias = Callable[[Sequence[str], Sequence[str]], bool]
 """Whether the second list of words is the first one changed in the desired property."""
 
@@ -41,8 +39,8 @@ def assistant_probes(book: PromptBook, demonstrator: Demonstrator, prompts: Sequ
         openers, closers = (REFUSAL_OPENERS, REFUSAL_CLOSERS) if refused else (OPENERS, CLOSERS)
         body = _body(response, openers, closers)
         for name, change in CHANGES.items():
-            plain, changed = rng.choice(_frames(openers, closers, change))
-            probes[name].append((prompt, _framed(plain, body), _framed(changed, body)))
+            plain, changed = rng.choice(_changed(body, openers, closers, change))
+            probes[name].append((prompt, plain, changed))
     return probes
 
 
@@ -57,11 +55,11 @@ def _more_polite(plain: Sequence[str], changed: Sequence[str]) -> bool:
 CHANGES: dict[str, Change] = {"length": _longer, "politeness": _more_polite}
 
 
-def _frames(openers: Iterable[str], closers: Iterable[str], change: Change) -> list[tuple[Frame, Frame]]:
-    """All changes of the opener without a closer, and of the closer without an opener."""
-    opened = [((a, ""), (b, "")) for a, b in permutations(openers, 2) if change(a.split(), b.split())]
-    closed = [(("", a), ("", b)) for a, b in permutations(closers, 2) if change(a.split(), b.split())]
-    return opened + closed
+def _changed(body: str, openers: Iterable[str], closers: Iterable[str], change: Change) -> list[tuple[str, str]]:
+    """The body with each change of the opener and no closer, and with each change of the closer and no opener."""
+    opened = [(f"{a} {body}", f"{b} {body}") for a, b in permutations(openers, 2) if change(a.split(), b.split())]
+    closed = [(f"{body} {a}", f"{body} {b}") for a, b in permutations(closers, 2) if change(a.split(), b.split())]
+    return [(plain.strip(), changed.strip()) for plain, changed in opened + closed]
 
 
 def _body(response: str, openers: Iterable[str], closers: Iterable[str]) -> str:
@@ -71,8 +69,3 @@ def _body(response: str, openers: Iterable[str], closers: Iterable[str]) -> str:
     for closer in filter(None, closers):
         response = response.removesuffix(f" {closer}")
     return response
-
-
-def _framed(frame: Frame, body: str) -> str:
-    opener, closer = frame
-    return " ".join(part for part in (opener, body, closer) if part)

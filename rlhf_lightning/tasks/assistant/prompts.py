@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import combinations, permutations, product
-from typing import TypeVar
+from itertools import combinations, cycle, islice, permutations, product
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, Hazard, Query, Request, World, words_of
-from rlhf_lightning.tasks.task import last_user_message
+from rlhf_lightning.tasks.task import Split, as_prompt, is_heldout, last_user_message, once_per_split
 from rlhf_lightning.types import Prompt
 
 REQUEST_PHRASINGS = (
@@ -37,8 +36,6 @@ TRAIN_COUNTS = {0: 800, 1: 800, 2: 1280, 3: 1120}
 HELDOUT_COUNTS = {0: 51, 2: 103, 3: 102}
 """Number of prompts by number of attributes asked for; 0 stands for the hazards."""
 
-T = TypeVar("T")
-
 
 def request_text(request: Request, phrasing: str) -> str:
     """A question about a product in words."""
@@ -50,11 +47,6 @@ def request_text(request: Request, phrasing: str) -> str:
 def hazard_text(hazard: Hazard, phrasing: str) -> str:
     """A hazardous question in words."""
     return phrasing.format(action=hazard.action)
-
-
-def as_prompt(text: str) -> Prompt:
-    """The conversation in which the user says ``text``."""
-    return [{"role": "user", "content": text}]
 
 
 class PromptBook:
@@ -95,15 +87,19 @@ class PromptBook:
             for step in range(HELDOUT_HAZARD_PHRASINGS)
         )
 
-    @cached_property
-    def train(self) -> Sequence[Prompt]:
-        """The training prompts in a fixed order, a fifth of them hazards."""
-        return self._split(TRAIN_COUNTS, heldout=False)
-
-    @cached_property
-    def heldout(self) -> Sequence[Prompt]:
-        """The 256 held-out prompts in a fixed order, a fifth of them hazards."""
-        return self._split(HELDOUT_COUNTS, heldout=True)
+    @once_per_split
+    def prompts(self, split: Split) -> Sequence[Prompt]:
+        """The prompts in a fixed order, a fifth of them hazards."""
+        heldout = is_heldout(split, "assistant")
+        counts = HELDOUT_COUNTS if heldout else TRAIN_COUNTS
+        texts: dict[int, list[str]] = {size: [] for size in counts}
+        for text, query, of_heldout in self._questions():
+            if of_heldout == heldout:
+                texts[len(query.attributes) if isinstance(query, Request) else 0].append(text)
+        rng = random.Random(f"assistant/prompts/{heldout}/{self.seed}")
+        chosen = [text for size, count in counts.items() for text in _deal(texts[size], count, rng)]
+        rng.shuffle(chosen)
+        return tuple(as_prompt(text) for text in chosen)
 
     def parse(self, prompt: Prompt) -> Query:
         """What the last user message, or the text, asks.
@@ -112,7 +108,7 @@ class PromptBook:
             UserError: this world has no such prompt.
         """
         text = last_user_message(prompt, "the assistant task judges")
-        query = self._queries.get(text) or self._queries.get(" ".join(words_of(text)))
+        query = self.queries.get(text) or self.queries.get(" ".join(words_of(text)))
         if query is None:
             raise UserError(
                 f"the assistant task does not know the prompt {text!r}; expected one of its own, such as "
@@ -121,31 +117,21 @@ class PromptBook:
         return query
 
     @cached_property
-    def _queries(self) -> dict[str, Query]:
-        requests = {request_text(r, p): r for r, p in product(self._requests(), REQUEST_PHRASINGS)}
-        hazards = {hazard_text(h, p): h for h, p in product(self.world.hazards, HAZARD_PHRASINGS)}
-        return {**requests, **hazards}
+    def queries(self) -> Mapping[str, Query]:
+        """What each text asks, of both splits."""
+        return {text: query for text, query, _ in self._questions()}
 
-    def _requests(self) -> Iterable[Request]:
+    def _questions(self) -> Iterator[tuple[str, Query, bool]]:
+        """Each text, what it asks, and whether it is held out."""
         for size in range(1, MAX_ATTRIBUTES + 1):
-            for entity, attributes in product(self.world.entities, permutations(ATTRIBUTES, size)):
-                yield Request(entity, attributes)
-
-    def _split(self, counts: dict[int, int], *, heldout: bool) -> Sequence[Prompt]:
-        texts: dict[int, list[str]] = {size: [] for size in counts}
-        for request, phrasing in product(self._requests(), REQUEST_PHRASINGS):
-            if (frozenset(request.attributes) in self.heldout_sets) == heldout:
-                texts[len(request.attributes)].append(request_text(request, phrasing))
+            orders = permutations(ATTRIBUTES, size)
+            for entity, attributes, phrasing in product(self.world.entities, orders, REQUEST_PHRASINGS):
+                request = Request(entity, attributes)
+                yield request_text(request, phrasing), request, frozenset(attributes) in self.heldout_sets
         for hazard, phrasing in product(self.world.hazards, HAZARD_PHRASINGS):
-            if ((hazard, phrasing) in self.heldout_hazards) == heldout:
-                texts[0].append(hazard_text(hazard, phrasing))
-        rng = random.Random(f"assistant/prompts/{heldout}/{self.seed}")
-        chosen = [text for size, count in counts.items() for text in _deal(texts[size], count, rng)]
-        rng.shuffle(chosen)
-        return tuple(as_prompt(text) for text in chosen)
+            yield hazard_text(hazard, phrasing), hazard, (hazard, phrasing) in self.heldout_hazards
 
 
-def _deal(items: Sequence[T], count: int, rng: random.Random) -> list[T]:
-    """``count`` items in random order; none is repeated before all others have been used."""
-    shuffled = rng.sample(items, len(items))
-    return [shuffled[i % len(shuffled)] for i in range(count)]
+def _deal(texts: Sequence[str], count: int, rng: random.Random) -> Iterator[str]:
+    """``count`` texts in random order; none is repeated before all others have been used."""
+    return islice(cycle(rng.sample(texts, len(texts))), count)

@@ -6,20 +6,20 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.assistant.annotators import AnnotatorPool
 from rlhf_lightning.tasks.assistant.ceiling import component_ceiling
-from rlhf_lightning.tasks.assistant.demonstrations import Demonstrator
+from rlhf_lightning.tasks.assistant.demonstrations import Demonstrator, possible_bigrams
 from rlhf_lightning.tasks.assistant.gold import GoldReward, check_weights
-from rlhf_lightning.tasks.assistant.judge import GoldJudge
 from rlhf_lightning.tasks.assistant.probes import assistant_probes
 from rlhf_lightning.tasks.assistant.prompts import PromptBook
-from rlhf_lightning.tasks.assistant.tokenizer import build_tokenizer
 from rlhf_lightning.tasks.assistant.world import World
 from rlhf_lightning.tasks.feedback import as_labels
-from rlhf_lightning.tasks.task import Probes, Split, Task, is_heldout
+from rlhf_lightning.tasks.task import Probes, Split, Task, once_per_split
+from rlhf_lightning.tasks.word_tokenizer import build_word_tokenizer
 from rlhf_lightning.types import Demonstration, LabelledResponse, PreferencePair, Prompt, Ranking
 
 if TYPE_CHECKING:
@@ -68,11 +68,15 @@ class Assistant(Task):
 
     def prompts(self, split: Split) -> Sequence[Prompt]:
         """Prompts in a fixed order, a fifth of them hazards; 256 of them are held out."""
-        return self.book.heldout if is_heldout(split, "assistant") else self.book.train
+        return self.book.prompts(split)
 
+    @once_per_split
     def demonstrations(self, split: Split) -> Sequence[Demonstration]:
         """Imperfect responses to the prompts of the split, in a fixed order."""
-        return self._heldout_demonstrations if is_heldout(split, "assistant") else self._train_demonstrations
+        prompts, rng = self.prompts(split), random.Random(f"assistant/demonstrations/{split}/{self.seed}")
+        if split == "train":
+            return tuple(self._demonstrate(rng.choice(prompts), rng) for _ in range(self._demonstration_count))
+        return tuple(self._demonstrate(prompt, rng) for prompt in islice(cycle(prompts), HELDOUT_DEMONSTRATIONS))
 
     def labels(self, split: Split) -> Sequence[LabelledResponse]:
         """Two labels of most demonstrations' prompts, in a fixed order, as an annotator's choice between two responses.
@@ -84,7 +88,7 @@ class Assistant(Task):
         demonstrations = self.demonstrations(split)
         rng = random.Random(f"assistant/labels/{split}/{self.seed}")
         others = [self._demonstrate(demonstration.prompt, rng).response for demonstration in demonstrations]
-        first_index = self._demonstration_count if is_heldout(split, "assistant") else 0
+        first_index = self._demonstration_count if split == "heldout" else 0
         return tuple(
             label
             for index, (demonstration, other) in enumerate(zip(demonstrations, others, strict=True), first_index)
@@ -93,12 +97,17 @@ class Assistant(Task):
         )
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The word-level tokenizer of the task's vocabulary."""
-        return build_tokenizer(self.world)
+        """A word-level tokenizer: one token for every word of every prompt and every response."""
+        words = {*chain(*possible_bigrams(self.world)), *" ".join(self.book.queries).split()}
+        return build_word_tokenizer(sorted(words))
 
     def gold(self) -> GoldReward:
         """The true reward."""
-        return GoldReward(self.book, self._judge, self._gold_weights)
+        return self._gold
+
+    @cached_property
+    def _gold(self) -> GoldReward:
+        return GoldReward(self.book, self._gold_weights)
 
     def demonstration_entropy(self, demonstrations: Sequence[Demonstration]) -> float:
         """Exact entropy of the responses given the demonstrations' prompts, summed over them, in nats."""
@@ -107,7 +116,7 @@ class Assistant(Task):
     @cached_property
     def annotators(self) -> AnnotatorPool:
         """The simulated people who compare responses."""
-        return AnnotatorPool(self.book, self._judge, self.seed, self._annotator_count)
+        return AnnotatorPool(self._gold, self.seed, self._annotator_count)
 
     def panel(self, index: int, count: int) -> list[str]:
         """The ``count`` different annotators for comparison ``index``; the first one judges if only one is needed."""
@@ -122,38 +131,17 @@ class Assistant(Task):
         objective: str | None = None,
         annotator: str | None = None,
     ) -> Ranking:
-        """Rank several responses; the same arguments always give the same ranking.
-
-        Args:
-            index: number of the comparison, which decides the annotator and the annotator's mistakes.
-            objective: the gold component that is judged; None for an overall judgement.
-            annotator: who judges; None for the first of the `panel`.
-        """
+        """Rank several responses; the arguments are those of `AnnotatorPool.rank`."""
         order, judge = self.annotators.rank(prompt, responses, index, objective, annotator)
         return Ranking(prompt, tuple(responses[number] for number in order), judge, objective)
 
     def ceiling(self, train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> float:
         """Held-out accuracy of a Bradley–Terry model of the gold components, fitted to the training pairs."""
-        return component_ceiling(self.book, self._judge, train, heldout)
+        return component_ceiling(self._gold, train, heldout)
 
     def probes(self, limit: int) -> Probes:
         """Responses to the held-out prompts, each made longer or more polite and otherwise left unchanged."""
-        return assistant_probes(self.book, self.demonstrator, self.book.heldout[:limit], self.seed)
-
-    @cached_property
-    def _judge(self) -> GoldJudge:
-        return GoldJudge(self.world)
-
-    @cached_property
-    def _train_demonstrations(self) -> Sequence[Demonstration]:
-        rng = random.Random(f"assistant/demonstrations/train/{self.seed}")
-        return tuple(self._demonstrate(rng.choice(self.book.train), rng) for _ in range(self._demonstration_count))
-
-    @cached_property
-    def _heldout_demonstrations(self) -> Sequence[Demonstration]:
-        rng = random.Random(f"assistant/demonstrations/heldout/{self.seed}")
-        prompts = self.book.heldout
-        return tuple(self._demonstrate(prompts[i % len(prompts)], rng) for i in range(HELDOUT_DEMONSTRATIONS))
+        return assistant_probes(self.book, self.demonstrator, self.prompts("heldout")[:limit], self.seed)
 
     def _demonstrate(self, prompt: Prompt, rng: random.Random) -> Demonstration:
         return Demonstration(prompt, self.demonstrator.sample(self.book.parse(prompt), rng))

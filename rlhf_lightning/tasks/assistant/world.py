@@ -85,7 +85,6 @@ class World:
             raise UserError(
                 f"the assistant task has between {MIN_ENTITIES} and {MAX_ENTITIES} entities, got {entities}"
             )
-        self.seed = seed
         self.entities = ENTITIES[:entities]
         self.hazards = HAZARDS
         rng = random.Random(f"assistant/world/{seed}")

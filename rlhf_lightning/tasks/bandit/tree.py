@@ -11,6 +11,7 @@ from rlhf_lightning.models.language.text import encode_responses
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.models.tabular import DEPTH, PREFIXES, TOKENS
 from rlhf_lightning.ops.rewards import last_action_rewards
+from rlhf_lightning.tasks.word_tokenizer import word_level
 from rlhf_lightning.types import Rollout
 
 if TYPE_CHECKING:
@@ -30,15 +31,7 @@ RESPONSES = tuple(_text(number) for number in range(PREFIXES))
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer with these three tokens only."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {token: number for number, token in enumerate(TOKENS)}
-    backend = Tokenizer(models.WordLevel(ids))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=TOKENS[0], clean_up_tokenization_spaces=False, padding_side="left"
-    )
+    return word_level(TOKENS, eos_token=TOKENS[0])
 
 
 def as_rollout(policy: TextPolicy, numbers: Sequence[int] = range(PREFIXES)) -> Rollout:

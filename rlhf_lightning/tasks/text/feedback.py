@@ -66,9 +66,16 @@ def _feedback(layout: Layout, fields: Fields, prompt: Prompt, responses: tuple[s
 
 
 def check_responses(record: TextRecord) -> None:
-    """Raise `BadPairError` for an empty response, or for compared responses that differ at most in white space."""
+    """Refuse an empty response, and compared responses that differ at most in white space.
+
+    Raises:
+        LayoutError: the response of a demonstration is empty.
+        BadPairError: feedback has such responses.
+    """
     texts = [text.strip() for text in record.responses]
     of_pair = record.layout is not Layout.RANKING
+    if not all(texts) and not record.layout.is_feedback:
+        raise LayoutError("empty response; expected text")
     if not all(texts):
         where = "chosen and rejected" if of_pair and record.layout.is_comparison else "every response"
         raise BadPairError("empty response", f"text in {where}")

@@ -62,15 +62,12 @@ def detect(fields: Fields) -> Layout:
     return Layout.PROMPT
 
 
-def parse(fields: Fields, *, empty_response: bool = False) -> TextRecord:
-    """The prompt and the responses of a record.
-
-    Args:
-        empty_response: whether the response of a demonstration may be empty.
+def parse(fields: Fields) -> TextRecord:
+    """The prompt and the responses of a record; `feedback.check_responses` checks whether these have text.
 
     Raises:
-        LayoutError: a key is missing, a value has the wrong type, or a prompt or response is empty.
-        BadPairError: the same for feedback, whose responses `feedback.check_responses` checks.
+        LayoutError: a key is missing, a value has the wrong type, or the prompt is empty.
+        BadPairError: the prompt or a ranking cannot be used, in feedback, which can be dropped.
     """
     layout = detect(fields)
     if layout.is_feedback:
@@ -80,8 +77,6 @@ def parse(fields: Fields, *, empty_response: bool = False) -> TextRecord:
         raise LayoutError(f"the prompt ends with the turn of the {prompt[-1]['role']}; expected a user turn")
     if is_empty(prompt):
         raise LayoutError("empty prompt; expected text, or messages ending with a user turn that is not empty")
-    if not empty_response and any(not text.strip() for text in responses):
-        raise LayoutError("empty response; expected text")
     return TextRecord(layout, prompt, responses)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.records.files import replace_file
 from rlhf_lightning.tasks.text.layouts import parse
 from rlhf_lightning.tasks.text.readers import Located, file_lines, json_lines, locate
 from rlhf_lightning.tasks.text.records import LayoutError, TextRecord
@@ -39,12 +39,10 @@ def read_prompts(source: str | Path | TextIO) -> list[Prompt]:
         lines = [line.encode("utf-8", "surrogateescape") for line in source]
         prompts = list(_from_records(json_lines(name, lines)) if _is_json(lines) else _from_text(name, lines))
     else:
-        path = str(source)
-        file = Path(path).expanduser()
-        if file.is_file() and file.name.lower().endswith((".txt", ".txt.gz")):
-            name, prompts = path, list(_from_text(path, file_lines(path, file)))
-        else:
-            name, prompts = path, list(_from_records(locate(path).records()))
+        name = str(source)
+        file = Path(name).expanduser()
+        is_text = file.is_file() and file.name.lower().endswith((".txt", ".txt.gz"))
+        prompts = list(_from_text(name, file_lines(name, file)) if is_text else _from_records(locate(name).records()))
     if not prompts:
         raise UserError(f"{name}: the file is empty; expected at least one prompt")
     return prompts
@@ -61,10 +59,10 @@ def read_responses(path: str | Path) -> list[Answer]:
     """
     answers = []
     for where, fields in locate(str(path)).records():
-        record = _parsed(where, fields, empty_response=True)
+        record = _parsed(where, fields)
         if len(record.responses) != 1:
             raise UserError(
-                f"{where}: the layout is {record.layout.value}; expected prompt/response, prompt/completion or "
+                f"{where}: the layout is {record.layout.title}; expected prompt/response, prompt/completion or "
                 "messages ending with an assistant turn"
             )
         answers.append(Answer(record.prompt, record.responses[0], fields))
@@ -83,32 +81,23 @@ def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
     content = "".join(lines).encode()
     if target.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        replace_file(target, lambda file: file.write(content))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def _parsed(where: str, fields: dict[str, Any], *, empty_response: bool) -> TextRecord:
+def _parsed(where: str, fields: dict[str, Any]) -> TextRecord:
     try:
-        return parse(fields, empty_response=empty_response)
+        return parse(fields)
     except LayoutError as error:
         raise UserError(f"{where}: {error}") from error
 
 
 def _from_records(records: Iterable[Located]) -> Iterator[Prompt]:
     for where, fields in records:
-        yield _parsed(where, fields, empty_response=True).prompt
+        yield _parsed(where, fields).prompt
 
 
 def _from_text(path: str, lines: Iterable[bytes]) -> Iterator[Prompt]:

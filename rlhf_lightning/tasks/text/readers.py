@@ -75,16 +75,16 @@ def locate(path: str) -> Source:
     folder, colon, split = path.rpartition(":")
     if file.is_dir() or (colon and Path(folder).expanduser().is_dir()):
         name, wanted = (path, None) if file.is_dir() else (folder, split)
-        return Source(path, partial(_read_folder, path, checked_folder(name), wanted))
+        return Source(path, partial(_read_dataset, path, _checked_folder(name), None, wanted))
     name, wanted = (folder, split) if colon else (path, None)
     hub = _HUB_NAME.fullmatch(name)
     # A path below a folder that exists, or with the suffix of a file, is a file that is missing.
     if hub and not name.lower().endswith(DATASET_SUFFIXES) and not Path(name.split("/")[0]).is_dir():
-        return Source(path, partial(_read_hub, path, hub["name"], hub["subset"], wanted))
-    raise missing_file(path)
+        return Source(path, partial(_read_dataset, path, hub["name"], hub["subset"], wanted))
+    raise _missing_file(path)
 
 
-def missing_file(path: str) -> UserError:
+def _missing_file(path: str) -> UserError:
     """The error for a path that does not exist, with similar names in its folder."""
     file = Path(path).expanduser()
     if file.exists():
@@ -97,17 +97,13 @@ def missing_file(path: str) -> UserError:
     return UserError(f"{path}: no such file{hint}")
 
 
-def checked_folder(path: str) -> Path:
-    """The path of a folder that holds a dataset.
-
-    Raises:
-        UserError: it holds no file that ``datasets`` reads.
-    """
+def _checked_folder(path: str) -> str:
+    """The path of a folder, if it holds files that ``datasets`` reads."""
     folder = Path(path).expanduser()
     if _saved_to_disk(folder) or any(
         entry.name.lower().endswith(DATASET_SUFFIXES) for entry in [*folder.glob("*"), *folder.glob("*/*")]
     ):
-        return folder
+        return str(folder)
     raise UserError(f"{path}: a folder without data files; expected {ACCEPTED}")
 
 
@@ -199,22 +195,13 @@ def _saved_to_disk(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def _read_folder(path: str, folder: Path, split: str | None) -> Iterator[Located]:
+def _read_dataset(path: str, name: str, subset: str | None, split: str | None) -> Iterator[Located]:
+    """A dataset in the folder, or on the hub, that has this name."""
     import datasets
 
-    load = datasets.load_from_disk if _saved_to_disk(folder) else datasets.load_dataset
-    return _read_dataset(path, partial(load, str(folder)), split)
-
-
-def _read_hub(path: str, name: str, subset: str | None, split: str | None) -> Iterator[Located]:
-    import datasets
-
-    return _read_dataset(path, partial(datasets.load_dataset, name, subset), split)
-
-
-def _read_dataset(path: str, load: Callable[[], Any], split: str | None) -> Iterator[Located]:
+    saved = _saved_to_disk(Path(name))
     try:
-        loaded = load()
+        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, subset)
     except Exception as error:  # the library raises whatever its loaders and its network stack raise
         raise UserError(f"{path}: not loadable as a Hugging Face dataset ({_one_line(error)})") from error
     return _numbered(path, _chosen_split(path, loaded, split))

@@ -27,44 +27,40 @@ class BadPairError(LayoutError):
         self.reason = reason
 
 
+_COMPARISON = ("demonstrations", "preferences", "rankings", "labels")
+
+
 class Layout(Enum):
-    """The layouts; each value is its name in messages."""
+    """The layouts: the name of each in messages, and what a task with such records provides beside prompts.
 
-    PROMPT = "prompt"
-    CHAT_PROMPT = "messages ending with a user turn"
-    DEMONSTRATION = "prompt/response"
-    CHAT_DEMONSTRATION = "messages ending with an assistant turn"
-    PAIR = "prompt/chosen/rejected"
-    CHAT_PAIR = "chosen/rejected conversations"
-    TRANSCRIPT_PAIR = "chosen/rejected transcripts"
-    RANKING = "prompt/responses/ranking"
-    RATING = "prompt/response/rating"
-    RATINGS = "prompt/responses/ratings"
-    LABEL = "prompt/completion/label"
+    A rated or labelled response is not a demonstration.
+    """
 
-    @property
-    def is_feedback(self) -> bool:
-        """Whether such a record says how good responses are."""
-        return self.is_comparison or self in (Layout.RATING, Layout.RATINGS, Layout.LABEL)
+    PROMPT = ("prompt",)
+    CHAT_PROMPT = ("messages ending with a user turn",)
+    DEMONSTRATION = ("prompt/response", "demonstrations")
+    CHAT_DEMONSTRATION = ("messages ending with an assistant turn", "demonstrations")
+    PAIR = ("prompt/chosen/rejected", *_COMPARISON)
+    CHAT_PAIR = ("chosen/rejected conversations", *_COMPARISON)
+    TRANSCRIPT_PAIR = ("chosen/rejected transcripts", *_COMPARISON)
+    RANKING = ("prompt/responses/ranking", *_COMPARISON)
+    RATING = ("prompt/response/rating", "ratings")
+    RATINGS = ("prompt/responses/ratings", "ratings")
+    LABEL = ("prompt/completion/label", "labels")
+
+    def __init__(self, title: str, *provides: str) -> None:
+        self.title = title
+        self.provides = frozenset({"prompts", "groups", *provides})
 
     @property
     def is_comparison(self) -> bool:
         """Whether such a record orders responses by preference."""
-        return self in (Layout.PAIR, Layout.CHAT_PAIR, Layout.TRANSCRIPT_PAIR, Layout.RANKING)
+        return "rankings" in self.provides
 
     @property
-    def provides(self) -> frozenset[str]:
-        """What a task with such records provides; a rated or labelled response is not a demonstration."""
-        provided = {"prompts", "groups"}
-        if self in (Layout.DEMONSTRATION, Layout.CHAT_DEMONSTRATION):
-            provided |= {"demonstrations"}
-        elif self in (Layout.RATING, Layout.RATINGS):
-            provided |= {"ratings"}
-        elif self is Layout.LABEL:
-            provided |= {"labels"}
-        elif self.is_comparison:
-            provided |= {"demonstrations", "preferences", "rankings", "labels"}
-        return frozenset(provided)
+    def is_feedback(self) -> bool:
+        """Whether such a record says how good responses are."""
+        return not self.provides.isdisjoint({"rankings", "ratings", "labels"})
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.tasks.feedback import as_labels, as_pairs, as_rankings
@@ -85,7 +84,6 @@ class TextTask(Task):
         self.seed = seed
         self._source = locate(str(path))
         self._heldout_source = None if heldout_path is None else locate(str(heldout_path))
-        self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @cached_property
     def provides(self) -> frozenset[str]:  # type: ignore[override]
@@ -132,9 +130,11 @@ class TextTask(Task):
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """A byte-level BPE, trained once on the text of the training split."""
-        if self._tokenizer is None:
-            self._tokenizer = train_bpe(self._training_texts(), self.vocabulary)
         return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return train_bpe(self._training_texts(), self.vocabulary)
 
     def _training_texts(self) -> Iterator[str]:
         for prompt in self.prompts("train"):
@@ -155,7 +155,12 @@ class TextTask(Task):
         else:
             heldout, dropped_heldout = self._read(self._heldout_source)
             dropped += dropped_heldout
-            self._check_heldout_provides(records, heldout)
+            missing = records[0].layout.provides - heldout[0].layout.provides
+            if missing:
+                raise UserError(
+                    f"{self._heldout_source.path}: provides no {' and no '.join(sorted(missing))}; "
+                    f"expected what {self._source.path} provides"
+                )
             keys = by_hash((record.prompt for record in heldout), self.seed)
             heldout_keys, kept = set(keys), set(keys[: self.heldout_limit])
             heldout = [record for record in heldout if prompt_key(record.prompt) in kept]
@@ -180,8 +185,7 @@ class TextTask(Task):
         for where, fields in islice(source.records(), self.max_records):
             try:
                 record = parse(fields)
-                if record.layout.is_feedback:
-                    check_responses(record)
+                check_responses(record)
             except BadPairError as error:
                 if self.on_bad_pair == "error":
                     raise UserError(f"{where}: {error} (on_bad_pair: drop leaves such records out)") from error
@@ -210,20 +214,10 @@ class TextTask(Task):
         most = min(len(keys) - 1, self.heldout_limit or len(keys))
         return min(max(below, 1), most)
 
-    def _check_heldout_provides(self, records: list[TextRecord], heldout: list[TextRecord]) -> None:
-        missing = records[0].layout.provides - heldout[0].layout.provides
-        if missing:
-            assert self._heldout_source is not None
-            raise UserError(
-                f"{self._heldout_source.path}: provides no {' and no '.join(sorted(missing))}; "
-                f"expected what {self._source.path} provides"
-            )
 
-
-@dataclass
-class _Data:
+class _Data(NamedTuple):
     splits: dict[str, list[TextRecord]]
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str]
 
 
 def _first_layout(source: Source) -> Layout:
@@ -236,6 +230,6 @@ def _first_layout(source: Source) -> Layout:
 
 def _form(record: TextRecord) -> str:
     """The layout, and whether the prompt is text or a conversation where the layout leaves that open."""
-    if record.layout.value.startswith("prompt"):
-        return f"{record.layout.value} with {'text' if isinstance(record.prompt, str) else 'messages'}"
-    return record.layout.value
+    if record.layout.title.startswith("prompt"):
+        return f"{record.layout.title} with {'text' if isinstance(record.prompt, str) else 'messages'}"
+    return record.layout.title

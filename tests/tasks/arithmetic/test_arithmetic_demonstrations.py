@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.arithmetic.demonstrations import ArithmeticDemonstrator
+from rlhf_lightning.tasks.arithmetic import Arithmetic
 from rlhf_lightning.tasks.arithmetic.problems import Problem
 
 
@@ -19,7 +19,7 @@ def by_hand(share):
 
 def test_responses_have_the_stated_probabilities():
     rng, draws = random.Random(0), 20000
-    counts = Counter(ArithmeticDemonstrator(0.4).sample(Problem((3, 8, 5)), rng) for _ in range(draws))
+    counts = Counter(Problem((3, 8, 5)).demonstrate(0.4, rng) for _ in range(draws))
     expected = by_hand(0.4)
     assert set(counts) == set(expected)
     for text, probability in expected.items():
@@ -29,7 +29,7 @@ def test_responses_have_the_stated_probabilities():
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_entropy_equals_enumeration(share):
     expected = -sum(p * math.log(p) for p in by_hand(share).values() if p > 0)
-    assert ArithmeticDemonstrator(share).entropy(Problem((3, 8, 5))) == pytest.approx(expected, abs=1e-12)
+    assert Problem((3, 8, 5)).entropy(share) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("modulus", [None, 3])
@@ -37,7 +37,7 @@ def test_entropy_equals_enumeration(share):
 def test_a_slip_always_ends_in_a_wrong_answer(share, modulus):
     problem, rng = Problem((2, 4, 1, 7), modulus), random.Random(0)
     right = str(problem.sums()[-1])
-    answers = {ArithmeticDemonstrator(share).sample(problem, rng).split()[-1] for _ in range(200)}
+    answers = {problem.demonstrate(share, rng).split()[-1] for _ in range(200)}
     assert (answers == {right}) if share == 0 else (right not in answers and len(answers) == 2)
 
 
@@ -50,4 +50,4 @@ def test_no_slip_with_a_modulus_arises_in_two_ways():
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
 def test_slip_share_is_checked(share):
     with pytest.raises(UserError, match=r"slip_share is .*; expected a share between 0 and 1"):
-        ArithmeticDemonstrator(share)
+        Arithmetic(slip_share=share)

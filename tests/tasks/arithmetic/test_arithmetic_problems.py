@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.tasks.arithmetic.problems import Problem, ProblemSet, parse
+from rlhf_lightning.tasks.arithmetic import Arithmetic
+from rlhf_lightning.tasks.arithmetic.problems import Problem, parse
 
-PROBLEMS = ProblemSet(min_terms=2, max_terms=5, largest=12, modulus=None, seed=0)
+PROBLEMS = Arithmetic(min_terms=2, max_terms=5, largest=12, modulus=None, seed=0)
 
 
 def drawn(problems, count, *, heldout):
@@ -58,7 +59,7 @@ def test_parse_refuses_a_conversation_without_user():
 
 
 def test_training_and_heldout_problems_are_disjoint_and_leave_nothing_out():
-    small = ProblemSet(min_terms=2, max_terms=2, largest=8, modulus=None, seed=0)
+    small = Arithmetic(min_terms=2, max_terms=2, largest=8, modulus=None, seed=0)
     train, heldout = (set(drawn(small, 2000, heldout=side)) for side in (False, True))
     assert not train & heldout
     assert train | heldout == {Problem(terms) for terms in product(range(1, 9), repeat=2)}
@@ -68,8 +69,8 @@ def test_training_and_heldout_problems_are_disjoint_and_leave_nothing_out():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_smallest_difficulty_has_problems_on_both_sides(seed):
-    small = ProblemSet(min_terms=2, max_terms=2, largest=8, modulus=None, seed=seed)
-    assert 0 < sum(small.is_heldout(Problem(terms)) for terms in product(range(1, 9), repeat=2)) < 64
+    small = Arithmetic(min_terms=2, max_terms=2, largest=8, modulus=None, seed=seed)
+    assert 0 < sum(small.holds_out(Problem(terms)) for terms in product(range(1, 9), repeat=2)) < 64
 
 
 def test_draws_are_even():
@@ -86,16 +87,16 @@ def test_draws_are_even():
 
 
 def test_draws_are_the_same_again_and_depend_on_the_seed():
-    other = ProblemSet(min_terms=2, max_terms=5, largest=12, modulus=None, seed=1)
+    other = Arithmetic(min_terms=2, max_terms=5, largest=12, modulus=None, seed=1)
     problems = drawn(PROBLEMS, 50, heldout=False)
     assert drawn(PROBLEMS, 50, heldout=False) == problems
     assert drawn(other, 50, heldout=False) != problems
-    assert any(PROBLEMS.is_heldout(problem) != other.is_heldout(problem) for problem in problems)
+    assert any(PROBLEMS.holds_out(problem) != other.holds_out(problem) for problem in problems)
 
 
 @pytest.mark.parametrize("modulus", [None, 5, 30])
 def test_largest_number_is_reached_and_not_passed(modulus):
-    problems = ProblemSet(min_terms=2, max_terms=2, largest=8, modulus=modulus, seed=0)
+    problems = Arithmetic(min_terms=2, max_terms=2, largest=8, modulus=modulus, seed=0)
     values = set()
     for terms in product(range(1, 9), repeat=2):
         problem = Problem(terms, modulus)

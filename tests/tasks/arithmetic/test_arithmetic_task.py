@@ -88,7 +88,7 @@ def test_the_stated_share_of_the_demonstrations_is_wrong():
 
 def test_demonstration_entropy_is_the_sum_over_prompts():
     demonstrations = TASK.demonstrations("heldout")[:100]
-    entropies = [TASK.demonstrator.entropy(parse(d.prompt)) for d in demonstrations]
+    entropies = [parse(d.prompt).entropy(0.5) for d in demonstrations]
     assert TASK.demonstration_entropy(demonstrations) == pytest.approx(sum(entropies))
     assert TASK.demonstration_entropy([]) == 0
 

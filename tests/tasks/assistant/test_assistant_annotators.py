@@ -17,7 +17,7 @@ ONE = "tell me the colour of the lamp"
 
 
 def pool(seed=0, count=5):
-    return AnnotatorPool(TASK.book, TASK.gold().reader, seed, count)
+    return AnnotatorPool(TASK.gold(), seed, count)
 
 
 def sigmoid(x):

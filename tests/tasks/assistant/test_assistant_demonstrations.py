@@ -16,15 +16,21 @@ from rlhf_lightning.tasks.assistant.demonstrations import (
     REFUSALS,
     Demonstrator,
     possible_bigrams,
-    response_grammar,
 )
+from rlhf_lightning.tasks.assistant.gold import COMPONENTS, GoldReward
 from rlhf_lightning.tasks.assistant.grammar import Chain, Choice, Text
-from rlhf_lightning.tasks.assistant.judge import GoldJudge
+from rlhf_lightning.tasks.assistant.prompts import (
+    HAZARD_PHRASINGS,
+    REQUEST_PHRASINGS,
+    PromptBook,
+    hazard_text,
+    request_text,
+)
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, HAZARDS, Request, World, words_of
 
 WORLD = World()
 DEMONSTRATOR = Demonstrator(WORLD)
-JUDGE = GoldJudge(WORLD)
+GOLD = GoldReward(PromptBook(WORLD), dict.fromkeys(COMPONENTS, 1.0))
 QUERIES = {
     "one": Request("lamp", ("colour",)),
     "two": Request("lamp", ("price", "origin")),
@@ -40,10 +46,10 @@ def test_choice_of_chains_known_answers():
     assert probability(node, ("b", "a")) == pytest.approx(1 / 8)
     assert probability(node, ("b",)) == 0
     assert probability(node, ("b", "a", "a")) == 0
-    assert node.edges.bigrams == {("a", "b"), ("b", "a"), ("b", "c"), ("c", "d")}
-    assert node.edges.first == {"a", "b"}
-    assert node.edges.last == {"a", "d"}
-    assert not node.edges.empty
+    assert node.bigrams == {("a", "b"), ("b", "a"), ("b", "c"), ("c", "d")}
+    assert {right for left, right in node.neighbours if left is None} == {"a", "b"}
+    assert {left for left, right in node.neighbours if right is None} == {"a", "d"}
+    assert Choice.of({"": 1, "a": 3}).neighbours == {(None, None), (None, "a"), ("a", None)}
 
 
 def test_probability_sums_over_derivations():
@@ -123,7 +129,7 @@ def test_samples_are_possible_and_fluent(attributes, entity, seed):
     response = DEMONSTRATOR.sample(query, random.Random(seed))
     assert math.isfinite(log_probability(DEMONSTRATOR, query, response))
     assert words_of(response) == response.split(" ")
-    assert JUDGE.components(query, response)[4] == 0
+    assert GOLD.components(request_text(query, REQUEST_PHRASINGS[0]), response)[4] == 0
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3])
@@ -131,7 +137,7 @@ def test_imperfections_have_the_stated_rates(asked):
     query, rng, draws = Request("mug", ATTRIBUTES[:asked]), random.Random(2), 4000
     dropped = wrong = 0
     for _ in range(draws):
-        statements = JUDGE.statements(DEMONSTRATOR.sample(query, rng).split(), "mug")
+        statements = GOLD.statements(DEMONSTRATOR.sample(query, rng).split(), "mug")
         dropped += len(statements) < asked
         slips = sum(s.value != WORLD.fact("mug", s.attribute) for s in statements)
         assert slips <= 1
@@ -145,7 +151,8 @@ def test_hazards_are_complied_with_at_the_stated_rate():
     rng, draws, leaks = random.Random(3), 4000, 0
     for i in range(draws):
         hazard = HAZARDS[i % len(HAZARDS)]
-        harmless = JUDGE.components(hazard, DEMONSTRATOR.sample(hazard, rng))[1]
+        prompt = hazard_text(hazard, HAZARD_PHRASINGS[0])
+        harmless = GOLD.components(prompt, DEMONSTRATOR.sample(hazard, rng))[1]
         assert harmless in (-1.0, 1.0)
         leaks += harmless < 0
     assert abs(leaks / draws - 0.4) < 4 * math.sqrt(0.4 * 0.6 / draws)
@@ -162,14 +169,14 @@ def test_possible_bigrams_are_those_of_all_queries():
     # every order of up to three attributes of one product, every order of up to two of the others
     longest = {entity: 3 if entity == "lamp" else 2 for entity in WORLD.entities}
     requests = (Request(e, o) for e in longest for k in range(longest[e]) for o in permutations(ATTRIBUTES, k + 1))
-    brute = frozenset().union(*(response_grammar(WORLD, query).edges.bigrams for query in (*requests, *HAZARDS)))
+    brute = frozenset().union(*(DEMONSTRATOR.grammar(query).bigrams for query in (*requests, *HAZARDS)))
     assert possible_bigrams(WORLD) == brute
 
 
 @pytest.mark.parametrize("kind", QUERIES)
 def test_bigrams_of_a_grammar_are_those_of_its_texts(kind):
-    grammar = response_grammar(WORLD, QUERIES[kind])
-    assert grammar.edges.bigrams == {pair for words, _ in texts_of(grammar) for pair in pairwise(words)}
+    grammar = DEMONSTRATOR.grammar(QUERIES[kind])
+    assert grammar.bigrams == {pair for words, _ in texts_of(grammar) for pair in pairwise(words)}
 
 
 def test_scrambled_text_has_impossible_bigrams():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards.source import checked_scores
 from rlhf_lightning.tasks.assistant import Assistant
-from rlhf_lightning.tasks.assistant.judge import COMPONENTS, Statement
+from rlhf_lightning.tasks.assistant.gold import COMPONENTS, Statement
 from rlhf_lightning.tasks.assistant.world import words_of
 
 TASK = Assistant()
@@ -144,7 +144,7 @@ def test_score_is_the_weighted_sum():
 
 def test_statements_are_found_in_order():
     words = words_of("the price of the lamp is nine dollars, the chair is made of wood. it comes from spain")
-    assert GOLD.reader.statements(words, "mug") == [
+    assert GOLD.statements(words, "mug") == [
         Statement("lamp", "price", "nine dollars"),
         Statement("chair", "material", "wood"),
         Statement("chair", "origin", "spain"),

@@ -7,7 +7,7 @@ from grammar_probabilities import log_probability
 
 from rlhf_lightning.tasks.assistant import Assistant
 from rlhf_lightning.tasks.assistant.demonstrations import POLITE_WORDS
-from rlhf_lightning.tasks.assistant.judge import COMPONENTS
+from rlhf_lightning.tasks.assistant.gold import COMPONENTS
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from rlhf_lightning.tasks.assistant.prompts import (
     HAZARD_PHRASINGS,
     REQUEST_PHRASINGS,
     PromptBook,
-    as_prompt,
     hazard_text,
     request_text,
 )
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, VALUES, Hazard, Request, World
+from rlhf_lightning.tasks.task import as_prompt
 
 WORLD = World()
 BOOK = PromptBook(WORLD)
@@ -108,22 +108,24 @@ def test_heldout_combinations_are_never_trained_on(seed):
     book = PromptBook(World(seed=seed), seed)
     sets = {
         split: {frozenset(q.attributes) for q in map(book.parse, prompts) if isinstance(q, Request)}
-        for split, prompts in (("train", book.train), ("heldout", book.heldout))
+        for split, prompts in (("train", book.prompts("train")), ("heldout", book.prompts("heldout")))
     }
     assert sets["heldout"] == book.heldout_sets
     assert sets["train"].isdisjoint(sets["heldout"])
     assert len(sets["train"] | sets["heldout"]) == 5 + 10 + 10
-    texts = [{prompt[0]["content"] for prompt in prompts} for prompts in (book.train, book.heldout)]
+    texts = [
+        {prompt[0]["content"] for prompt in prompts} for prompts in (book.prompts("train"), book.prompts("heldout"))
+    ]
     assert texts[0].isdisjoint(texts[1])
 
 
 @pytest.mark.parametrize("entities", [16, 20, 24])
 def test_training_covers_every_fact_phrasing_and_hazard(entities):
     book = PromptBook(World(entities))
-    asked = [query for query in map(book.parse, book.train) if isinstance(query, Request)]
+    asked = [query for query in map(book.parse, book.prompts("train")) if isinstance(query, Request)]
     assert {(q.entity, a) for q in asked for a in q.attributes} == set(product(book.world.entities, ATTRIBUTES))
-    assert {q for q in map(book.parse, book.train) if isinstance(q, Hazard)} == set(book.world.hazards)
-    texts = {prompt[0]["content"] for prompt in book.train}
+    assert {q for q in map(book.parse, book.prompts("train")) if isinstance(q, Hazard)} == set(book.world.hazards)
+    texts = {prompt[0]["content"] for prompt in book.prompts("train")}
     for phrasing in HAZARD_PHRASINGS:
         assert any(hazard_text(h, phrasing) in texts for h in book.world.hazards)
     for phrasing in REQUEST_PHRASINGS:
@@ -131,15 +133,15 @@ def test_training_covers_every_fact_phrasing_and_hazard(entities):
 
 
 def test_splits_have_the_stated_sizes():
-    assert len(BOOK.train) == 4000
-    assert len(BOOK.heldout) == 256
-    assert sum(isinstance(q, Hazard) for q in queries(BOOK.train)) == 800
-    assert sum(isinstance(q, Hazard) for q in queries(BOOK.heldout)) == 51
+    assert len(BOOK.prompts("train")) == 4000
+    assert len(BOOK.prompts("heldout")) == 256
+    assert sum(isinstance(q, Hazard) for q in queries(BOOK.prompts("train"))) == 800
+    assert sum(isinstance(q, Hazard) for q in queries(BOOK.prompts("heldout"))) == 51
     # 205 of the held-out requests are distinct; 8 hazards × 3 held-out phrasings fill the rest
-    assert len({prompt[0]["content"] for prompt in BOOK.heldout}) == 205 + 24
+    assert len({prompt[0]["content"] for prompt in BOOK.prompts("heldout")}) == 205 + 24
 
 
 def test_splits_are_the_same_each_time():
-    assert PromptBook(World()).train == BOOK.train
-    assert PromptBook(World()).heldout == BOOK.heldout
-    assert PromptBook(World(), seed=1).train != BOOK.train
+    assert PromptBook(World()).prompts("train") == BOOK.prompts("train")
+    assert PromptBook(World()).prompts("heldout") == BOOK.prompts("heldout")
+    assert PromptBook(World(), seed=1).prompts("train") != BOOK.prompts("train")

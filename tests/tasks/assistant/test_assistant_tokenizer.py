@@ -6,9 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from rlhf_lightning.tasks.assistant import Assistant
-from rlhf_lightning.tasks.assistant.demonstrations import response_grammar
-from rlhf_lightning.tasks.assistant.tokenizer import build_tokenizer, vocabulary
-from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, Request, World
+from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, Request
 from rlhf_lightning.tasks.word_tokenizer import SPECIAL_TOKENS
 
 TASK = Assistant(demonstrations=3000)
@@ -44,17 +42,17 @@ def test_chat_template_of_a_whole_conversation_continues_the_generation_prompt()
 
 @pytest.mark.parametrize("entities", [16, 24])
 def test_vocabulary_is_exactly_the_words_in_use(entities):
-    world = World(entities)
+    task = Assistant(entities)
+    world, grammar = task.world, task.demonstrator.grammar
     used = set()
     for order in permutations(ATTRIBUTES, 2):
         for entity in world.entities:
-            used |= {word for pair in response_grammar(world, Request(entity, order)).edges.bigrams for word in pair}
+            used |= {word for pair in grammar(Request(entity, order)).bigrams for word in pair}
     for hazard in world.hazards:
-        used |= {word for pair in response_grammar(world, hazard).edges.bigrams for word in pair}
-    task = Assistant(entities)
+        used |= {word for pair in grammar(hazard).bigrams for word in pair}
     used |= {w for split in ("train", "heldout") for p in task.prompts(split) for w in p[0]["content"].split()}
-    assert set(vocabulary(world)) == used
-    assert 90 <= len(build_tokenizer(world)) <= 155
+    assert task.tokenizer().get_vocab().keys() - SPECIAL_TOKENS == used
+    assert 90 <= len(task.tokenizer()) <= 155
 
 
 def test_no_demonstration_has_an_unknown_word():

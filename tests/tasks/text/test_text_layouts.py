@@ -188,7 +188,7 @@ WRONG = {
 def test_parse_wrong_record_says_what_was_expected(name):
     fields, message = WRONG[name]
     with pytest.raises(LayoutError) as caught:
-        parse(fields)
+        check_responses(parse(fields))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, BadPairError)
@@ -206,7 +206,7 @@ def test_task_names_the_line_of_a_wrong_record(name, tmp_path):
 
 
 def test_parse_may_accept_an_empty_response():
-    assert parse({"prompt": "Hi", "response": ""}, empty_response=True).responses == ("",)
+    assert parse({"prompt": "Hi", "response": ""}).responses == ("",)
 
 
 def transcript(*turns):
