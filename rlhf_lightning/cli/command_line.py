@@ -11,10 +11,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from rlhf_lightning.callbacks.progress import PrintedRows, Progress
 from rlhf_lightning.cli import checks
 from rlhf_lightning.cli.assembly import TRAINER_DEFAULTS, TrainingRun, completed
 from rlhf_lightning.cli.class_paths import with_todays_classes
@@ -169,29 +168,12 @@ class CommandLine(OneConfigCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes to the run directory."""
-        config = {**self.config_init[self.command].trainer, **kwargs}
-        config = completed(config, self.directory, self.model if self.command == "fit" else None)
-        config["callbacks"] = checks.as_list(config["callbacks"])
-        config["callbacks"] += self._callbacks(config)
+        given = {**self.config_init[self.command].trainer, **kwargs}
+        arguments = completed(given, self.directory, self.model if self.command == "fit" else None, self.run)
         try:
-            return Trainer(**config)
+            return Trainer(**arguments)
         except (TypeError, ValueError, RuntimeError, ModuleNotFoundError, MisconfigurationException) as error:
-            raise checks.trainer_error(error, config) from error
-
-    def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
-        progress: list[Callback] = [] if trainer["enable_progress_bar"] is False else [Progress()]
-        if self.command != "fit":
-            return [PrintedRows(), *progress]
-        if self.run is None:
-            return progress
-        return self.run.callbacks(
-            self.model,
-            given=trainer["callbacks"],
-            progress=progress,
-            checkpointing=trainer["enable_checkpointing"] is not False,
-            every=self.config[self.command].checkpoint_every,
-            keep=self.config[self.command].checkpoint_keep,
-        )
+            raise checks.trainer_error(error, arguments) from error
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -205,22 +187,18 @@ class CommandLine(OneConfigCLI):
         if self.run is not None:
             self.run.finish()
 
-    def validate(self, **kwargs: Any) -> None:
-        """Evaluate a checkpoint, by default the run's own."""
-        self._evaluate(self.trainer.validate, **kwargs)
-
-    def test(self, **kwargs: Any) -> None:
-        """Evaluate a checkpoint on the test data, by default the run's own."""
-        self._evaluate(self.trainer.test, **kwargs)
-
-    def _evaluate(self, evaluate: Any, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Evaluate a checkpoint, by default the run's own, on the held-out data or, as ``test``, on the test data."""
         own = self.directory / LAST_CHECKPOINT
         if ckpt_path in (None, "last") and own.is_file():
             ckpt_path = str(own)
         if process_rank() == 0:
             print(f"{self.command}: {ckpt_path or 'the model before training (no --ckpt_path, no run)'}", flush=True)
+        evaluate = getattr(self.trainer, self.command)
         with self.endings.of(self.trainer):
-            evaluate(ckpt_path=ckpt_path, **{**kwargs, "verbose": False})
+            evaluate(ckpt_path=ckpt_path, **kwargs | {"verbose": False})
+
+    test = validate
 
     def _cleaning_up(self) -> AbstractContextManager[None]:
         """Inside, an error before training leaves no half-written run directory behind."""
