@@ -1,16 +1,20 @@
-"""What several commands take: a task from configuration files, and networks from run directories."""
+"""What several commands share: types of arguments, networks from run directories, a progress bar."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from rlhf_lightning.models.language.policy import LanguagePolicy
+
+Item = TypeVar("Item")
 
 
 def exported(path: str, *stages: str) -> str:
@@ -46,6 +50,14 @@ def load_policy(path: str, *, temperature: float) -> LanguagePolicy:
 
 def _no_task() -> Any:
     raise UserError("the checkpoint has no tokenizer")
+
+
+def track(items: Sequence[Item], what: str) -> Iterable[Item]:
+    """Show how far a loop is, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    return rich_track(items, what, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def positive(text: str) -> int:

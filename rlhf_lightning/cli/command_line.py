@@ -23,7 +23,7 @@ from rlhf_lightning.cli.introspection import import_components
 from rlhf_lightning.errors import UserError, raise_all
 from rlhf_lightning.lightning_seams import OneConfigCLI, process_rank
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.records.config_files import read_config
+from rlhf_lightning.records.config_files import merged, read_config
 from rlhf_lightning.records.run_directory import LAST_CHECKPOINT, check_name, first_difference
 from rlhf_lightning.tasks.task import Task
 
@@ -124,7 +124,7 @@ class CommandLine(OneConfigCLI):
         Only settings of this command are parsed: no class is imported because a file of the run names it.
         """
         earlier = with_todays_classes(read_config(path))
-        filled = _filled(earlier, settings)
+        filled = merged(settings, earlier)
         if first_difference(filled, settings) is not None:
             return filled
         own = copy.deepcopy(_restricted(settings, earlier))  # parsing changes lists in place
@@ -207,18 +207,8 @@ class CommandLine(OneConfigCLI):
 
 def _restricted(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without those whose keys are not in another configuration."""
-    common = {key: (value, keys[key]) for key, value in settings.items() if key in keys}
-    return {
-        key: _restricted(value, other) if isinstance(value, Mapping) and isinstance(other, Mapping) else value
-        for key, (value, other) in common.items()
-    }
-
-
-def _filled(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of another configuration where they have none."""
-    result = {**defaults, **settings}
-    for key, value in settings.items():
-        other = defaults.get(key)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            result[key] = _filled(value, other)
+    result = {key: value for key, value in settings.items() if key in keys}
+    for key, value in result.items():
+        if isinstance(value, Mapping) and isinstance(keys[key], Mapping):
+            result[key] = _restricted(value, keys[key])
     return result

@@ -35,10 +35,6 @@ class LineParser(argparse.ArgumentParser):
         """One line, exit status 2."""
         raise UserError(f"{message}; see {self.prog} --help")
 
-    def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Known arguments only, options before or after the others."""
-        return self.parse_intermixed_args(argv)
-
     def parse_with_task(self, argv: list[str], *, required: bool = True) -> tuple[argparse.Namespace, Task | None]:
         """Own arguments, and the task that ``--config`` and ``--task.…`` describe."""
         self.add_argument("--config", action="append", default=[], help="task configuration (YAML)")
@@ -46,7 +42,7 @@ class LineParser(argparse.ArgumentParser):
             "--task.…", dest="task", metavar="VALUE", help="override of the task, e.g. --task.init_args.seed 1"
         )
         words, overrides = _without_task(argv)
-        own = self.parse(words)
+        own = self.parse_intermixed_args(words)
         if not own.config and not overrides:
             if required:
                 self.error("--config TASK.yaml is missing")

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     parser = LineParser("new", COMMANDS["new"], EXAMPLE)
     parser.add_argument("kind", choices=KINDS, help="what to write; all: an optimizer, a reward, a task and a callback")
     parser.add_argument("name", help="of the class; the file in the current folder is called my_optimizer.py, likewise")
-    arguments = parser.parse(argv)
+    arguments = parser.parse_intermixed_args(argv)
     _check_name(arguments.name)
     files = render(arguments.kind, arguments.name)
     for file in files:
