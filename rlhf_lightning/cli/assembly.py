@@ -45,7 +45,6 @@ class TrainingRun:
     """Decides between start and resume, builds the callbacks that write the directory, and trains.
 
     Args:
-        directory: of the run.
         settings: the full configuration.
         overwrite: replace a run that is there.
         read: reads the full configuration of an unfinished run.

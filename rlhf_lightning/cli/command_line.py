@@ -48,13 +48,7 @@ def main(command: str, argv: Sequence[str]) -> int:
 
 
 class CommandLine(OneConfigCLI):
-    """One command: parse, plan the run directory, build, run.
-
-    Args:
-        command: ``fit``, ``validate`` or ``test``.
-        argv: its arguments.
-        endings: turns errors and interruptions into lines and exit statuses.
-    """
+    """``fit``, ``validate`` or ``test``: parse, plan the run directory, build, run."""
 
     def __init__(self, command: str, argv: Sequence[str], endings: Endings) -> None:
         self.command = command

@@ -221,7 +221,8 @@ def key_of(stage: Stage) -> dict[str, Any]:
     paths = {Path(value) for value in values} | set(stage.inputs.values())
     texts = {file: json.dumps(content, sort_keys=True, default=str) for file, content in configs.items()}
     contents = {file: hashlib.sha256(text.encode()).hexdigest() for file, text in texts.items()}
-    contents |= {str(path): digest(path) for path in sorted(paths) if path.exists() and not _is_output(stage, path)}
+    paths -= {stage.makes, stage.directory, stage.directory.parent}
+    contents |= {str(path): digest(path) for path in sorted(paths) if path.exists()}
     return {"version": package_version(), "command": command, "contents": contents}
 
 
@@ -277,7 +278,3 @@ def _strings(value: Any) -> Iterator[str]:
 def _is_path(value: str) -> bool:
     """Whether a value names an existing file or folder, such as data or a checkpoint."""
     return ("/" in value or "." in value) and len(value) < 4096 and Path(value).exists()
-
-
-def _is_output(stage: Stage, path: Path) -> bool:
-    return path in (stage.makes, stage.directory, stage.directory.parent)
