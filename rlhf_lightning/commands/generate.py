@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.cli.arguments import load_policy, positive, track, writable
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser, load_policy, positive, track, writable
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.run_directory import CONFIG

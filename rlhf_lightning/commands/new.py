@@ -6,7 +6,7 @@ import importlib.util
 import keyword
 from pathlib import Path
 
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.files import write_atomically

@@ -6,8 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.cli.arguments import track
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser, track
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:

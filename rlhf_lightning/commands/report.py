@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser
 from rlhf_lightning.commands import COMMANDS
 
 EXAMPLE = "report runs/quickstart"

@@ -216,9 +216,8 @@ def key_of(stage: Stage) -> dict[str, Any]:
     files = _options(command).get("--config", [])
     # Without the pipeline sections, which say what to do in other stages; the stage's own settings are in its command.
     configs = {file: {k: v for k, v in read_config(find_config(file)).items() if k != "pipeline"} for file in files}
-    values = [value for value in _strings(list(configs.values())) if _is_path(value)]
-    values += [value for value in command[1:] if _is_path(value) and value not in files]
-    paths = {Path(value) for value in values} | set(stage.inputs.values())
+    words = [*_strings(list(configs.values())), *(word for word in command[1:] if word not in files)]
+    paths = {Path(word) for word in words if _is_path(word)} | set(stage.inputs.values())
     texts = {file: json.dumps(content, sort_keys=True, default=str) for file, content in configs.items()}
     contents = {file: hashlib.sha256(text.encode()).hexdigest() for file, text in texts.items()}
     paths -= {stage.makes, stage.directory, stage.directory.parent}

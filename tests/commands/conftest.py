@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser
 from rlhf_lightning.commands import pairs
 
 
