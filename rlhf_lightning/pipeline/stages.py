@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.records.config_files import find_config, read_config
+from rlhf_lightning.records.config_files import find_config, read_config, setting
 from rlhf_lightning.records.environment import package_version
 from rlhf_lightning.records.run_directory import STAGES
 
@@ -128,9 +128,8 @@ def _policy(settings: Settings) -> Stage:
 
 def _data_class(settings: Settings, stage: str) -> str:
     """Name of the class of the stage's data; empty where its configurations name none."""
-    sections = [read_config(find_config(path)).get("data") for path in _configs(settings, stage)]
-    classes = [data["class_path"] for data in sections if isinstance(data, dict) and "class_path" in data]
-    return str(classes[-1]).rpartition(".")[2] if classes else ""
+    classes = [setting(read_config(find_config(path)), "data.class_path") for path in _configs(settings, stage)]
+    return next((str(path).rpartition(".")[2] for path in reversed(classes) if path), "")
 
 
 def _from_earlier_stages(settings: Settings, feedback: str | None) -> tuple[dict[str, str], dict[str, Path]]:
