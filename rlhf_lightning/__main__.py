@@ -17,6 +17,7 @@ RANK_DELAY = 5.0
 
 PROGRAM = "python -m rlhf_lightning"
 _TRAINER_COMMANDS = ("fit", "validate", "test")
+_NAMES = ", ".join(COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,10 +57,10 @@ def _dispatch(argv: list[str]) -> int:
         print(f"rlhf_lightning {package_version()}")
         return 0
     if name.startswith("-"):
-        raise UserError(f"the command comes first: {PROGRAM} fit {' '.join(argv[:2])} … (commands: {_names()})")
+        raise UserError(f"the command comes first: {PROGRAM} fit {' '.join(argv[:2])} … (commands: {_NAMES})")
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {_names()}"
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {_NAMES}"
         raise UserError(f"unknown command {name!r}; {hint}")
     if name in _TRAINER_COMMANDS:
         if rest in (["-h"], ["--help"]):
@@ -71,28 +72,20 @@ def _dispatch(argv: list[str]) -> int:
     return int(importlib.import_module(f"rlhf_lightning.commands.{name}").main(rest) or 0)
 
 
-def _names() -> str:
-    return ", ".join(COMMANDS)
-
-
 def _help() -> str:
-    lines = [f"  {name:<10} {line}" for name, line in COMMANDS.items()]
-    return "\n".join(
-        [
-            f"usage: {PROGRAM} COMMAND [OPTIONS]",
-            "",
-            "Train and compare policy optimizers for language models from human feedback.",
-            "",
-            *lines,
-            "",
-            "examples:",
-            f"  {PROGRAM} pipeline --config configs/quickstart.yaml --name quickstart",
-            f"  {PROGRAM} fit --config configs/tasks/assistant.yaml --config configs/algorithms/sft.yaml --name sft",
-            "",
-            f"{PROGRAM} COMMAND --help lists the options of a command; --version shows the version.",
-            "A mistake ends in one line and exit status 2; RLHF_LIGHTNING_TRACEBACK=1 shows where it was raised.",
-        ]
-    )
+    commands = "\n".join(f"  {name:<10} {line}" for name, line in COMMANDS.items())
+    return f"""usage: {PROGRAM} COMMAND [OPTIONS]
+
+Train and compare policy optimizers for language models from human feedback.
+
+{commands}
+
+examples:
+  {PROGRAM} pipeline --config configs/quickstart.yaml --name quickstart
+  {PROGRAM} fit --config configs/tasks/assistant.yaml --config configs/algorithms/sft.yaml --name sft
+
+{PROGRAM} COMMAND --help lists the options of a command; --version shows the version.
+A mistake ends in one line and exit status 2; RLHF_LIGHTNING_TRACEBACK=1 shows where it was raised."""
 
 
 def _trainer_help(name: str) -> str:
@@ -120,17 +113,14 @@ def _trainer_help(name: str) -> str:
     }
     configs = "--config configs/tasks/assistant.yaml --config configs/algorithms/sft.yaml"
     example = configs + " --name sft" if name == "fit" else "--config runs/sft/config.yaml"
-    return "\n".join(
-        [
-            f"usage: {PROGRAM} {name} --config FILE … [OPTIONS]",
-            "",
-            f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
-            "",
-            *(f"  {option:<22} {line}" for option, line in own.items()),
-            "",
-            f"example: {PROGRAM} {name} {example}",
-        ]
-    )
+    options = "\n".join(f"  {option:<22} {line}" for option, line in own.items())
+    return f"""usage: {PROGRAM} {name} --config FILE … [OPTIONS]
+
+{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.
+
+{options}
+
+example: {PROGRAM} {name} {example}"""
 
 
 if __name__ == "__main__":

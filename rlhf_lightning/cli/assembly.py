@@ -16,15 +16,15 @@ from rlhf_lightning.callbacks.checkpoints import Checkpoints
 from rlhf_lightning.callbacks.detectors import Detector, WarningsFile, default_detectors
 from rlhf_lightning.callbacks.export import Export
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
+from rlhf_lightning.callbacks.progress import PrintedRows, Progress
 from rlhf_lightning.callbacks.run_files import RunFiles
 from rlhf_lightning.callbacks.samples_file import SamplesFile
 from rlhf_lightning.callbacks.sigterm import Sigterm
-from rlhf_lightning.cli.checks import as_list
+from rlhf_lightning.cli.checks import as_list, by_iteration
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, process_rank
 from rlhf_lightning.records.config_files import read_config
 from rlhf_lightning.records.run_directory import CHECKPOINTS, RunDirectory, plan_run
-from rlhf_lightning.training.module import Module
 
 log = logging.getLogger(__name__)
 
@@ -41,31 +41,10 @@ ONLY_IN_PYTHON = "only_in_python"
 """Key of a configuration that lists what `train` was given and no configuration can express."""
 
 
-def by_iteration(model: LightningModule) -> bool:
-    """Whether the run is counted in iterations, which evaluate themselves."""
-    return isinstance(model, Module) and model.by_iteration
-
-
-def completed(arguments: Mapping[str, Any], directory: Path, model: LightningModule | None) -> dict[str, Any]:
-    """Arguments of a trainer that writes to a run directory.
-
-    Args:
-        model: that is trained; None for evaluations.
-    """
-    plugins = as_list(arguments.get("plugins"))
-    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        plugins.append(AtomicCheckpointIO())
-    result = {**arguments, "default_root_dir": str(directory), "plugins": plugins}
-    if model is not None and by_iteration(model) and arguments.get("limit_val_batches") is None:
-        result["limit_val_batches"] = 0  # a policy optimizer evaluates itself, at the end of iterations
-    return result
-
-
 class TrainingRun:
     """Decides between start and resume, builds the callbacks that write the directory, and trains.
 
     Args:
-        directory: of the run.
         settings: the full configuration.
         overwrite: replace a run that is there.
         read: reads the full configuration of an unfinished run.
@@ -107,29 +86,15 @@ class TrainingRun:
             self.writer.set_aside()
 
     def callbacks(
-        self,
-        model: LightningModule,
-        *,
-        given: Sequence[Callback],
-        progress: Sequence[Callback],
-        checkpointing: bool,
-        every: int | None,
-        keep: int,
+        self, model: LightningModule, given: Sequence[Callback], progress: Sequence[Callback], *, checkpointing: bool
     ) -> list[Callback]:
-        """What writes the files of the run.
-
-        Args:
-            given: callbacks of the user's own, which replace those of the same kind.
-            progress: what shows how far the run is.
-            checkpointing: whether there are checkpoints.
-            every: iterations or steps between them.
-            keep: number of last checkpoints kept.
-        """
+        """What writes the files of the run, but for what the user's own callbacks replace, and shows how far it is."""
         files = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), WarningsFile()]
         own: list[Callback] = [*files, Sigterm(), *progress]  # a module that is not one of ours brings no Sigterm
         if by_iteration(model):
             own += default_detectors(besides=given)
         if checkpointing and not any(isinstance(callback, Checkpoints) for callback in given):
+            every, keep = self.settings["checkpoint_every"], self.settings["checkpoint_keep"]
             own.append(Checkpoints(self.directory / CHECKPOINTS, every=every, keep=keep))
         if hasattr(model, "export"):
             own.append(Export())
@@ -164,3 +129,28 @@ class TrainingRun:
         if self.writer is not None:
             self.writer.finish()
             print(f"{self.directory}: done", flush=True)
+
+
+def completed(
+    arguments: Mapping[str, Any], directory: Path, model: LightningModule | None, run: TrainingRun | None
+) -> dict[str, Any]:
+    """Arguments of a trainer that writes to a run directory.
+
+    Args:
+        arguments: of the user's own.
+        model: that is trained; None for evaluations.
+        run: whose files are written; None for evaluations and dry runs.
+    """
+    plugins, callbacks = as_list(arguments.get("plugins")), as_list(arguments.get("callbacks"))
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(AtomicCheckpointIO())
+    own: list[Callback] = [] if arguments.get("enable_progress_bar") is False else [Progress()]
+    if model is None:
+        own.insert(0, PrintedRows())
+    elif run is not None:
+        checkpointing = arguments.get("enable_checkpointing") is not False
+        own = run.callbacks(model, callbacks, own, checkpointing=checkpointing)
+    paths = {"default_root_dir": str(directory), "plugins": plugins, "callbacks": callbacks + own}
+    if model is not None and by_iteration(model) and arguments.get("limit_val_batches") is None:
+        return {**arguments, **paths, "limit_val_batches": 0}  # a policy optimizer evaluates itself, between iterations
+    return {**arguments, **paths}

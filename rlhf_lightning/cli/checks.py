@@ -47,6 +47,11 @@ def quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()
 
 
+def by_iteration(model: Any) -> bool:
+    """Whether the runs of a model, or of its class, are counted in iterations, which evaluate themselves."""
+    return getattr(model, "by_iteration", False)
+
+
 def default_name(config: Namespace) -> str:
     """``MODEL-TASK-SEED``, with the run's id under a W&B agent, where many runs share the three."""
     parts = [config.model.class_path.rpartition(".")[2], config.task.class_path.rpartition(".")[2]]
@@ -94,14 +99,13 @@ def _trainer_mistakes(trainer: Namespace, model: Any) -> Iterator[str]:
 
 def _budget_mistakes(trainer: Namespace, model: Any) -> Iterator[str]:
     """A run without an end, or with one that is counted in the wrong unit."""
-    by_iteration = issubclass(model, Module) and model.by_iteration
-    if by_iteration and trainer.max_steps >= 0:
+    if by_iteration(model) and trainer.max_steps >= 0:
         yield (
             f"trainer.max_steps would stop {model.__name__} in the middle of an iteration; "
             "give the number of iterations: trainer.max_epochs"
         )
         return
-    if by_iteration:
+    if by_iteration(model):
         ends, budget = trainer.max_epochs is not None, "trainer.max_epochs (iterations)"
     elif issubclass(model, Module):
         ends, budget = trainer.max_steps >= 0, "trainer.max_steps (optimizer steps)"

@@ -11,10 +11,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from rlhf_lightning.callbacks.progress import PrintedRows, Progress
 from rlhf_lightning.cli import checks
 from rlhf_lightning.cli.assembly import TRAINER_DEFAULTS, TrainingRun, completed
 from rlhf_lightning.cli.class_paths import with_todays_classes
@@ -24,7 +23,7 @@ from rlhf_lightning.cli.introspection import import_components
 from rlhf_lightning.errors import UserError, raise_all
 from rlhf_lightning.lightning_seams import OneConfigCLI, process_rank
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.records.config_files import read_config
+from rlhf_lightning.records.config_files import merged, read_config
 from rlhf_lightning.records.run_directory import LAST_CHECKPOINT, check_name, first_difference
 from rlhf_lightning.tasks.task import Task
 
@@ -49,13 +48,7 @@ def main(command: str, argv: Sequence[str]) -> int:
 
 
 class CommandLine(OneConfigCLI):
-    """One command: parse, plan the run directory, build, run.
-
-    Args:
-        command: ``fit``, ``validate`` or ``test``.
-        argv: its arguments.
-        endings: turns errors and interruptions into lines and exit statuses.
-    """
+    """``fit``, ``validate`` or ``test``: parse, plan the run directory, build, run."""
 
     def __init__(self, command: str, argv: Sequence[str], endings: Endings) -> None:
         self.command = command
@@ -125,7 +118,7 @@ class CommandLine(OneConfigCLI):
         Only settings of this command are parsed: no class is imported because a file of the run names it.
         """
         earlier = with_todays_classes(read_config(path))
-        filled = _filled(earlier, settings)
+        filled = merged(settings, earlier)
         if first_difference(filled, settings) is not None:
             return filled
         own = copy.deepcopy(_restricted(settings, earlier))  # parsing changes lists in place
@@ -169,29 +162,12 @@ class CommandLine(OneConfigCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes to the run directory."""
-        config = {**self.config_init[self.command].trainer, **kwargs}
-        config = completed(config, self.directory, self.model if self.command == "fit" else None)
-        config["callbacks"] = checks.as_list(config["callbacks"])
-        config["callbacks"] += self._callbacks(config)
+        given = {**self.config_init[self.command].trainer, **kwargs}
+        arguments = completed(given, self.directory, self.model if self.command == "fit" else None, self.run)
         try:
-            return Trainer(**config)
+            return Trainer(**arguments)
         except (TypeError, ValueError, RuntimeError, ModuleNotFoundError, MisconfigurationException) as error:
-            raise checks.trainer_error(error, config) from error
-
-    def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
-        progress: list[Callback] = [] if trainer["enable_progress_bar"] is False else [Progress()]
-        if self.command != "fit":
-            return [PrintedRows(), *progress]
-        if self.run is None:
-            return progress
-        return self.run.callbacks(
-            self.model,
-            given=trainer["callbacks"],
-            progress=progress,
-            checkpointing=trainer["enable_checkpointing"] is not False,
-            every=self.config[self.command].checkpoint_every,
-            keep=self.config[self.command].checkpoint_keep,
-        )
+            raise checks.trainer_error(error, arguments) from error
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -205,22 +181,18 @@ class CommandLine(OneConfigCLI):
         if self.run is not None:
             self.run.finish()
 
-    def validate(self, **kwargs: Any) -> None:
-        """Evaluate a checkpoint, by default the run's own."""
-        self._evaluate(self.trainer.validate, **kwargs)
-
-    def test(self, **kwargs: Any) -> None:
-        """Evaluate a checkpoint on the test data, by default the run's own."""
-        self._evaluate(self.trainer.test, **kwargs)
-
-    def _evaluate(self, evaluate: Any, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Evaluate a checkpoint, by default the run's own, on the held-out data or, as ``test``, on the test data."""
         own = self.directory / LAST_CHECKPOINT
         if ckpt_path in (None, "last") and own.is_file():
             ckpt_path = str(own)
         if process_rank() == 0:
             print(f"{self.command}: {ckpt_path or 'the model before training (no --ckpt_path, no run)'}", flush=True)
+        evaluate = getattr(self.trainer, self.command)
         with self.endings.of(self.trainer):
-            evaluate(ckpt_path=ckpt_path, **{**kwargs, "verbose": False})
+            evaluate(ckpt_path=ckpt_path, **kwargs | {"verbose": False})
+
+    test = validate
 
     def _cleaning_up(self) -> AbstractContextManager[None]:
         """Inside, an error before training leaves no half-written run directory behind."""
@@ -229,18 +201,8 @@ class CommandLine(OneConfigCLI):
 
 def _restricted(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without those whose keys are not in another configuration."""
-    common = {key: (value, keys[key]) for key, value in settings.items() if key in keys}
-    return {
-        key: _restricted(value, other) if isinstance(value, Mapping) and isinstance(other, Mapping) else value
-        for key, (value, other) in common.items()
-    }
-
-
-def _filled(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of another configuration where they have none."""
-    result = {**defaults, **settings}
-    for key, value in settings.items():
-        other = defaults.get(key)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):
-            result[key] = _filled(value, other)
+    result = {key: value for key, value in settings.items() if key in keys}
+    for key, value in result.items():
+        if isinstance(value, Mapping) and isinstance(keys[key], Mapping):
+            result[key] = _restricted(value, keys[key])
     return result

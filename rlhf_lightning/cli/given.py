@@ -9,11 +9,7 @@ from typing import Any
 
 
 class Given:
-    """The arguments of a command, and the files that they name.
-
-    Args:
-        argv: the arguments.
-    """
+    """The arguments of a command, and the files that they name."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.argv = list(argv)

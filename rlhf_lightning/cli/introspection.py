@@ -96,14 +96,11 @@ def subclasses(bases: Iterable[type]) -> dict[str, str]:
         cls = pending.pop()
         children: list[type] = type.__subclasses__(cls)
         pending += children
-        is_base = issubclass(cls, _ONLY_BASES) and any(_is_own(child) for child in children)
+        has_own = any(child.__module__.startswith("rlhf_lightning.") for child in children)
+        is_base = has_own and issubclass(cls, _ONLY_BASES)
         if not (inspect.isabstract(cls) or cls.__name__.startswith("_") or is_base):
             modules[cls.__name__] = cls.__module__
     return dict(sorted(modules.items()))
-
-
-def _is_own(cls: type) -> bool:
-    return cls.__module__.startswith("rlhf_lightning.")
 
 
 def class_names(module: str) -> list[str]:

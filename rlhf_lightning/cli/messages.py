@@ -137,12 +137,12 @@ def _type_problem(message: str, key: str, given: Given) -> str | None:
     """A value of the wrong type."""
     block = _innermost(message)
     if union := re.search(r"Subtypes: \[(.*)\]$", block, re.MULTILINE):
-        names = " or ".join(_type_name(name) for name in _split(union[1]))
+        names = " or ".join(type_name(name) for name in _split(union[1]))
         types = " or ".join(dict.fromkeys(names.split(" or ")))
         return f"{key}: expected {types}, got {_clipped(_given_value(block))}{given.where(key)}"
     if single := re.search(r"Expected an? (.*?)(?:\. Got value: (.*))?$", block, re.MULTILINE):
         value = single[2] if single[2] is not None else _given_value(block)
-        return f"{key}: expected {_type_name(single[1])}, got {_clipped(value)}{given.where(key)}"
+        return f"{key}: expected {type_name(single[1])}, got {_clipped(value)}{given.where(key)}"
     return None
 
 
@@ -184,7 +184,8 @@ def _split(types: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _type_name(name: str) -> str:
+def type_name(name: str) -> str:
+    """The name of a type as a user would say it."""
     name = re.sub(r"<class '([^']+)'>", lambda match: _short(match[1]), name)
     if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", name):
         return literal[1].replace(", ", " or ").replace("'", "")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 
-from rlhf_lightning.callbacks.progress import Progress
-from rlhf_lightning.cli.assembly import ONLY_IN_PYTHON, TRAINER_DEFAULTS, TrainingRun, by_iteration, completed
-from rlhf_lightning.cli.checks import quiet_libraries
+from rlhf_lightning.cli.assembly import ONLY_IN_PYTHON, TRAINER_DEFAULTS, TrainingRun, completed
+from rlhf_lightning.cli.checks import by_iteration, quiet_libraries
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import has_trainer
 from rlhf_lightning.records.constructed import PlainValues
@@ -55,12 +54,10 @@ def train(
     Args:
         model: an algorithm, newly constructed.
         data: the data module that goes with it.
-        name: of the run.
         max_epochs: number of iterations, for policy optimizers.
         max_steps: number of optimizer steps, for all others.
         seed: of the networks, of the order of the data and of the sampling noise.
         accelerator: as Lightning calls it, such as ``cpu`` or ``gpu``.
-        devices: number of devices.
         callbacks: of the user's own, beside those that write the files.
         runs_dir: folder of all runs.
         overwrite: replace a run that is there.
@@ -74,9 +71,7 @@ def train(
             model has been trained before, or the directory holds a finished run, another run, or something else.
         KeyboardInterrupt: the run was interrupted; the same call continues it.
     """
-    _check_length(model, max_epochs, max_steps)
-    for key in trainer_arguments.keys() & {"default_root_dir", "fast_dev_run"}:
-        raise UserError(f"{key} does not go with a run directory; leave it out")
+    _check(model, max_epochs, max_steps, trainer_arguments)
     trainer = {
         **TRAINER_DEFAULTS,
         "accelerator": accelerator,
@@ -96,33 +91,19 @@ def train(
         "checkpoint_keep": checkpoint_keep,
     }
     quiet_libraries()
-    directory = Path(runs_dir) / check_name(name)
-    run = TrainingRun(directory, settings, overwrite=overwrite)
+    run = TrainingRun(Path(runs_dir) / check_name(name), settings, overwrite=overwrite)
     if run.plan.resume_from is None and has_trainer(model):
         raise UserError(f"this {type(model).__name__} has been trained before; construct a new one for a new run")
     seed_everything(seed, workers=True, verbose=False)
-    with run.cleaning_up():
+    with run.cleaning_up(), _interruptible():
         run.set_aside()
-        trainer["callbacks"] += run.callbacks(
-            model,
-            given=callbacks,
-            progress=[Progress()] if progress_bar else [],
-            checkpointing=trainer.get("enable_checkpointing") is not False,
-            every=checkpoint_every,
-            keep=checkpoint_keep,
-        )
-        with _interruptible():
-            run.fit(Trainer(**completed(trainer, directory, model)), model, datamodule=data)
+        run.fit(Trainer(**completed(trainer, run.directory, model, run)), model, datamodule=data)
     run.finish()
-    return load_run(directory)
+    return load_run(run.directory)
 
 
 def configuration(model: LightningModule, data: LightningDataModule, trainer: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of objects, as ``fit`` takes it.
-
-    Args:
-        trainer: arguments of the trainer.
-    """
+    """The configuration of objects and of the trainer's arguments, as ``fit`` takes it."""
     values = PlainValues()
     settings: dict[str, Any] = {"trainer": values.plain("trainer", trainer)}
     for name in ("task", "backbone"):
@@ -151,9 +132,12 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt("interrupted; the same call continues the run") from None
 
 
-def _check_length(model: LightningModule, max_epochs: int | None, max_steps: int) -> None:
-    """Refuse a run without an end: Lightning would train for a thousand epochs."""
-    if by_iteration(model) and max_epochs is None:
-        raise UserError(f"how long {type(model).__name__} trains is not set; give max_epochs (iterations)")
-    if not by_iteration(model) and max_steps < 0 and max_epochs is None:
-        raise UserError(f"how long {type(model).__name__} trains is not set; give max_steps (optimizer steps)")
+def _check(
+    model: LightningModule, max_epochs: int | None, max_steps: int, trainer_arguments: Mapping[str, Any]
+) -> None:
+    """Refuse a run without an end, since Lightning would train for a thousand epochs, or in another directory."""
+    if max_epochs is None and (by_iteration(model) or max_steps < 0):
+        budget = "max_epochs (iterations)" if by_iteration(model) else "max_steps (optimizer steps)"
+        raise UserError(f"how long {type(model).__name__} trains is not set; give {budget}")
+    for key in trainer_arguments.keys() & {"default_root_dir", "fast_dev_run"}:
+        raise UserError(f"{key} does not go with a run directory; leave it out")

@@ -14,6 +14,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from rlhf_lightning.cli.introspection import FILLED_IN, argument_types, import_class
+from rlhf_lightning.cli.messages import type_name
 
 
 def value_mistakes(config: Namespace) -> Iterator[tuple[str, str]]:
@@ -58,5 +59,4 @@ def _takes_null(kind: Any) -> bool:
 def _in_words(kind: Any) -> str:
     if dataclasses.is_dataclass(kind):
         return "a mapping of its arguments"
-    names: dict[Any, str] = {bool: "true or false", str: "text"}
-    return names.get(kind) or str(getattr(kind, "__name__", kind))
+    return type_name(getattr(kind, "__name__", str(kind)))

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.pipeline.folds import Row, fold_row, fold_stages, in_words, summarized, table

@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.cli.arguments import load_policy, positive, writable
-from rlhf_lightning.cli.parser import LineParser
-from rlhf_lightning.cli.progress import track
+from rlhf_lightning.cli.arguments import LineParser, load_policy, positive, track, writable
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.run_directory import CONFIG
@@ -21,7 +19,7 @@ EXAMPLE = 'generate runs/quickstart "tell me the price of the lamp"'
 
 def main(argv: list[str]) -> None:
     """Run the command."""
-    arguments = _parser().parse(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     _refuse_control(arguments.model)
     prompts = _prompts(arguments.prompts, arguments.file)
     if not arguments.raw:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_lightning.cli.arguments import exported, load_policy, positive, writable
-from rlhf_lightning.cli.parser import LineParser
-from rlhf_lightning.cli.progress import track
+from rlhf_lightning.cli.arguments import LineParser, exported, load_policy, positive, track, writable
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.judges.labels import ATTEMPTS, LABELS, Judge
 

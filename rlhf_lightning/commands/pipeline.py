@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.pipeline.processes import command_line, print_commands, run_stage

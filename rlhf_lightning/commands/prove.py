@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser, track
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         help="measure this algorithm alone, such as my_module:MyLoss in the current folder, and say what may be wrong "
         "with the gradient of a policy optimizer",
     )
-    arguments = parser.parse(argv)
+    arguments = parser.parse_intermixed_args(argv)
     algorithm = None if arguments.algorithm is None else _provable(arguments.algorithm)
     refuted = _gradients(arguments, algorithm)
     if arguments.runs:
@@ -77,7 +77,6 @@ def _provable(path: str) -> type[Module]:
 def _gradients(arguments: argparse.Namespace, algorithm: type[Module] | None) -> list[str]:
     """Print the table of expected gradients; names of the estimators whose claim is wrong."""
     from rlhf_lightning.algorithms.base.on_policy import OnPolicy
-    from rlhf_lightning.cli.progress import track
     from rlhf_lightning.proofs import estimators
     from rlhf_lightning.proofs.hints import hints
     from rlhf_lightning.proofs.instance import Instance
@@ -100,7 +99,6 @@ def _runs(seed: int, algorithm: type[Module] | None) -> list[str]:
     from pathlib import Path
 
     from rlhf_lightning.cli.checks import quiet_libraries
-    from rlhf_lightning.cli.progress import track
     from rlhf_lightning.proofs import runs, runs_table
     from rlhf_lightning.proofs.same_run import run_seed_is
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser
 from rlhf_lightning.commands import COMMANDS
 
 EXAMPLE = "report runs/quickstart"
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
         "runs", nargs="+", metavar="RUN", help="run directory, a pipeline's directory, or one of its stages"
     )
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the first run)")
-    arguments = parser.parse(argv)
+    arguments = parser.parse_intermixed_args(argv)
 
     from rlhf_lightning.records.runs import load_run
     from rlhf_lightning.report.writing import write_report

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.cli.arguments import exported, positive, writable
-from rlhf_lightning.cli.parser import LineParser
+from rlhf_lightning.cli.arguments import LineParser, exported, positive, writable
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 

@@ -77,13 +77,11 @@ def _call(command: list[str]) -> int:
     process = subprocess.Popen(command)
     before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     try:
-        while True:
-            try:
-                status = process.wait()
-                return status if status >= 0 else 128 - status
-            except KeyboardInterrupt:
-                _interrupt(process)
-                return 130
+        status = process.wait()
+        return status if status >= 0 else 128 - status
+    except KeyboardInterrupt:
+        _interrupt(process)
+        return 130
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.records.config_files import find_config, read_config
+from rlhf_lightning.records.config_files import find_config, read_config, setting
 from rlhf_lightning.records.environment import package_version
 from rlhf_lightning.records.run_directory import STAGES
 
@@ -106,23 +106,20 @@ def _pairs(settings: Settings) -> Stage:
 
 
 def _reward(settings: Settings) -> Stage:
-    options, inputs = _starting_point(settings)
-    _add_pairs(settings, options, inputs, argument=_FEEDBACK_FILE.get(_data_class(settings, "reward"), "pairs"))
-    return _fit(settings, "reward", options, inputs)
+    feedback = _FEEDBACK_FILE.get(_data_class(settings, "reward"), "pairs")
+    return _fit(settings, "reward", *_from_earlier_stages(settings, feedback))
 
 
 def _policy(settings: Settings) -> Stage:
-    options, inputs = _starting_point(settings)
     source = settings.own.get("policy", {}).pop("reward", settings.pipeline["policy"].get("reward"))
     if source not in (None, "learned", "gold"):
         raise UserError(f"pipeline.policy.reward is {source!r}; expected learned or gold")
     if source == "learned" and "reward" not in settings.pipeline:
         raise UserError("pipeline.policy.reward is learned, but there is no pipeline.reward that makes a reward model")
-    reward_key = "data.init_args.reward"
     feedback = _FEEDBACK_FILE.get(_data_class(settings, "policy"))
-    if feedback is not None:  # the reward model does not train the policy, it only judges its responses
-        reward_key = "model.init_args.reward"
-        _add_pairs(settings, options, inputs, argument=feedback)
+    options, inputs = _from_earlier_stages(settings, feedback)
+    # a policy that learns from feedback is not trained by the reward model, which only judges its responses
+    reward_key = "data.init_args.reward" if feedback is None else "model.init_args.reward"
     if source != "gold" and "reward" in settings.pipeline:
         inputs["reward"] = _export(settings, "reward")
         options |= {reward_key: "LearnedReward", f"{reward_key}.init_args.path": str(inputs["reward"])}
@@ -131,24 +128,25 @@ def _policy(settings: Settings) -> Stage:
 
 def _data_class(settings: Settings, stage: str) -> str:
     """Name of the class of the stage's data; empty where its configurations name none."""
-    sections = [read_config(find_config(path)).get("data") for path in _configs(settings, stage)]
-    classes = [data["class_path"] for data in sections if isinstance(data, dict) and "class_path" in data]
-    return str(classes[-1]).rpartition(".")[2] if classes else ""
+    classes = [setting(read_config(find_config(path)), "data.class_path") for path in _configs(settings, stage)]
+    return next((str(path).rpartition(".")[2] for path in reversed(classes) if path), "")
 
 
-def _add_pairs(settings: Settings, options: dict[str, str], inputs: dict[str, Path], *, argument: str) -> None:
-    """Read the file of the pairs stage; without that stage the task's own feedback is read."""
-    if "pairs" in settings.pipeline:
+def _from_earlier_stages(settings: Settings, feedback: str | None) -> tuple[dict[str, str], dict[str, Path]]:
+    """Options and inputs of a stage: the supervised model and the pairs, where the pipeline makes them.
+
+    Args:
+        feedback: the argument of the stage's data that takes the pairs; None if it learns from none.
+    """
+    options: dict[str, str] = {}
+    inputs: dict[str, Path] = {}
+    if "sft" in settings.pipeline:
+        inputs["sft"] = _export(settings, "sft")
+        options[CHECKPOINT] = str(inputs["sft"])
+    if "pairs" in settings.pipeline and feedback is not None:
         inputs["pairs"] = _pairs_file(settings)
-        options[f"data.init_args.{argument}"] = str(inputs["pairs"])
-
-
-def _starting_point(settings: Settings) -> tuple[dict[str, str], dict[str, Path]]:
-    """Options and inputs of a stage that starts from the supervised model, where the pipeline trains one."""
-    if "sft" not in settings.pipeline:
-        return {}, {}
-    export = _export(settings, "sft")
-    return {CHECKPOINT: str(export)}, {"sft": export}
+        options[f"data.init_args.{feedback}"] = str(inputs["pairs"])
+    return options, inputs
 
 
 def _fit(settings: Settings, name: str, options: dict[str, str], inputs: dict[str, Path]) -> Stage:
@@ -214,14 +212,15 @@ def _word(value: Any) -> str:
 def key_of(stage: Stage) -> dict[str, Any]:
     """Everything that a stage's result depends on: arguments, contents of files, and the package's version."""
     command = stage.command
-    files = [command[i + 1] for i, word in enumerate(command) if word == "--config"]
+    files = _options(command).get("--config", [])
     # Without the pipeline sections, which say what to do in other stages; the stage's own settings are in its command.
     configs = {file: {k: v for k, v in read_config(find_config(file)).items() if k != "pipeline"} for file in files}
-    values = [value for value in _strings(list(configs.values())) if _is_path(value)]
-    values += [value for value in command[1:] if _is_path(value) and value not in files]
-    paths = {Path(value) for value in values} | set(stage.inputs.values())
-    contents = {file: _hash(json.dumps(content, sort_keys=True, default=str)) for file, content in configs.items()}
-    contents |= {str(path): digest(path) for path in sorted(paths) if path.exists() and not _is_output(stage, path)}
+    words = [*_strings(list(configs.values())), *(word for word in command[1:] if word not in files)]
+    paths = {Path(word) for word in words if _is_path(word)} | set(stage.inputs.values())
+    texts = {file: json.dumps(content, sort_keys=True, default=str) for file, content in configs.items()}
+    contents = {file: hashlib.sha256(text.encode()).hexdigest() for file, text in texts.items()}
+    paths -= {stage.makes, stage.directory, stage.directory.parent}
+    contents |= {str(path): digest(path) for path in sorted(paths) if path.exists()}
     return {"version": package_version(), "command": command, "contents": contents}
 
 
@@ -251,10 +250,6 @@ def digest(path: Path) -> str:
     return hashed.hexdigest()
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _options(command: Sequence[str]) -> dict[str, list[str]]:
     """Values of each option of a command line."""
     options: dict[str, list[str]] = {}
@@ -281,7 +276,3 @@ def _strings(value: Any) -> Iterator[str]:
 def _is_path(value: str) -> bool:
     """Whether a value names an existing file or folder, such as data or a checkpoint."""
     return ("/" in value or "." in value) and len(value) < 4096 and Path(value).exists()
-
-
-def _is_output(stage: Stage, path: Path) -> bool:
-    return path in (stage.makes, stage.directory, stage.directory.parent)

@@ -160,11 +160,11 @@ def adapted(content: dict[str, Any], task: Mapping[str, Any] | None, path: str |
     result = {key: value for key, value in content.items() if key != PER_TASK}
     for name, section in sections.items():
         if name in names:
-            result = _merged(result, section)
+            result = merged(result, section)
     return result
 
 
-def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings merged key by key; one that names another class replaces all of the old one."""
     result = dict(base)
     for key, value in over.items():
@@ -173,7 +173,7 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(old, dict):
             old_class = old.get("class_path")
             if value.get("class_path", old_class) == old_class:
-                result[key] = _merged(old, value)
+                result[key] = merged(old, value)
     return result
 
 
