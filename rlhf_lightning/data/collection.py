@@ -55,9 +55,9 @@ class CollectionDataModule(NumberedDataModule):
         """Means over the rollout, as ``objective/NAME`` and ``rollout/NAME``."""
         raise NotImplementedError
 
-    def counters(self, scored: ScoredRollout, iteration: int) -> dict[str, int]:
+    def counters(self, iteration: int) -> dict[str, int]:
         """The amount of data collected up to and including this iteration, which is counted from 0."""
-        raise NotImplementedError
+        return {self.experience.counter: (iteration + 1) * self.rollout_batch_size}
 
     def finish(self, scored: ScoredRollout, policy: Policy) -> None:
         """Update running moments and learned weights, which are constant during an iteration.
