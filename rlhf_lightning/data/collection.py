@@ -67,15 +67,7 @@ class CollectionDataModule(NumberedDataModule):
 
 
 def checked_policy(policy: Policy, kind: type[PolicyT], needed: str, expected: str) -> PolicyT:
-    """The policy, if it is of the right kind.
-
-    Args:
-        needed: which policy is needed and by whom, for the message.
-        expected: what to choose instead.
-
-    Raises:
-        UserError: the policy is of another kind.
-    """
+    """The policy, if it is of this kind; otherwise a `UserError` says what was ``needed``, and is ``expected``."""
     if not isinstance(policy, kind):
         raise UserError(f"{needed}, got {type(policy).__name__}; expected {expected}")
     return policy

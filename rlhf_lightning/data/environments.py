@@ -165,7 +165,7 @@ class EnvironmentDataModule(CollectionDataModule):
         with failing_together():
             if self._heldout is None:
                 self._heldout = self._opened(self.eval_episodes, Stream.EVALUATION)
-            self._heldout.begin()
+            self._heldout.begin(EpisodeLog(self.eval_episodes))
             own = play(policy, self._heldout, steps=self.task.max_episode_steps, once=True)
         steps = own.gathered(self.eval_episodes, policy.device)
         scored = self._scored(policy, steps, steps.rewards.sum(-1), steps.action_mask.sum(-1))

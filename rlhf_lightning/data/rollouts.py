@@ -67,8 +67,8 @@ class RolloutDataModule(CollectionDataModule):
         super().__init__(task)
         task.require(frozenset({"prompts"}), by=type(self).__name__)
         self.gold = task.gold()
-        source = reward if reward is not None else self.gold
-        if source is None:
+        reward = reward if reward is not None else self.gold
+        if reward is None:
             raise UserError(
                 f"data.init_args.reward is missing: task {type(task).__name__} has no reward of its own; give a reward "
                 "model: --data.init_args.reward LearnedReward --data.init_args.reward.init_args.path runs/NAME/export"
@@ -87,16 +87,12 @@ class RolloutDataModule(CollectionDataModule):
                 f"{samples_per_prompt} does not divide"
             )
         _check_monitors(monitors or {})
-        self.reward = source
+        self.reward = reward
         self.rollout_batch_size = rollout_batch_size
         self.samples_per_prompt = samples_per_prompt
         self.eval_prompts = eval_prompts
         self.responses = ResponseCollector(
-            self.reward,
-            self.gold,
-            monitors=monitors,
-            max_new_tokens=max_new_tokens,
-            decode_batch_size=decode_batch_size,
+            reward, self.gold, monitors=monitors, max_new_tokens=max_new_tokens, decode_batch_size=decode_batch_size
         )
         self.handling = RewardHandling(
             _as_list(scaling),

@@ -265,9 +265,8 @@ def _extra_words(pair: PreferencePair) -> float:
 def _by_value(values: Sequence[float | None], right: Float[Tensor, " N"], unit: str = "") -> list[Statistics]:
     """Accuracy in groups of similar values; the name of a group is the range of its values."""
     known = torch.tensor([value is not None for value in values], dtype=torch.bool)
-    numbers = np.array([value for value in values if value is not None]).round(
-        6
-    )  # the same value in float32 and float64
+    # rounded, so that a value in float32 and in float64 is the same
+    numbers = np.array([value for value in values if value is not None]).round(6)
     right = right[known]
     if not len(numbers):
         return []

@@ -120,7 +120,7 @@ class RewardModeling(Offline[Feedback]):
             raise UserError(
                 "model.init_args.centering is for comparisons: ratings have a level of their own; expected 0"
             )
-        self.measured = () if kind is Rating else ("right", "margin")
+        self.measured = () if kind is Rating else ("accuracy", "margin")
         self._ceiling: float | None = None  # depends on the data
         self.weights = self._objective_weights()
         self._check_heldout_objectives()
@@ -207,12 +207,11 @@ class RewardModeling(Offline[Feedback]):
         if not self.measured:
             return loss.sum(), {}
         difference = (scores[:, 0] - scores[:, 1]).detach()  # the first two responses of a ranking
-        return loss.sum(), {"right": rightness(difference).sum(), "margin": difference.sum()}
+        return loss.sum(), {"accuracy": rightness(difference).sum(), "margin": difference.sum()}
 
     def training_row(self, means: dict[str, float]) -> dict[str, float]:
         """Loss, accuracy and mean margin; for rankings, of the first two responses."""
-        names = {"loss": "loss", "right": "accuracy", "margin": "margin"}
-        return {f"reward_model/{names[name]}": value for name, value in means.items()}
+        return {f"reward_model/{name}": value for name, value in means.items()}
 
     def progress(self) -> dict[str, str]:
         """Loss and accuracy."""
