@@ -14,14 +14,16 @@ def main(argv: list[str]) -> None:
     arguments, task = _parser().parse_with_task(argv)
     assert task is not None  # it is required
 
-    from rlhf_lightning.data.pairs import judged_groups, shuffled_prompts
+    from rlhf_lightning.data.pairs import judged_groups
+    from rlhf_lightning.data.passes import from_passes
+    from rlhf_lightning.distributed import Stream
     from rlhf_lightning.reward_modeling.agreement import annotator_agreement
     from rlhf_lightning.tasks.text.prompts_io import write_jsonl
 
     judge = Judge(task, arguments.labels, arguments.objectives, arguments.annotations)
     groups, sampled = judged_groups(
         load_policy(exported(arguments.policy, "sft"), temperature=1.0),
-        shuffled_prompts(task.prompts("train"), arguments.count, seed=arguments.seed),
+        from_passes(task.prompts("train"), 0, arguments.count, seed=arguments.seed, stream=Stream.PAIR),
         judge,
         samples=arguments.samples,
         max_new_tokens=arguments.max_new_tokens,

@@ -89,8 +89,8 @@ def _gradients(arguments: argparse.Namespace, algorithm: type[Module] | None) ->
     for row in rows if algorithm is not None else ():
         module = row.estimator.module(instance)
         for hint in hints(module, instance) if isinstance(module, OnPolicy) and not row.exact else ():
-            print(f"\n{row.estimator.name}: {hint}.")
-    return [row.estimator.name for row in rows if not row.holds]
+            print(f"\n{row.estimator.variant.name}: {hint}.")
+    return [row.estimator.variant.name for row in rows if not row.holds]
 
 
 def _runs(seed: int, algorithm: type[Module] | None) -> list[str]:

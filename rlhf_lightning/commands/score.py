@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         raise UserError("score needs exactly one of --reward PATH and --gold (with --config TASK.yaml)")
 
     from rlhf_lightning.rewards.learned import LearnedReward
-    from rlhf_lightning.rewards.source import checked_scores
+    from rlhf_lightning.rewards.source import judged
     from rlhf_lightning.tasks.text.prompts_io import read_responses, write_jsonl
 
     answers = read_responses(arguments.file)
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         source = _gold(task)
     else:
         source = LearnedReward(exported(arguments.reward, "reward"), batch_size=arguments.batch_size)
-    scores = checked_scores(source, [a.prompt for a in answers], [a.response for a in answers]).double()
+    scores = judged(source, [a.prompt for a in answers], [a.response for a in answers]).scores.double()
     if arguments.out:
         scored = ({**a.record, "score": s} for a, s in zip(answers, scores.tolist(), strict=True))
         write_jsonl(arguments.out, scored)

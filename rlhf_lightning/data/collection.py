@@ -55,9 +55,9 @@ class CollectionDataModule(NumberedDataModule):
         """Means over the rollout, as ``objective/NAME`` and ``rollout/NAME``."""
         raise NotImplementedError
 
-    def counters(self, scored: ScoredRollout, iteration: int) -> dict[str, int]:
+    def counters(self, iteration: int) -> dict[str, int]:
         """The amount of data collected up to and including this iteration, which is counted from 0."""
-        raise NotImplementedError
+        return {self.experience.counter: (iteration + 1) * self.rollout_batch_size}
 
     def finish(self, scored: ScoredRollout, policy: Policy) -> None:
         """Update running moments and learned weights, which are constant during an iteration.
@@ -67,15 +67,7 @@ class CollectionDataModule(NumberedDataModule):
 
 
 def checked_policy(policy: Policy, kind: type[PolicyT], needed: str, expected: str) -> PolicyT:
-    """The policy, if it is of the right kind.
-
-    Args:
-        needed: which policy is needed and by whom, for the message.
-        expected: what to choose instead.
-
-    Raises:
-        UserError: the policy is of another kind.
-    """
+    """The policy, if it is of this kind; otherwise a `UserError` says what was ``needed``, and is ``expected``."""
     if not isinstance(policy, kind):
         raise UserError(f"{needed}, got {type(policy).__name__}; expected {expected}")
     return policy

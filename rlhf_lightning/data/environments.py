@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_lightning.data.collection import CollectionDataModule, checked_policy
 from rlhf_lightning.distributed import Stream, failing_together, over_own_rows, own_rows, run_seed, world_size
-from rlhf_lightning.errors import UserError, check_counts
+from rlhf_lightning.errors import UserError, check_counts, check_limits
 from rlhf_lightning.models.control.policy import ControlPolicy
 from rlhf_lightning.models.moments import RewardScale
 from rlhf_lightning.models.policy import Policy
@@ -78,8 +78,8 @@ class EnvironmentDataModule(CollectionDataModule):
                 f"data.init_args.rollout_batch_size is {rollout_batch_size}; expected a multiple of "
                 f"data.init_args.environments ({environments})"
             )
-        if not 0 <= reward_gamma < 1:
-            raise UserError(f"data.init_args.reward_gamma must be at least 0 and below 1, got {reward_gamma}")
+        limits = {"reward_gamma": (0 <= reward_gamma < 1, "at least 0 and below 1", reward_gamma)}
+        check_limits("data.init_args", limits)
         self.count = environments
         self.rollout_batch_size = rollout_batch_size
         self.normalize_rewards = normalize_rewards
@@ -138,9 +138,7 @@ class EnvironmentDataModule(CollectionDataModule):
     def collect(self, policy: Policy, iteration: int, attempt: int = 0) -> ScoredSteps:
         """The next steps in all environments; a rank steps its own environments and gets the global batch.
 
-        Args:
-            iteration: counted from 0.
-            attempt: number of the rollout within the iteration; it continues where the last one stopped.
+        A further attempt continues where the last one stopped.
         """
         started = time.perf_counter()
         acting = _control_policy(policy)
@@ -167,7 +165,7 @@ class EnvironmentDataModule(CollectionDataModule):
         with failing_together():
             if self._heldout is None:
                 self._heldout = self._opened(self.eval_episodes, Stream.EVALUATION)
-            self._heldout.begin()
+            self._heldout.begin(EpisodeLog(self.eval_episodes))
             own = play(policy, self._heldout, steps=self.task.max_episode_steps, once=True)
         steps = own.gathered(self.eval_episodes, policy.device)
         scored = self._scored(policy, steps, steps.rewards.sum(-1), steps.action_mask.sum(-1))
@@ -224,10 +222,6 @@ class EnvironmentDataModule(CollectionDataModule):
             row["objective/score"] = scored.episode_returns.mean().item()
             row["rollout/length_mean"] = scored.episode_lengths.double().mean().item()
         return row
-
-    def counters(self, scored: ScoredRollout, iteration: int) -> dict[str, int]:
-        """Number of steps so far."""
-        return {"env_steps": (iteration + 1) * self.rollout_batch_size}
 
     # -- state between iterations -------------------------------------------------------------------------------
 

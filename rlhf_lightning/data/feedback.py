@@ -84,7 +84,7 @@ class FeedbackDataModule(PassDataModule[Example]):
         everything = [*train, *heldout]
         if self.annotators is not None:
             self._check_known("annotators", self.annotators, names_of_annotators(everything))
-            train, heldout = (_by_annotators(split, self.annotators) for split in (train, heldout))
+            train, heldout = ([e for e in split if e.annotator in self.annotators] for split in (train, heldout))
         if self.objectives is not None:
             self._check_known("objectives", self.objectives, names_of_objectives(everything))
             train, heldout = (_about(split, self.objectives) for split in (train, heldout))
@@ -120,10 +120,6 @@ def _objectives_of(example: Feedback) -> list[str]:
     if isinstance(example, Rating):
         return list(example.ratings)
     return [] if example.objective is None else [example.objective]
-
-
-def _by_annotators(examples: Sequence[Example], names: list[str]) -> list[Example]:
-    return [example for example in examples if example.annotator in names]
 
 
 def _about(examples: Sequence[Example], names: list[str]) -> list[Example]:

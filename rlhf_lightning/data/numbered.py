@@ -40,9 +40,7 @@ class NumberedDataModule(Constructed, LightningDataModule):
         """The numbers of the held-out batches."""
         return _numbers(self.heldout_batches())
 
-    def test_dataloader(self) -> DataLoader[int]:
-        """The numbers of the held-out batches."""
-        return self.val_dataloader()
+    test_dataloader = val_dataloader
 
 
 def _numbers(count: int) -> DataLoader[int]:

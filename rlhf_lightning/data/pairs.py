@@ -6,13 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-import torch
-
 from rlhf_lightning.distributed import Stream
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.judges.labels import ATTEMPTS, Judge, Judgement
 from rlhf_lightning.models.language.policy import LanguagePolicy
-from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.rollout.sampling import sample_responses
 from rlhf_lightning.types import Prompt
 
@@ -42,15 +39,6 @@ class JudgedGroup:
             order = [self.responses.index(text) for text in fields.pop("responses")]
             fields = {"prompt": fields.pop("prompt"), "responses": self.responses, "ranking": order, **fields}
         return {key: value for key, value in fields.items() if value is not None}
-
-
-def shuffled_prompts(prompts: Sequence[Prompt], count: int, *, seed: int) -> list[Prompt]:
-    """``count`` prompts, from shuffled passes over all of them."""
-    passes = [
-        permutation(seed=seed, stream=Stream.PAIR, iteration=number, size=len(prompts))
-        for number in range(-(-count // len(prompts)))
-    ]
-    return [prompts[i] for i in torch.cat(passes)[:count].tolist()]
 
 
 def judged_groups(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from functools import lru_cache
+from typing import ClassVar, Generic, TypeVar
+
+from torch import Tensor
 
 from rlhf_lightning.data.numbered import NumberedDataModule
 from rlhf_lightning.distributed import FURTHER, Stream, run_seed
@@ -33,7 +36,6 @@ class PassDataModule(NumberedDataModule, Generic[Example]):
         self.eval_limit = eval_limit
         self.train: Sequence[Example] = []
         self.heldout: Sequence[Example] = []
-        self._orders: dict[int, tuple[int, Any]] = {}
 
     def load(self) -> tuple[Sequence[Example], Sequence[Example]]:
         """The training and the held-out examples."""
@@ -62,13 +64,10 @@ class PassDataModule(NumberedDataModule, Generic[Example]):
             order: number of the shuffled order, for networks that each see the same examples in another order.
         """
         pass_number, batch = divmod(step, self.steps_per_pass())
-        if self._orders.get(order, (-1, None))[0] != pass_number:
-            shuffled = permutation(
-                seed=run_seed(), stream=Stream.PASS, iteration=pass_number + order * FURTHER, size=len(self.train)
-            )
-            self._orders[order] = (pass_number, shuffled)
-        chosen = self._orders[order][1][batch * self.batch_size : (batch + 1) * self.batch_size]
-        return [self.train[i] for i in chosen.tolist()]
+        done = batch * self.batch_size
+        count = min(self.batch_size, len(self.train) - done)
+        start = pass_number * len(self.train) + done
+        return from_passes(self.train, start, count, seed=run_seed(), stream=Stream.PASS, order=order)
 
     def heldout_batches(self) -> int:
         """Batches of held-out examples; the last one may be smaller."""
@@ -77,3 +76,26 @@ class PassDataModule(NumberedDataModule, Generic[Example]):
     def heldout_batch(self, number: int) -> list[Example]:
         """The held-out examples of batch ``number``."""
         return list(self.heldout[number * self.batch_size : (number + 1) * self.batch_size])
+
+
+def from_passes(
+    items: Sequence[Example], start: int, count: int, *, seed: int, stream: Stream, order: int = 0
+) -> list[Example]:
+    """``count`` items from shuffled passes over all of them, one pass after the other.
+
+    Args:
+        start: items that were taken before.
+        order: number of the shuffled order; each has passes of its own.
+    """
+    chosen: list[Example] = []
+    while len(chosen) < count:
+        pass_number, place = divmod(start + len(chosen), len(items))
+        shuffled = _shuffled(seed, stream, pass_number + order * FURTHER, len(items))
+        chosen += [items[i] for i in shuffled[place : place + count - len(chosen)].tolist()]
+    return chosen
+
+
+@lru_cache(maxsize=32)
+def _shuffled(seed: int, stream: Stream, iteration: int, size: int) -> Tensor:
+    """`permutation`, which many batches share."""
+    return permutation(seed=seed, stream=stream, iteration=iteration, size=size)

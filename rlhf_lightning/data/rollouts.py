@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from rlhf_lightning.data.collection import CollectionDataModule, checked_policy
+from rlhf_lightning.data.passes import from_passes
 from rlhf_lightning.distributed import FURTHER, Stream, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.policy import Policy, TextPolicy
-from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.records.metrics import Experience, Metric
-from rlhf_lightning.rewards.handling import ResponsePenalties, RewardHandling
+from rlhf_lightning.rewards.handling import RewardHandling
 from rlhf_lightning.rewards.objectives import DeclaredWeights, ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
 from rlhf_lightning.rewards.source import RewardSource
@@ -67,8 +67,8 @@ class RolloutDataModule(CollectionDataModule):
         super().__init__(task)
         task.require(frozenset({"prompts"}), by=type(self).__name__)
         self.gold = task.gold()
-        source = reward if reward is not None else self.gold
-        if source is None:
+        reward = reward if reward is not None else self.gold
+        if reward is None:
             raise UserError(
                 f"data.init_args.reward is missing: task {type(task).__name__} has no reward of its own; give a reward "
                 "model: --data.init_args.reward LearnedReward --data.init_args.reward.init_args.path runs/NAME/export"
@@ -87,21 +87,19 @@ class RolloutDataModule(CollectionDataModule):
                 f"{samples_per_prompt} does not divide"
             )
         _check_monitors(monitors or {})
-        self.reward = source
+        self.reward = reward
         self.rollout_batch_size = rollout_batch_size
         self.samples_per_prompt = samples_per_prompt
         self.eval_prompts = eval_prompts
         self.responses = ResponseCollector(
-            self.reward,
-            self.gold,
-            monitors=monitors,
-            max_new_tokens=max_new_tokens,
-            decode_batch_size=decode_batch_size,
+            reward, self.gold, monitors=monitors, max_new_tokens=max_new_tokens, decode_batch_size=decode_batch_size
         )
         self.handling = RewardHandling(
             _as_list(scaling),
             weights or DeclaredWeights(),
-            ResponsePenalties(missing_eos_penalty, length_penalty, length_free),
+            missing_eos_penalty=missing_eos_penalty,
+            length_penalty=length_penalty,
+            length_free=length_free,
         )
         self.handling.weights.of(self.reward.objectives)  # report unknown names before the first rollout
 
@@ -123,26 +121,14 @@ class RolloutDataModule(CollectionDataModule):
 
     def metrics(self) -> tuple[Metric, ...]:
         """Scores, in all and for each objective; monitors; lengths, diversity and forgetting."""
-        scores = reward_metrics(self.reward, self.gold)
         objectives = (metric for name in self.objectives for metric in _objective_metrics(name))
         monitors = (
-            Metric(
-                f"Monitor: {name.replace('_', ' ')}",
-                "measured, not trained on",
-                f"objective/{name}",
-                f"eval/{name}",
-                role="heldout",
-            )
+            _metric(f"Monitor: {name.replace('_', ' ')}", "measured, not trained on", name, role="heldout")
             for name in self.responses.monitors
         )
-        disagreement = Metric(
-            "Disagreement",
-            "of the reward model's members",
-            "objective/disagreement",
-            "eval/disagreement",
-            role="warning",
-            floor=0,
-        )
+        members = "of the reward model's members"
+        disagreement = _metric("Disagreement", members, "disagreement", role="warning", floor=0)
+        scores = _reward_metrics(self.reward, self.gold)
         return (*scores, *objectives, *monitors, disagreement, WIN_RATE, *TEXT_METRICS)
 
     def setup(self, stage: str | None = None) -> None:
@@ -169,13 +155,10 @@ class RolloutDataModule(CollectionDataModule):
             iteration: counted from 0.
             attempt: number of the rollout within the iteration; each has an order of its own.
         """
-        size, count = self.rollout_batch_size // self.samples_per_prompt, len(self.train_prompts)
-        chosen: list[Prompt] = []
-        while len(chosen) < size:
-            pass_number, start = divmod(iteration * size + len(chosen), count)
-            key = _noise_key(pass_number, attempt)
-            order = permutation(seed=run_seed(), stream=Stream.PROMPT, iteration=key, size=count)
-            chosen += [self.train_prompts[i] for i in order[start : start + size - len(chosen)].tolist()]
+        count = self.rollout_batch_size // self.samples_per_prompt
+        chosen = from_passes(
+            self.train_prompts, iteration * count, count, seed=run_seed(), stream=Stream.PROMPT, order=attempt
+        )
         return [prompt for prompt in chosen for _ in range(self.samples_per_prompt)]
 
     def collect(self, policy: Policy, iteration: int, attempt: int = 0) -> ScoredRollout:
@@ -189,7 +172,7 @@ class RolloutDataModule(CollectionDataModule):
             _text_policy(policy),
             self.iteration_prompts(iteration, attempt),
             stream=Stream.ROLLOUT,
-            iteration=_noise_key(iteration, attempt),
+            iteration=iteration + attempt * FURTHER,
             group_size=self.samples_per_prompt,
         )
         return self.handling.for_training(scored, learn=attempt == 0)
@@ -211,10 +194,6 @@ class RolloutDataModule(CollectionDataModule):
         row |= self.handling.weights.measures()
         return row | {f"rollout/{name}": value for name, value in text_statistics(scored).items()}
 
-    def counters(self, scored: ScoredRollout, iteration: int) -> dict[str, int]:
-        """Number of responses sampled so far."""
-        return {"samples": (iteration + 1) * self.rollout_batch_size}
-
     def state_dict(self) -> dict[str, Any]:
         """Running moments and learned weights."""
         return self.handling.state_dict()
@@ -224,23 +203,27 @@ class RolloutDataModule(CollectionDataModule):
         self.handling.load_state_dict(state_dict)
 
 
-def reward_metrics(reward: RewardSource, gold: RewardSource | None) -> tuple[Metric, ...]:
+def _metric(title: str, unit: str, name: str, **options: Any) -> Metric:
+    """A number that rollouts and evaluations report under the same name."""
+    return Metric(title, unit, f"objective/{name}", f"eval/{name}", **options)
+
+
+def _reward_metrics(reward: RewardSource, gold: RewardSource | None) -> tuple[Metric, ...]:
     """Of the score that is trained on, and of the true reward where that is another."""
     if reward is gold:
-        unit = "the reward that is trained on"
-        same = Metric("Score", "gold itself", "objective/score", "eval/score", role="score", shown=False)
-        return (Metric("Gold reward", unit, "objective/gold", "eval/gold", role="gold"), same)
-    title = "Reward" if gold is None else "Proxy reward"
-    score = Metric(title, "the score that is trained on", "objective/score", "eval/score", role="score")
-    true = Metric("Gold reward", "the true reward, for measuring only", "objective/gold", "eval/gold", role="gold")
-    return (score,) if gold is None else (score, true)
+        true = _metric("Gold reward", "the reward that is trained on", "gold", role="gold")
+        return (true, _metric("Score", "gold itself", "score", role="score", shown=False))
+    if gold is None:
+        return (_metric("Reward", "the score that is trained on", "score", role="score"),)
+    score = _metric("Proxy reward", "the score that is trained on", "score", role="score")
+    return (score, _metric("Gold reward", "the true reward, for measuring only", "gold", role="gold"))
 
 
 def _objective_metrics(name: str) -> tuple[Metric, ...]:
     """Of one objective: its score, and its weight where that is learned."""
-    title, score = name.replace("_", " "), f"score_{name}"
+    title = name.replace("_", " ")
     return (
-        Metric(f"Score: {title}", "of this objective alone", f"objective/{score}", f"eval/{score}", role="score"),
+        _metric(f"Score: {title}", "of this objective alone", f"score_{name}", role="score"),
         Metric(f"Weight: {title}", "of the objective in the reward", f"objective/weight_{name}"),
     )
 
@@ -261,8 +244,3 @@ def _check_monitors(monitors: Mapping[str, RewardSource]) -> None:
     for name in monitors:
         if not re.fullmatch(r"[\w-]+", name) or name in TAKEN or name.startswith(TAKEN_BEGINNINGS):
             raise UserError(f"data.init_args.monitors: {name!r} is taken or no name for a metric; expected another")
-
-
-def _noise_key(iteration: int, attempt: int) -> int:
-    """The noise key of a rollout within an iteration."""
-    return iteration + attempt * FURTHER

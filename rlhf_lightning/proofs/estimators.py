@@ -31,16 +31,6 @@ class Estimator:
     algorithm: type[Provable]
     variant: Variant
 
-    @property
-    def name(self) -> str:
-        """What the table calls it."""
-        return self.variant.name
-
-    @property
-    def claim(self) -> Claim:
-        """Its expected gradient, as claimed."""
-        return self.variant.claim
-
     def module(self, instance: Instance) -> Provable:
         """The algorithm with the policy, the reference and the critic of an instance."""
         settings = dict(self.variant.settings)
@@ -53,7 +43,7 @@ class Estimator:
         """Mean and variance of its gradient over all batches, of which each is one group."""
         module = self.module(instance)
         if isinstance(module, OnPolicy):
-            return expected_gradient(module, instance.scores, batch_size=batch_size, group_size=batch_size)
+            return expected_gradient(module, instance.scores, batch_size=batch_size)
         return expected_feedback_gradient(module, instance.scores, instance.reference)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement, product
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,8 +28,6 @@ from rlhf_lightning.tasks.bandit.tree import PROMPT, RESPONSES, as_rollout
 from rlhf_lightning.training.offline import Offline
 from rlhf_lightning.types import LabelledResponse, PreferencePair, Rollout, ScoredRollout
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True)
 class GradientMoments:
@@ -44,33 +42,27 @@ class GradientMoments:
     variance: Float[Tensor, ""]
 
 
-def expected_gradient(
-    module: OnPolicy[Any], scores: Float[Tensor, " 15"], *, batch_size: int, group_size: int = 1
-) -> GradientMoments:
-    """Moments of the gradient that an algorithm computes from a batch that its own policy samples.
+def expected_gradient(module: OnPolicy[Any], scores: Float[Tensor, " 15"], *, batch_size: int) -> GradientMoments:
+    """Moments of the gradient that an algorithm computes from a batch that its own policy samples, as one group.
 
     The module needs no trainer, only its networks (`configure_model`), best in float64. Each batch finds it as it was
     given: what `prepare` changes (a moving average, the coefficient of the KL) is forgotten again.
 
-    A batch counts as often as its groups, and the responses of each, can be ordered; so the loss must not depend on
-    that order. There are C(B + 14, B) batches of B responses: 15, 120, 680, 3060, ….
+    A batch counts as often as its responses can be ordered; so the loss must not depend on that order. There are
+    C(B + 14, B) batches of B responses: 15, 120, 680, 3060, ….
 
     Args:
         scores: of each response, in place of the task's own.
         batch_size: responses.
-        group_size: that many in a row count as answers to the same prompt; it must divide the batch.
     """
-    if batch_size % group_size:
-        raise ValueError(f"batches of {batch_size} responses cannot be made of groups of {group_size}")
     policy = module.policy
     assert isinstance(policy, TextPolicy)
     every = as_rollout(policy)
     p = probabilities(policy).detach()
-    weights, gradients = [], []
-    for numbers, orders in batches(batch_size, group_size):
-        weights.append(orders * p[numbers].prod())
-        gradients.append(batch_gradient(module, scored_batch(every, scores, numbers, group_size)))
-    return _moments(torch.stack(weights), torch.stack(gradients))
+    return _moments(
+        (orders * p[numbers].prod(), batch_gradient(module, scored_batch(every, scores, numbers, batch_size)))
+        for numbers, orders in batches(batch_size)
+    )
 
 
 def expected_feedback_gradient(
@@ -102,11 +94,13 @@ def expected_feedback_gradient(
             for first, second in product(range(PREFIXES), repeat=2)
         ]
     size = 1 if type(module).statistics is Offline.statistics else 2
-    weights, gradients = [], []
-    for batch in product(examples, repeat=size):
-        weights.append(torch.stack([weight for _, weight in batch]).prod())
-        gradients.append(feedback_gradient(module, [example for example, _ in batch]))
-    return _moments(torch.stack(weights), torch.stack(gradients))
+    return _moments(
+        (
+            torch.stack([share for _, share in batch]).prod(),
+            feedback_gradient(module, [example for example, _ in batch]),
+        )
+        for batch in product(examples, repeat=size)
+    )
 
 
 def feedback_gradient(module: FeedbackAlgorithm[Any], examples: Sequence[Any]) -> Float[Tensor, " P"]:
@@ -116,23 +110,18 @@ def feedback_gradient(module: FeedbackAlgorithm[Any], examples: Sequence[Any]) -
     return flat_gradient(loss / sum(module.weight(part) for part in parts), module.policy)
 
 
-def _moments(weights: Float[Tensor, " N"], gradients: Float[Tensor, "N P"]) -> GradientMoments:
+def _moments(weighted: Iterable[tuple[Tensor, Tensor]]) -> GradientMoments:
+    """Of gradients, each behind its probability."""
+    weights, gradients = map(torch.stack, zip(*weighted, strict=True))
     mean = weights @ gradients
     return GradientMoments(mean, weights @ ((gradients - mean) ** 2).sum(-1))
 
 
-def batches(batch_size: int, group_size: int) -> Iterator[tuple[list[int], int]]:
+def batches(size: int) -> Iterator[tuple[list[int], int]]:
     """Every batch as the numbers of its responses, and in how many orders it can come."""
-    groups = list(multisets(range(PREFIXES), group_size))
-    for chosen, orders in multisets(groups, batch_size // group_size):
-        yield [number for group, _ in chosen for number in group], orders * math.prod(inner for _, inner in chosen)
-
-
-def multisets(items: Sequence[Item], size: int) -> Iterator[tuple[tuple[Item, ...], int]]:
-    """Every choice of ``size`` items with repetition and without order, and in how many orders it can come."""
-    for places in combinations_with_replacement(range(len(items)), size):
-        repeats = math.prod(math.factorial(count) for count in Counter(places).values())
-        yield tuple(items[place] for place in places), math.factorial(size) // repeats
+    for numbers in combinations_with_replacement(range(PREFIXES), size):
+        repeats = math.prod(math.factorial(count) for count in Counter(numbers).values())
+        yield list(numbers), math.factorial(size) // repeats
 
 
 def scored_batch(

@@ -54,21 +54,21 @@ class EstimatorRow:
     @property
     def holds(self) -> bool:
         """Whether the expectation is what it is said to be."""
-        claim = self.estimator.claim
+        claim = self.estimator.variant.claim
         if claim is MEASURED:
             return True
         return self.exact if claim.scale is not None else self.error >= EXACT
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
-        claim = self.estimator.claim
+        claim = self.estimator.variant.claim
         text = claim.text
         if claim is MEASURED:
             text = f"{self.scale:.4g} ∇J" if self.exact else "biased"
         if claim.scale is None and not self.exact:
             text += f": {self.bias:.1%}, cosine {self.cosine:.3f}"
         return (
-            self.estimator.name,
+            self.estimator.variant.name,
             text + ("" if self.holds else " — REFUTED"),
             f"{self.scale:.4g}" if claim.scale is not None else f"≈ {self.scale:.3f}",
             f"< {EXACT:.0e}" if self.exact else f"{self.error:.4f}",
@@ -80,7 +80,7 @@ def measure(estimator: Estimator, instance: Instance, *, batch_size: int) -> Est
     """Moments of an estimator's gradient over all batches of so many responses, which are one group."""
     moments = estimator.moments(instance, batch_size=batch_size)
     found, exact = -moments.mean, instance.objective.gradient(instance.policy)
-    stated = estimator.claim.scale
+    stated = estimator.variant.claim.scale
     scale = stated(batch_size) if stated else (found @ exact / (exact @ exact)).item()
     error = (found - scale * exact).norm().item()
     return EstimatorRow(

@@ -26,7 +26,7 @@ from rlhf_lightning.reward_modeling.calibration import (
 from rlhf_lightning.rollout.statistics import standard_error
 from rlhf_lightning.tasks.feedback import as_pairs
 from rlhf_lightning.tasks.text.splits import prompt_key
-from rlhf_lightning.types import PreferencePair, Prompt, Ranking, Rating
+from rlhf_lightning.types import Feedback, PreferencePair, Prompt, Rating
 
 Statistics: TypeAlias = dict[str, Any]
 """A dictionary that can be written as JSON."""
@@ -40,13 +40,13 @@ class JudgedComparisons:
     """Held-out pairs and rankings with the scores of a reward model.
 
     Args:
-        examples: the comparisons.
+        examples: the pairs or rankings.
         scores: scores of each example's responses, best first; entries beyond an example's responses are ignored.
         members: the scores of each member of an ensemble.
         gold: the true reward of the same responses, if there is one.
     """
 
-    examples: Sequence[PreferencePair | Ranking]
+    examples: Sequence[Feedback]
     scores: Float[Tensor, "B K"]
     members: Float[Tensor, "M B K"] | None = None
     gold: Float[Tensor, "B K"] | None = None
@@ -63,24 +63,15 @@ class JudgedComparisons:
         return torch.arange(self.scores.shape[1]) < counts[:, None]
 
     @cached_property
-    def pair_indices(self) -> Int[Tensor, "N 3"]:
-        """Every pair that the comparisons imply: row, column of the preferred response, column of the other."""
-        indices = [
-            (row, first, second)
-            for row, example in enumerate(self.examples)
-            for first, second in combinations(range(len(example.responses)), 2)
-        ]
-        return torch.tensor(indices, dtype=torch.long).reshape(-1, 3)
-
-    @cached_property
     def pairs(self) -> list[PreferencePair]:
-        """Every pair that the comparisons imply, in the order of `pair_indices`."""
+        """Every pair that the comparisons imply."""
         return [pair for example in self.examples for pair in as_pairs(example)]
 
     def differences(self, values: Float[Tensor, "*M B K"]) -> Float[Tensor, "*M N"]:
-        """The difference preferred − other of each pair."""
-        rows, first, second = self.pair_indices.T
-        return values[..., rows, first] - values[..., rows, second]
+        """The difference preferred − other of each of the `pairs`."""
+        width = values.shape[-1]
+        preferred, other = torch.triu_indices(width, width, offset=1)
+        return (values[..., preferred] - values[..., other])[..., self.mask[:, other]]
 
 
 def comparison_statistics(judged: JudgedComparisons) -> Statistics:
@@ -274,9 +265,8 @@ def _extra_words(pair: PreferencePair) -> float:
 def _by_value(values: Sequence[float | None], right: Float[Tensor, " N"], unit: str = "") -> list[Statistics]:
     """Accuracy in groups of similar values; the name of a group is the range of its values."""
     known = torch.tensor([value is not None for value in values], dtype=torch.bool)
-    numbers = np.array([value for value in values if value is not None]).round(
-        6
-    )  # the same value in float32 and float64
+    # rounded, so that a value in float32 and in float64 is the same
+    numbers = np.array([value for value in values if value is not None]).round(6)
     right = right[known]
     if not len(numbers):
         return []

@@ -28,6 +28,7 @@ from rlhf_lightning.models.reward.reward_model import RewardModel
 from rlhf_lightning.ops.preference import centering_penalty
 from rlhf_lightning.records.files import write_atomically
 from rlhf_lightning.reward_modeling.agreement import annotator_agreement
+from rlhf_lightning.reward_modeling.calibration import rightness
 from rlhf_lightning.reward_modeling.evaluation import evaluation_metrics
 from rlhf_lightning.reward_modeling.losses import BradleyTerry, RewardLoss
 from rlhf_lightning.reward_modeling.report import Scored, evaluated, known_ceiling
@@ -119,20 +120,19 @@ class RewardModeling(Offline[Feedback]):
             raise UserError(
                 "model.init_args.centering is for comparisons: ratings have a level of their own; expected 0"
             )
-        self.measured = () if kind is Rating else ("right", "margin")
+        self.measured = () if kind is Rating else ("accuracy", "margin")
         self._ceiling: float | None = None  # depends on the data
-        self.weights = self._objective_weights(
-            [name for name in names_of_objectives(self.data.train) if name != OVERALL]
-        )
+        self.weights = self._objective_weights()
         self._check_heldout_objectives()
         self.annotators = names_of_annotators(self.data.train) if self.annotator_heads else []
         if self.annotator_heads and not self.annotators:
             raise UserError("model.init_args.annotator_heads is true, and the feedback names no annotator")
 
-    def _objective_weights(self, names: Sequence[str]) -> dict[str, float]:
+    def _objective_weights(self) -> dict[str, float]:
+        names = [name for name in names_of_objectives(self.data.train) if name != OVERALL]
         if self.objectives is None:
             return dict.fromkeys(names, 1.0)
-        if sorted(self.objectives) != list(names):
+        if sorted(self.objectives) != names:
             raise UserError(
                 f"model.init_args.objectives names {', '.join(sorted(self.objectives)) or 'none'}, and the feedback "
                 f"{', '.join(names) or 'none'}; expected the same (data.init_args.objectives chooses among them)"
@@ -207,21 +207,15 @@ class RewardModeling(Offline[Feedback]):
         if not self.measured:
             return loss.sum(), {}
         difference = (scores[:, 0] - scores[:, 1]).detach()  # the first two responses of a ranking
-        right = ((difference > 0).double() + (difference >= 0).double()) / 2
-        return loss.sum(), {"right": right.sum(), "margin": difference.sum()}
+        return loss.sum(), {"accuracy": rightness(difference).sum(), "margin": difference.sum()}
 
     def training_row(self, means: dict[str, float]) -> dict[str, float]:
         """Loss, accuracy and mean margin; for rankings, of the first two responses."""
-        names = {"loss": "loss", "right": "accuracy", "margin": "margin"}
-        return {f"reward_model/{names[name]}": value for name, value in means.items()}
+        return {f"reward_model/{name}": value for name, value in means.items()}
 
     def progress(self) -> dict[str, str]:
         """Loss and accuracy."""
-        return {
-            "reward_model/loss": "loss",
-            "reward_model/accuracy": "accuracy",
-            "eval/accuracy": "eval accuracy",
-        }
+        return {"reward_model/loss": "loss", "reward_model/accuracy": "accuracy", "eval/accuracy": "eval accuracy"}
 
     # -- held-out feedback -------------------------------------------------------------------------------------
 

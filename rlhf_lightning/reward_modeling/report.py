@@ -22,7 +22,7 @@ from rlhf_lightning.reward_modeling.losses import RewardLoss
 from rlhf_lightning.reward_modeling.scores import ColumnWeights, flat_texts, judged_scores
 from rlhf_lightning.rewards.source import judged
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.types import Feedback, PreferencePair, Ranking, Rating
+from rlhf_lightning.types import Feedback, PreferencePair, Rating
 
 PROBES = 128
 """Largest number of probes of each kind of bias."""
@@ -39,24 +39,18 @@ class Scored:
     examples: Sequence[Feedback]
     columns: Float[Tensor, "M N C"]
 
-    @property
-    def mask(self) -> Bool[Tensor, "B K"]:
-        """True for the scores that an example has."""
-        return judged_scores(self.columns[0, :, :1], self.examples, lambda *_: torch.ones(1))[1]
-
     def members(
         self, model: RewardModel, weights: ColumnWeights | None = None, *, centered: bool = True
-    ) -> Float[Tensor, "M B K"]:
-        """The scores that each example judges.
+    ) -> tuple[Float[Tensor, "M B K"], Bool[Tensor, "B K"]]:
+        """The scores that each example judges, and a mask that is True for those that it has.
 
         Args:
             weights: weight of each output; None for that of the example's objective and annotator.
             centered: whether to subtract the centers; False for ratings, which have an absolute level.
         """
         columns = self.columns - model.centers[:, None] if centered else self.columns
-        return torch.stack(
-            [judged_scores(member, self.examples, weights or model.output_weights)[0] for member in columns]
-        )
+        judged = [judged_scores(member, self.examples, weights or model.output_weights) for member in columns]
+        return torch.stack([scores for scores, _ in judged]), judged[0][1]
 
 
 def evaluated(
@@ -70,43 +64,35 @@ def evaluated(
     """
     examples = heldout.examples
     ratings = [example for example in examples if isinstance(example, Rating)]
-    members = heldout.members(model, centered=not ratings)
+    members, mask = heldout.members(model, centered=not ratings)
     scores = model.combine(members)
-    gold, mask = _gold(task, examples, like=scores), heldout.mask
+    gold = _gold(task, examples, like=scores)
     if ratings:
         result = rating_statistics(ratings, scores)
     else:
         ensemble = members if len(members) > 1 else None
-        result = comparison_statistics(JudgedComparisons(_comparisons(examples), scores, ensemble, gold))
+        result = comparison_statistics(JudgedComparisons(examples, scores, ensemble, gold))
         result |= {"train": _train(model, train), "ceiling": ceiling}
     result["loss"] = loss.of(scores, mask, examples).double().mean().item()
     if gold is not None:  # with the mean over annotators, as the model will be used
-        by_all = model.combine(heldout.members(model, lambda objective, _: model.output_weights(objective, None)))
-        result["correlation"] = gold_correlations(by_all, gold, mask)
+        by_all, _ = heldout.members(model, lambda objective, _: model.output_weights(objective, None))
+        result["correlation"] = gold_correlations(model.combine(by_all), gold, mask)
     spread = scores[mask].std().item() if mask.sum() > 1 else 0.0
     return result | {"biases": bias_statistics(task.probes(PROBES), model.score, spread=spread)}
 
 
 def _train(model: RewardModel, train: Scored) -> dict[str, float]:
     """Accuracy and loss on training data."""
-    scores = model.combine(train.members(model))
-    result = comparison_statistics(JudgedComparisons(_comparisons(train.examples), scores))
+    members, _ = train.members(model)
+    result = comparison_statistics(JudgedComparisons(train.examples, model.combine(members)))
     return {"accuracy": result["accuracy"], "loss": result["loss"]}
-
-
-def _comparisons(examples: Sequence[Feedback]) -> list[PreferencePair | Ranking]:
-    return [example for example in examples if isinstance(example, PreferencePair | Ranking)]
 
 
 def known_ceiling(task: Task, train: Sequence[Feedback], heldout: Sequence[Feedback]) -> float | None:
     """`Task.ceiling` if all feedback is overall preference pairs; None otherwise."""
-    train_pairs, heldout_pairs = (
-        [pair for pair in examples if isinstance(pair, PreferencePair) and pair.objective is None]
-        for examples in (train, heldout)
-    )
-    if len(train_pairs) < len(train) or len(heldout_pairs) < len(heldout):
-        return None
-    return task.ceiling(train_pairs, heldout_pairs)
+    examples = [*train, *heldout]
+    pairs = [pair for pair in examples if isinstance(pair, PreferencePair) and pair.objective is None]
+    return task.ceiling(pairs[: len(train)], pairs[len(train) :]) if len(pairs) == len(examples) else None
 
 
 def _gold(task: Task, examples: Sequence[Feedback], like: Tensor) -> Float[Tensor, "B K"] | None:

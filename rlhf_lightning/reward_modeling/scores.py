@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rlhf_lightning.types import OVERALL, Feedback, Prompt, Rating
 
@@ -35,18 +36,22 @@ def judged_scores(
         False where an example has fewer than K.
     """
     kinds: dict[tuple[str | None, str | None], int] = {}
-    response_rows: list[list[int]] = []
-    kind_rows: list[list[int]] = []
+    response_rows: list[Tensor] = []
+    kind_rows: list[Tensor] = []
     start = 0
     for example in examples:
         objectives = _objectives(example)
-        single = isinstance(example, Rating)  # one response, judged in several objectives
-        response_rows.append([start if single else start + k for k in range(len(objectives))])
-        kind_rows.append([kinds.setdefault((objective, example.annotator), len(kinds)) for objective in objectives])
+        rows = torch.arange(start, start + len(objectives))
+        # of a rating, the one response is judged in several objectives
+        response_rows.append(torch.full_like(rows, start) if isinstance(example, Rating) else rows)
+        numbers = [kinds.setdefault((objective, example.annotator), len(kinds)) for objective in objectives]
+        kind_rows.append(torch.tensor(numbers, dtype=torch.long))
         start += len(example.responses)
-    table = torch.stack([column_weights(*kind) for kind in kinds]).to(columns)
-    rows, mask = _padded(response_rows, columns.device)
-    weights = table[_padded(kind_rows, columns.device)[0]]
+    present = [torch.ones_like(rows, dtype=torch.bool) for rows in response_rows]
+    rows, judged_as, mask = (
+        pad_sequence(lists, batch_first=True).to(columns.device) for lists in (response_rows, kind_rows, present)
+    )
+    weights = torch.stack([column_weights(*kind) for kind in kinds]).to(columns)[judged_as]
     return torch.where(mask, (columns[rows] * weights).sum(-1), 0), mask
 
 
@@ -55,11 +60,3 @@ def _objectives(example: Feedback) -> list[str | None]:
     if isinstance(example, Rating):
         return [None if name == OVERALL else name for name in example.ratings]
     return [example.objective] * len(example.responses)
-
-
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lists of different lengths as a table filled with 0, and a mask of their entries."""
-    width = max(map(len, rows), default=1)
-    filled = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return filled, torch.arange(width, device=device) < lengths[:, None]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.rewards.source import RewardSource, checked_weights, reason
 from rlhf_lightning.types import Prompt
 
@@ -39,8 +39,8 @@ class FunctionReward(RewardSource):
 
     def __init__(self, function: str, weights: dict[str, float] | None = None, timeout: float | None = None) -> None:
         super().__init__()
-        if timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX:
-            raise UserError(f"reward.init_args.timeout must be a number of seconds above 0, got {timeout}")
+        fits = timeout is None or 0 < timeout <= threading.TIMEOUT_MAX
+        check_limits("reward.init_args", {"timeout": (fits, "a number of seconds above 0", timeout)})
         self.path = function
         self.function = imported(function)
         self.timeout = timeout
@@ -84,8 +84,16 @@ class FunctionReward(RewardSource):
         if self.timeout is None:
             return self.function(list(prompts), list(responses))
         result: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                with torch.no_grad():  # gradient mode is set per thread
+                    result.set_result(self.function(list(prompts), list(responses)))
+            except BaseException as error:
+                result.set_exception(error)
+
         # A daemon thread, since a hanging call cannot be stopped and must not keep the process alive.
-        threading.Thread(target=self._work, args=(result, prompts, responses), daemon=True).start()
+        threading.Thread(target=work, daemon=True).start()
         done, _ = wait([result], self.timeout)
         if not done:
             raise UserError(
@@ -93,13 +101,6 @@ class FunctionReward(RewardSource):
                 f"responses (first prompt of the batch: {prompts[0]!r})"
             )
         return result.result()
-
-    def _work(self, result: Future[Any], prompts: Sequence[Prompt], responses: Sequence[str]) -> None:
-        try:
-            with torch.no_grad():  # gradient mode is set per thread
-                result.set_result(self.function(list(prompts), list(responses)))
-        except BaseException as error:
-            result.set_exception(error)
 
     def _failing_example(
         self, kind: type[Exception], prompts: Sequence[Prompt], responses: Sequence[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float
@@ -15,35 +15,10 @@ from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.rewards.objectives import ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
 from rlhf_lightning.rewards.source import weighted_sum
-from rlhf_lightning.types import Rollout, ScoredRollout
+from rlhf_lightning.types import ScoredRollout
 
 _SCORE = "score"
 """Name under which the scaling of a source with a single score is kept."""
-
-
-@dataclass(frozen=True)
-class ResponsePenalties:
-    """Penalties for the form of a response, which are subtracted from its score.
-
-    Args:
-        missing_eos_penalty: subtracted if the response was cut at the length limit.
-        length_penalty: subtracted for each token beyond ``length_free``; the end-of-sequence token counts.
-        length_free: number of tokens without penalty.
-    """
-
-    missing_eos_penalty: float = 0.0
-    length_penalty: float = 0.0
-    length_free: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("missing_eos_penalty", "length_penalty", "length_free"):
-            value = getattr(self, name)
-            check_limits("data.init_args", {name: (0 <= value < float("inf"), "0 or more, and finite", value)})
-
-    def of(self, rollout: Rollout, like: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The penalty of each response, in the precision of the scores ``like``."""
-        surplus = (rollout.lengths() - self.length_free).clamp(min=0)
-        return self.missing_eos_penalty * rollout.truncated.any(-1).to(like) + self.length_penalty * surplus.to(like)
 
 
 class RewardHandling:
@@ -56,13 +31,28 @@ class RewardHandling:
     Args:
         scaling: applied to the scores in this order; copied for each objective.
         weights: weights of the objectives; copied.
-        penalties: penalties for the form of a response.
+        missing_eos_penalty: subtracted if the response was cut at the length limit.
+        length_penalty: subtracted for each token beyond ``length_free``; the end-of-sequence token counts.
+        length_free: number of tokens without penalty.
     """
 
-    def __init__(self, scaling: Sequence[Scaling], weights: ObjectiveWeights, penalties: ResponsePenalties) -> None:
+    def __init__(
+        self,
+        scaling: Sequence[Scaling],
+        weights: ObjectiveWeights,
+        *,
+        missing_eos_penalty: float = 0.0,
+        length_penalty: float = 0.0,
+        length_free: int = 0,
+    ) -> None:
         self.scaling = copy.deepcopy(list(scaling))
         self.weights = copy.deepcopy(weights)
-        self.penalties = penalties
+        self.missing_eos_penalty = missing_eos_penalty
+        self.length_penalty = length_penalty
+        self.length_free = length_free
+        for name in ("missing_eos_penalty", "length_penalty", "length_free"):
+            value = getattr(self, name)
+            check_limits("data.init_args", {name: (0 <= value < float("inf"), "0 or more, and finite", value)})
         self._by_objective: dict[str, list[Scaling]] = {}
 
     def for_training(self, scored: ScoredRollout, *, learn: bool) -> ScoredRollout:
@@ -107,9 +97,12 @@ class RewardHandling:
         return scores
 
     def _penalized(self, scored: ScoredRollout, total: Float[Tensor, " B"]) -> ScoredRollout:
-        rollout, penalties = scored.rollout, self.penalties.of(scored.rollout, scored.scores)
+        rollout, scores = scored.rollout, scored.scores
+        cut = rollout.truncated.any(-1).to(scores)
+        surplus = (rollout.lengths() - self.length_free).clamp(min=0).to(scores)
+        penalties = self.missing_eos_penalty * cut + self.length_penalty * surplus
         rewards = last_action_rewards((total - penalties).to(rollout.old_logprobs.dtype), rollout.action_mask)
-        return replace(scored, rewards=rewards, scores=scored.scores - penalties)
+        return replace(scored, rewards=rewards, scores=scores - penalties)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 

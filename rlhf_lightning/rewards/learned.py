@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import check_counts
 from rlhf_lightning.models.reward.combination import Combination
 from rlhf_lightning.models.reward.reward_model import RewardModel
 from rlhf_lightning.rewards.source import Judgement, RewardSource
@@ -33,8 +33,7 @@ class LearnedReward(RewardSource):
         self, path: str, combine: Combination | None = None, annotator: str | None = None, batch_size: int = 256
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"reward.init_args.batch_size must be at least 1, got {batch_size}")
+        check_counts("reward.init_args", batch_size=batch_size)
         self.path = path
         self.annotator = annotator
         self.batch_size = batch_size

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.records.constructed import Constructed
+from rlhf_lightning.rewards.source import checked_weights
 
 KEY = "data.init_args.weights"
 
@@ -55,9 +56,7 @@ class DeclaredWeights(ObjectiveWeights):
     """
 
     def __init__(self, weights: dict[str, float] | None = None) -> None:
-        self.weights = {} if weights is None else dict(weights)
-        for name, weight in self.weights.items():
-            _check(math.isfinite(weight), f"weights.{name}", "a finite number", weight)
+        self.weights = checked_weights(f"{KEY}.init_args.weights", weights)
 
     def of(self, declared: Mapping[str, float]) -> dict[str, float]:
         """The current weights."""
@@ -96,12 +95,13 @@ class Lagrangian(ObjectiveWeights):
             raise UserError(f"{KEY}.init_args.floors is empty; expected the least mean of one objective or more")
         if maximize in floors:
             raise UserError(f"{KEY}.init_args.floors holds {maximize}, which is the objective to maximize")
-        for name, floor in floors.items():
-            _check(math.isfinite(floor), f"floors.{name}", "a finite number", floor)
-        _check(0 <= lr < math.inf, "lr", "0 or more, and finite", lr)
-        _check(0 < maximum < math.inf, "maximum", "above 0, and finite", maximum)
-        _check(0 <= initial <= maximum, "initial", f"between 0 and maximum {maximum:g}", initial)
-        self.maximize, self.floors = maximize, dict(floors)
+        self.maximize, self.floors = maximize, checked_weights(f"{KEY}.init_args.floors", floors)
+        limits = {
+            "lr": (0 <= lr < math.inf, "0 or more, and finite", lr),
+            "maximum": (0 < maximum < math.inf, "above 0, and finite", maximum),
+            "initial": (0 <= initial <= maximum, f"between 0 and maximum {maximum:g}", initial),
+        }
+        check_limits(f"{KEY}.init_args", limits)
         self.lr, self.maximum = lr, maximum
         self.multipliers = {name: float(initial) for name in floors}
 
@@ -140,11 +140,6 @@ class Lagrangian(ObjectiveWeights):
     def _weights(self) -> dict[str, float]:
         total = 1.0 + sum(self.multipliers.values())
         return {self.maximize: 1.0 / total} | {name: value / total for name, value in self.multipliers.items()}
-
-
-def _check(holds: bool, name: str, expected: str, got: float) -> None:
-    if not holds:
-        raise UserError(f"{KEY}.init_args.{name} must be {expected}, got {got}")
 
 
 def _check_names(names: Iterable[str], declared: Mapping[str, float]) -> None:

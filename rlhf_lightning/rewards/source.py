@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.types import Prompt
 
@@ -79,22 +79,13 @@ def judged(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[
             f"reward source {source.label} judged the objectives {', '.join(judgement.objectives) or 'none'} and has "
             f"weights for {', '.join(source.objectives) or 'none'}; expected the same"
         )
-    parts = {
-        **judgement.objectives,
-        **judgement.measures,
-        "": judgement.scores,
-    }  # objectives first: an error should name the cause
-    checked = {name: _checked(source, name, values, prompts, responses) for name, values in parts.items()}
-    return Judgement(
-        checked[""],
-        {name: checked[name] for name in judgement.objectives},
-        {name: checked[name] for name in judgement.measures},
-    )
 
+    def checked(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: _checked(source, name, values, prompts, responses) for name, values in parts.items()}
 
-def checked_scores(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
-    """Only the scores of a source; see `judged`."""
-    return judged(source, prompts, responses).scores
+    # the total last: an error should name the cause
+    objectives, measures = checked(judgement.objectives), checked(judgement.measures)
+    return Judgement(_checked(source, "", judgement.scores, prompts, responses), objectives, measures)
 
 
 def weighted_sum(scores: Mapping[str, Float[Tensor, " B"]], weights: Mapping[str, float]) -> Float[Tensor, " B"]:
@@ -114,13 +105,13 @@ def checked_weights(
     Raises:
         UserError: a name is unknown, or a weight is not finite.
     """
-    known = None if names is None else list(names)
-    for name, weight in (weights or {}).items():
-        if known is not None and name not in known:
+    weights = weights or {}
+    known = weights if names is None else list(names)
+    for name, weight in weights.items():
+        if name not in known:
             raise UserError(f"{key} names {name!r}, which is none of {', '.join(known)}")
-        if not math.isfinite(weight):
-            raise UserError(f"{key}.{name} must be a finite number, got {weight}")
-    return {name: float(weight) for name, weight in (weights or {}).items()}
+        check_limits(key, {name: (math.isfinite(weight), "a finite number", weight)})
+    return {name: float(weight) for name, weight in weights.items()}
 
 
 def reason(error: BaseException) -> str:

@@ -1,9 +1,9 @@
-"""`BatchDecoder`: the built-in decoding engine."""
+"""`BatchDecoder`: samples responses of a text policy, and says what another decoding engine must guarantee."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from rlhf_lightning.models.policy import TextPolicy
@@ -18,7 +18,17 @@ class BatchDecoder:
     """Decodes a batch token by token with the policy itself; finished rows are removed from the batch.
 
     Tokens are sampled by the Gumbel-max rule, argmax of log-probabilities plus noise, where the noise is a function of
-    key, step and token alone. See `rollout.engine.DecodingEngine` for what this guarantees.
+    key, step and token alone. What training relies on, and every engine must therefore guarantee:
+
+    - The noise is counter-based: the tokens of a response are a function of the policy, its prompt and its key alone.
+      They do not depend on the other rows, on the batch size or on the number of devices, so that runs resume exactly
+      and comparisons are paired.
+    - ``old_logprobs`` are log-probabilities under the tempered distribution, softmax(logits / temperature) over the
+      whole vocabulary, from which each token was drawn: no top-k or top-p. An engine whose arithmetic differs from
+      that of the training forward gives logprobs that the policy's `evaluate` would not, and biases the ratios.
+    - A response ends with the first of the policy's ``stop_ids``, where ``terminated`` is True. A response that has not
+      ended after ``max_new_tokens`` is ``truncated`` at its last token. ``action_mask`` is False after the end.
+    - Tensors are on the device of the context, and the policy's parameters are those at the time of the call.
     """
 
     @torch.no_grad()
@@ -32,7 +42,14 @@ class BatchDecoder:
         max_new_tokens: int,
         greedy: bool = False,
     ) -> Rollout:
-        """Sample one response per key; see `DecodingEngine.generate`. Each prompt is read once.
+        """Sample one response per key. Each prompt is read once.
+
+        Args:
+            context: N prompts, where B is a multiple of N: each prompt is answered by B / N consecutive rows.
+            keys: one noise key per response, from `ops.noise.row_keys`.
+            rows: global row numbers, which become the ``rows`` of the rollout.
+            max_new_tokens: maximum length of a response, its end-of-sequence token included.
+            greedy: take the most probable token instead of a sample; the keys are then not used.
 
         Raises:
             ValueError: the numbers of keys, rows and prompts do not match.
@@ -55,7 +72,11 @@ class BatchDecoder:
 
         for step in range(max_new_tokens):
             distribution = state.distribution()
-            tokens = _sample(distribution, None if greedy else fold(keys[decoded], step))
+            noisy = distribution
+            if not greedy:
+                noise = gumbel(fold(keys[decoded], step), size=distribution.shape[-1])
+                noisy = distribution + noise.to(distribution.dtype)
+            tokens = noisy.argmax(-1)
             token_logprobs = distribution.gather(-1, tokens[:, None]).squeeze(-1)
             written = decoded[unfinished]
             actions[written, step] = tokens[unfinished]
@@ -83,11 +104,3 @@ class BatchDecoder:
             truncated=truncated[:, :width],
             rows=rows,
         )
-
-
-def _sample(distribution: Float[Tensor, "n V"], keys: Int[Tensor, " n"] | None) -> Int[Tensor, " n"]:
-    """A token from each distribution by the noise of its key; the most probable one without keys."""
-    if keys is None:
-        return distribution.argmax(-1)
-    noise = gumbel(keys, size=distribution.shape[-1])
-    return (distribution + noise.to(distribution.dtype)).argmax(-1)

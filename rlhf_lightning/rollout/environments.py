@@ -80,23 +80,21 @@ class Environments:
     def __init__(self, vector: SyncVectorEnv, spaces: Spaces, *, rows: Int[Tensor, " n"], stream: Stream) -> None:
         self.vector, self.spaces, self.rows = vector, spaces, rows
         self.keys = row_keys(seed=run_seed(), stream=stream, iteration=0, rows=rows)
-        self.numbers = torch.zeros_like(rows)
-        self.observations = np.zeros((len(rows), spaces.observation_size))
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def begin(self, log: EpisodeLog | None = None) -> None:
-        """Start with the first episode of every environment, or continue where the log ends.
+    def begin(self, log: EpisodeLog) -> None:
+        """Continue where the log ends: in a new one, at the first episode of every environment.
 
         Raises:
             UserError: the logged actions end an episode that they did not end before.
         """
         rows = self.rows.tolist()
-        self.numbers = torch.tensor([log.numbers[row] if log else 0 for row in rows])
+        self.numbers = torch.tensor([log.numbers[row] for row in rows])
         self._reset(np.ones(len(rows), dtype=bool))
         for index, row in enumerate(rows):
-            logged = log.actions[row] if log else None
+            logged = log.actions[row]
             for action in () if logged is None else self.spaces.to_environment(logged.numpy()):
                 self.observations[index], _, terminated, truncated, _ = self.vector.envs[index].step(action)
                 if terminated or truncated:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -12,14 +12,20 @@ from torch import Tensor
 from rlhf_lightning.types import Rollout, ScoredRollout, TokenContext
 
 
-def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
-    """The rows of all parts in order, padded to the widest: prompts on the left, responses on the right."""
+def join_rollouts(parts: Sequence[Rollout], change: Callable[[Tensor], Tensor] = lambda joined: joined) -> Rollout:
+    """The rows of all parts in order, padded to the widest: prompts on the left, responses on the right.
+
+    Args:
+        change: of each joined tensor; it sees prompts turned round, with their padding on the right.
+    """
     contexts = {
-        f.name: _concatenated([getattr(part.context, f.name).flip(1) for part in parts]).flip(1)
+        f.name: change(_concatenated([getattr(part.context, f.name).flip(1) for part in parts])).flip(1)
         for f in fields(TokenContext)
     }
     steps = {
-        f.name: _concatenated([getattr(part, f.name) for part in parts]) for f in fields(Rollout) if f.name != "context"
+        f.name: change(_concatenated([getattr(part, f.name) for part in parts]))
+        for f in fields(Rollout)
+        if f.name != "context"
     }
     return Rollout(context=TokenContext(**contexts), **steps)
 

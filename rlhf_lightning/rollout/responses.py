@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -28,9 +27,9 @@ from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.rewards.source import Judgement, RewardSource, judged
 from rlhf_lightning.rewards.task_reward import give_gold
-from rlhf_lightning.rollout.engine import DecodingEngine, engine_for
+from rlhf_lightning.rollout.decode import BatchDecoder
 from rlhf_lightning.rollout.joining import join_rollouts
-from rlhf_lightning.types import Prompt, Rollout, ScoredRollout, TokenContext
+from rlhf_lightning.types import Prompt, Rollout, ScoredRollout
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class ResponseCollector:
         max_new_tokens: maximum length of a response; longer ones are cut.
         monitors: further sources by name, which are only measured, too.
         decode_batch_size: number of responses that one device decodes at a time; None for all at once.
-        engine: samples the responses; None for `engine_for` the policy.
+        engine: samples the responses; it guarantees what `BatchDecoder` does.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class ResponseCollector:
         max_new_tokens: int,
         monitors: Mapping[str, RewardSource] | None = None,
         decode_batch_size: int | None = None,
-        engine: DecodingEngine | None = None,
+        engine: BatchDecoder | None = None,
     ) -> None:
         self.reward, self.gold = reward, gold
         self.monitors = dict(monitors or {})
@@ -63,7 +62,7 @@ class ResponseCollector:
             give_gold(source, gold)
         self.max_new_tokens = max_new_tokens
         self.decode_batch_size = decode_batch_size
-        self.engine = engine
+        self.engine = engine or BatchDecoder()
         self.prompts_shortened = 0
 
     def to(self, device: torch.device | str) -> None:
@@ -124,8 +123,7 @@ class ResponseCollector:
                 room,
             )
         self.prompts_shortened += shortened
-        engine = self.engine or engine_for(policy)
-        rollout = engine.generate(
+        rollout = self.engine.generate(
             policy,
             context.to(policy.device),
             keys=keys.to(policy.device),
@@ -174,12 +172,4 @@ def _check_same_measures(measures: Mapping[str, Tensor]) -> None:
 
 def _gathered(parts: Sequence[Rollout], count: int) -> Rollout:
     """One rollout of the parts of all ranks, in global order."""
-    own = join_rollouts(parts)
-    contexts = {
-        f.name: gather_padded(getattr(own.context, f.name).flip(1), count).flip(1) for f in fields(TokenContext)
-    }
-    steps = {
-        name: gather_padded(getattr(own, name), count)
-        for name in ("actions", "action_mask", "old_logprobs", "terminated", "truncated")
-    }
-    return replace(own, context=TokenContext(**contexts), rows=gather_rows(own.rows, count), **steps)
+    return join_rollouts(parts, lambda own: gather_rows(own, count) if own.ndim == 1 else gather_padded(own, count))

@@ -21,13 +21,13 @@ def test_prove_finds_every_expectation_as_stated(capsys):
     status, printed, table = shown(capsys)
     assert status == 0
     assert "REFUTED" not in printed
-    assert [line.split("|")[1].strip() for line in table[1:]] == [one.name for one in all_estimators()]
+    assert [line.split("|")[1].strip() for line in table[1:]] == [one.variant.name for one in all_estimators()]
     assert sum("< 1e-09" in line for line in table) == 14
 
 
 def test_prove_fails_where_an_expectation_is_not_as_stated(capsys, monkeypatch):
     name = "REINFORCE, reward to go"
-    [right] = [one for one in all_estimators() if one.name == name]
+    [right] = [one for one in all_estimators() if one.variant.name == name]
     wrong = Estimator(right.algorithm, Variant("wrong", BIASED, right.variant.settings))
     monkeypatch.setattr(estimators, "all_estimators", lambda: (right, wrong))
     status, printed, table = shown(capsys, "--seed", "3", "--kl_coef", "0.1")
@@ -41,7 +41,7 @@ def test_prove_fails_where_an_expectation_is_not_as_stated(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_prove_takes_larger_batches(capsys, monkeypatch):
-    [short] = [one for one in all_estimators() if one.name == "REINFORCE, batch mean"]
+    [short] = [one for one in all_estimators() if one.variant.name == "REINFORCE, batch mean"]
     monkeypatch.setattr(estimators, "all_estimators", lambda: (short,))
     status, printed, [_, row] = shown(capsys, "--batch_size", "3")
     assert status == 0

@@ -97,8 +97,8 @@ def test_rollout_in_which_no_episode_ended_has_no_mean_score():
 
 def test_steps_are_counted():
     module = data()
-    scored = module.collect(acting(), 0)
-    assert [module.counters(scored, iteration) for iteration in (0, 4)] == [{"env_steps": 36}, {"env_steps": 180}]
+    module.collect(acting(), 0)
+    assert [module.counters(iteration) for iteration in (0, 4)] == [{"env_steps": 36}, {"env_steps": 180}]
 
 
 # -- advantages ------------------------------------------------------------------------------------------------

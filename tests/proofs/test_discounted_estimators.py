@@ -14,7 +14,7 @@ from rlhf_lightning.algorithms.parts.baselines import BatchMean, MovingAverage, 
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.algorithms.reinforce import REINFORCE
 from rlhf_lightning.models.tabular import TabularPolicy
-from rlhf_lightning.proofs import expected_gradient
+from rlhf_lightning.proofs.expectation import expected_gradient
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit.exact import probabilities
 

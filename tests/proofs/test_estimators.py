@@ -16,12 +16,12 @@ from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy
 from rlhf_lightning.algorithms.parts.baselines import MovingAverage
 from rlhf_lightning.algorithms.reinforce import REINFORCE
-from rlhf_lightning.proofs import batch_gradient, expected_gradient, scored_batch
 from rlhf_lightning.proofs.estimators import all_estimators
+from rlhf_lightning.proofs.expectation import batch_gradient, expected_gradient, scored_batch
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit.tree import as_rollout
 
-BY_NAME = {one.name: one for one in all_estimators() if issubclass(one.algorithm, OnPolicy)}
+BY_NAME = {one.variant.name: one for one in all_estimators() if issubclass(one.algorithm, OnPolicy)}
 SEEDS = (0, 1)
 
 UNBIASED = {
@@ -56,7 +56,7 @@ def tree(seed):
 def moments(name, seed, size):
     """Of the gradient, uphill, of the algorithm itself."""
     at = instance(seed)
-    found = expected_gradient(BY_NAME[name].module(at), at.scores, batch_size=size, group_size=size)
+    found = expected_gradient(BY_NAME[name].module(at), at.scores, batch_size=size)
     return -found.mean, found.variance
 
 
@@ -77,11 +77,15 @@ def check(name, seed, size, weights):
 
 def test_every_estimator_is_written_out():
     assert {*SINGLE, *JOINT} == set(BY_NAME)
-    assert len({one.name for one in all_estimators()}) == len(all_estimators())
+    assert len({one.variant.name for one in all_estimators()}) == len(all_estimators())
 
 
 def test_estimators_are_said_to_be_what_is_proved_here():
-    said = {one.name: {size: one.claim.scale(size) for size in (2, 3)} for one in all_estimators() if one.claim.scale}
+    said = {
+        one.variant.name: {size: one.variant.claim.scale(size) for size in (2, 3)}
+        for one in all_estimators()
+        if one.variant.claim.scale
+    }
     proved = {name: {2: 1, 3: 1} for name in UNBIASED} | {name: {2: 1 - 1 / 2, 3: 1 - 1 / 3} for name in SHORT}
     assert said == proved
 

@@ -10,7 +10,7 @@ from placed import placed
 
 from rlhf_lightning.algorithms.parts.kl_control import AdaptiveKLControl
 from rlhf_lightning.algorithms.ppo import PPO
-from rlhf_lightning.proofs import batch_gradient, batches, expected_gradient, scored_batch
+from rlhf_lightning.proofs.expectation import batch_gradient, batches, expected_gradient, scored_batch
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit.exact import Objective, probabilities
 from rlhf_lightning.tasks.bandit.tree import RESPONSES, as_rollout
@@ -25,25 +25,16 @@ def ppo(**settings):
     return placed(AT, PPO, **{"lam": 1.0, "whiten_advantages": False, **settings})
 
 
-@pytest.mark.parametrize(("batch_size", "group_size"), [(1, 1), (3, 1), (2, 2), (4, 2)])
-def test_batches_are_all_that_there_are(batch_size, group_size):
-    found = list(batches(batch_size, group_size))
-    assert sum(orders for _, orders in found) == 15**batch_size
-    assert len({tuple(numbers) for numbers, _ in found}) == len(found)
-    groups = math.comb(group_size + 14, group_size)
-    count = batch_size // group_size
-    assert len(found) == math.comb(count + groups - 1, count)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_batches_are_all_that_there_are(size):
+    found = list(batches(size))
+    assert sum(orders for _, orders in found) == 15**size
+    assert len({tuple(numbers) for numbers, _ in found}) == len(found) == math.comb(size + 14, size)
 
 
 def test_orders_of_a_batch_are_counted():
     by_content = Counter(tuple(sorted(numbers)) for numbers in product(range(15), repeat=3))
-    assert {tuple(numbers): orders for numbers, orders in batches(3, 1)} == by_content
-    orders = {tuple(numbers): count for numbers, count in batches(4, 2)}
-    assert orders[0, 0, 0, 0] == 1
-    assert orders[0, 1, 0, 1] == 4  # 01 or 10, twice
-    assert orders[0, 0, 0, 1] == 4  # 00|01 00|10 01|00 10|00
-    assert orders[0, 1, 2, 3] == 8
-    assert (0, 1, 0, 0) not in orders
+    assert {tuple(numbers): orders for numbers, orders in batches(3)} == by_content
 
 
 def test_scored_batch_is_what_collecting_would_have_given():
@@ -97,8 +88,3 @@ def test_parts_of_a_batch_add_up():
     whole, parts = (ppo(optimization=Optimization(microbatch_size=size)) for size in (None, 1))
     scored = scored_batch(as_rollout(whole.policy), SCORES, [9, 0, 9, 1, 5])
     torch.testing.assert_close(batch_gradient(whole, scored), batch_gradient(parts, scored), rtol=0, atol=1e-12)
-
-
-def test_groups_that_do_not_fill_the_batch_are_refused():
-    with pytest.raises(ValueError, match="batches of 3 responses cannot be made of groups of 2"):
-        expected_gradient(ppo(), SCORES, batch_size=3, group_size=2)

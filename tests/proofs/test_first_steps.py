@@ -20,7 +20,7 @@ from rlhf_lightning.algorithms.parts.surrogates import (
 from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.models.tabular import TabularBackbone
-from rlhf_lightning.proofs import batch_gradient, scored_batch
+from rlhf_lightning.proofs.expectation import batch_gradient, scored_batch
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import flat_gradient, log_probabilities, probabilities

@@ -19,7 +19,7 @@ from rlhf_lightning.algorithms.reinforce import REINFORCE
 from rlhf_lightning.algorithms.rloo import RLOO
 from rlhf_lightning.algorithms.trpo import TRPO
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.proofs import batch_gradient, expected_gradient, scored_batch
+from rlhf_lightning.proofs.expectation import batch_gradient, expected_gradient, scored_batch
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit.tree import as_rollout
 from rlhf_lightning.training.optimization import Optimization

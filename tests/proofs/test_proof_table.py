@@ -8,14 +8,14 @@ from placed import placed
 
 from rlhf_lightning.algorithms.parts.claims import BIASED, SHORT_BY_BATCH, UNBIASED
 from rlhf_lightning.algorithms.ppo import PPO
-from rlhf_lightning.proofs import expected_gradient
 from rlhf_lightning.proofs.estimators import all_estimators
+from rlhf_lightning.proofs.expectation import expected_gradient
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.proofs.table import EstimatorRow, markdown, measure
 from rlhf_lightning.tasks.bandit.exact import probabilities
 
 AT = Instance(seed=2)
-BY_NAME = {one.name: one for one in all_estimators()}
+BY_NAME = {one.variant.name: one for one in all_estimators()}
 SHORT, OFF = BY_NAME["REINFORCE, batch mean"], BY_NAME["PPO, geometric mean ratio"]
 
 
@@ -26,12 +26,12 @@ def claiming(estimator, claim):
 
 @pytest.fixture(scope="module")
 def rows():
-    return {one.name: measure(one, AT, batch_size=2) for one in (SHORT, OFF)}
+    return {one.variant.name: measure(one, AT, batch_size=2) for one in (SHORT, OFF)}
 
 
 def test_row_of_a_scaled_estimator(rows):
     moments = expected_gradient(SHORT.module(AT), AT.scores, batch_size=2)
-    row = rows[SHORT.name]
+    row = rows[SHORT.variant.name]
     assert row.scale == 0.5
     assert row.error < 1e-12
     assert row.cosine == pytest.approx(1)
@@ -42,7 +42,7 @@ def test_row_of_a_scaled_estimator(rows):
 def test_row_of_a_biased_estimator_has_the_scale_that_fits_best(rows):
     found = -expected_gradient(OFF.module(AT), AT.scores, batch_size=2).mean
     exact = AT.objective.gradient(AT.policy)
-    row = rows[OFF.name]
+    row = rows[OFF.variant.name]
     for other in (0.98 * row.scale, 1.02 * row.scale):
         assert (found - other * exact).norm() > row.error
     assert row.error == pytest.approx((found - row.scale * exact).norm().item())
@@ -80,10 +80,16 @@ def test_markdown_says_what_it_is_about(rows):
     lines = text.splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert table[0] == ["optimizer", "E[g]", "c", "‖E[g] − c ∇J‖", "variance / c²"]
-    assert table[1] == [SHORT.name, "(1 − 1/B) ∇J", "0.5", "< 1e-09", f"{rows[SHORT.name].variance:.4f}"]
-    row = rows[OFF.name]
+    assert table[1] == [
+        SHORT.variant.name,
+        "(1 − 1/B) ∇J",
+        "0.5",
+        "< 1e-09",
+        f"{rows[SHORT.variant.name].variance:.4f}",
+    ]
+    row = rows[OFF.variant.name]
     verdict = f"biased: {100 * row.bias:.1f}%, cosine {row.cosine:.3f}"
-    assert table[2] == [OFF.name, verdict, f"≈ {row.scale:.3f}", f"{row.error:.4f}", f"{row.variance:.4f}"]
+    assert table[2] == [OFF.variant.name, verdict, f"≈ {row.scale:.3f}", f"{row.error:.4f}", f"{row.variance:.4f}"]
     assert len({len(line) for line in lines if line.startswith("|")}) == 1
     assert "seed 2: every batch of 2" in lines[0]
     assert f"‖∇J‖ = {AT.objective.gradient(AT.policy).norm().item():.4f}" in lines[1]

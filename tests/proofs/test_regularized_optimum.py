@@ -21,7 +21,7 @@ from rlhf_lightning.algorithms.ppo import PPO
 from rlhf_lightning.algorithms.reinforce import REINFORCE
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.models.tabular import TabularBackbone
-from rlhf_lightning.proofs import expected_gradient
+from rlhf_lightning.proofs.expectation import expected_gradient
 from rlhf_lightning.proofs.instance import Instance
 from rlhf_lightning.tasks.bandit import Bandit
 from rlhf_lightning.tasks.bandit.exact import Objective, probabilities

@@ -13,7 +13,7 @@ from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards.composite import CompositeReward
-from rlhf_lightning.rewards.handling import ResponsePenalties, RewardHandling
+from rlhf_lightning.rewards.handling import RewardHandling
 from rlhf_lightning.rewards.objectives import DeclaredWeights, Lagrangian, ObjectiveWeights
 from rlhf_lightning.rewards.scaling import ClipScores, RunningZScore, ZScore
 from rlhf_lightning.rewards.source import Judgement, RewardSource
@@ -59,7 +59,7 @@ def of(scored):
 
 
 def handling(*scaling, weights=None, **penalties):
-    return RewardHandling(scaling, weights or DeclaredWeights(), ResponsePenalties(**penalties))
+    return RewardHandling(scaling, weights or DeclaredWeights(), **penalties)
 
 
 def z(values):
@@ -187,7 +187,7 @@ def test_learned_weights_move_once_an_iteration_by_the_means_before_scaling():
 
 def test_settings_are_copied():
     scaling, weights = RunningZScore(), Follows()
-    data = RewardHandling([scaling], weights, ResponsePenalties())
+    data = RewardHandling([scaling], weights)
     parts = {"kind": [1.0, 2.0], "short": [0.0, 1.0]}
     data.finish(data.for_training(judged([1.0, 2.0], parts, {"kind": 1.0, "short": 1.0}), learn=True))
     assert len(data.weights.calls) == 1

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards.learned import LearnedReward
-from rlhf_lightning.rewards.source import checked_scores
+from rlhf_lightning.rewards.source import judged
 
 CONVERSATION = [{"role": "user", "content": "the cat"}]
 
@@ -45,8 +45,8 @@ def test_reward_model_is_a_module_that_moves_and_does_not_learn(folder):
 def test_scores_are_checked_and_independent_of_the_batch_size(folder):
     prompts = [CONVERSATION, [{"role": "user", "content": "a much longer question"}], CONVERSATION]
     responses = ["red", "", "the green dog"]
-    whole = checked_scores(LearnedReward(folder), prompts, responses)
-    single = checked_scores(LearnedReward(folder, batch_size=1), prompts, responses)
+    whole = judged(LearnedReward(folder), prompts, responses).scores
+    single = judged(LearnedReward(folder, batch_size=1), prompts, responses).scores
     torch.testing.assert_close(single, whole, rtol=0, atol=1e-5)
 
 

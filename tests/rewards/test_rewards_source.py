@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rewards.source import RewardSource, checked_scores
+from rlhf_lightning.rewards.source import RewardSource, judged
 
 PROMPTS = ["first question", "second question", "third question"]
 RESPONSES = ["a", "b", "c"]
@@ -23,20 +23,20 @@ class Gives(RewardSource):
 
 def refused(result):
     with pytest.raises(UserError) as caught:
-        checked_scores(Gives(result), PROMPTS, RESPONSES)
+        judged(Gives(result), PROMPTS, RESPONSES)
     return str(caught.value)
 
 
 def test_good_scores_pass_unchanged():
     scores = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    found = checked_scores(Gives(scores), PROMPTS, RESPONSES)
+    found = judged(Gives(scores), PROMPTS, RESPONSES).scores
     assert found.dtype == torch.float64
     assert torch.equal(found, scores)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.bfloat16])
 def test_other_numbers_become_float32(dtype):
-    found = checked_scores(Gives(torch.tensor([1, 0, 1]).to(dtype)), PROMPTS, RESPONSES)
+    found = judged(Gives(torch.tensor([1, 0, 1]).to(dtype)), PROMPTS, RESPONSES).scores
     assert found.dtype == torch.float32
     assert found.tolist() == [1.0, 0.0, 1.0]
 
@@ -59,7 +59,7 @@ def test_user_error_of_a_source_passes_as_it_is():
 
 def test_interruption_is_no_error_of_the_source():
     with pytest.raises(KeyboardInterrupt):
-        checked_scores(Gives(KeyboardInterrupt()), PROMPTS, RESPONSES)
+        judged(Gives(KeyboardInterrupt()), PROMPTS, RESPONSES)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_scores_carry_no_gradient():
         def score(self, prompts, responses):
             return self.weight * 2
 
-    assert not checked_scores(Learns(), PROMPTS, RESPONSES).requires_grad
+    assert not judged(Learns(), PROMPTS, RESPONSES).scores.requires_grad
 
 
 def test_a_source_has_to_be_written():

@@ -20,7 +20,7 @@ def opened(name, rows, *, stream=Stream.EPISODE, log=None, **kwargs):
     """Environments at their beginning, or where a log has left them."""
     task = Control(name, kwargs=kwargs)
     environments = Environments(task.environments(len(rows)), task.interface(), rows=torch.tensor(rows), stream=stream)
-    environments.begin(log)
+    environments.begin(log or EpisodeLog(max(rows) + 1))
     return environments
 
 

@@ -203,7 +203,7 @@ class OnPolicy(Module, Generic[BatchT]):
         row |= {"rollout/tokens_per_second": tokens / drawn.timings["rollout_seconds"]}
         if drawn.prompts_shortened:
             row |= {"rollout/prompts_shortened": drawn.prompts_shortened}
-        return row | self.rollouts.counters(scored, self.current_epoch)
+        return row | self.rollouts.counters(self.current_epoch)
 
     # -- for update --------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rewards.source import checked_scores
+from rlhf_lightning.rewards import source
 from rlhf_lightning.tasks.arithmetic.verifier import ArithmeticVerifier
 
 VERIFIER = ArithmeticVerifier()
@@ -95,13 +95,13 @@ def test_a_number_of_any_length_is_read():
 
 
 def test_scores_are_finite_floats_that_pass_the_check():
-    scores = checked_scores(VERIFIER, [[{"role": "user", "content": QUESTION}]] * 2, ["3 11 16", "no"])
+    scores = source.judged(VERIFIER, [[{"role": "user", "content": QUESTION}]] * 2, ["3 11 16", "no"]).scores
     assert torch.equal(scores, torch.tensor([1.0, 0.0]))
 
 
 def test_a_foreign_prompt_is_one_line():
     with pytest.raises(UserError, match="does not know the prompt 'tell me the colour of the lamp'"):
-        checked_scores(VERIFIER, ["tell me the colour of the lamp"], ["3"])
+        source.judged(VERIFIER, ["tell me the colour of the lamp"], ["3"])
 
 
 @pytest.mark.parametrize("credit", [-0.1, 1.5, math.nan])

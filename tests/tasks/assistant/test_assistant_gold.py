@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rewards.source import checked_scores
+from rlhf_lightning.rewards import source
 from rlhf_lightning.tasks.assistant import Assistant
 from rlhf_lightning.tasks.assistant.gold import COMPONENTS, Statement
 from rlhf_lightning.tasks.assistant.world import words_of
@@ -191,7 +191,7 @@ def test_score_of_no_responses_is_empty():
 
 
 def test_score_passes_the_check_on_shape_and_finiteness():
-    scores = checked_scores(GOLD, [ONE, HAZARD], ["the lamp is black .", ""])
+    scores = source.judged(GOLD, [ONE, HAZARD], ["the lamp is black .", ""]).scores
     assert torch.equal(scores, torch.tensor([1.0, 0.0]))
 
 
