@@ -242,17 +242,12 @@ class GRPO(OnPolicy[AdvantageBatch]):
         drawn = scored.drawn or scored
         price = sequence_sum(scored.rewards - shaped.rewards, mask).mean().item()
         reward = self._returns(drawn.rewards, drawn.rollout).mean().item() - price
-        metrics = {"objective/reward": reward, **shaped.kl_metrics}
-        return with_advantages(scored, shaped, advantages, metrics=metrics)
+        return with_advantages(scored, shaped, advantages, metrics={**shaped.metrics, "objective/reward": reward})
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
-        batch = prepared.batch
         return self.take_steps(
-            batch,
-            epochs=self.inner_epochs,
-            minibatch_size=self.minibatch_size or len(batch),
-            stop_kl=self.stop_kl,
+            prepared.batch, epochs=self.inner_epochs, minibatch_size=self.minibatch_size, stop_kl=self.stop_kl
         )
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:

@@ -86,15 +86,8 @@ class PPO(OnPolicy[AdvantageBatch]):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            kl,
-            temperature=temperature,
-            eval_every=eval_every,
-            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
-        )
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
+        self.critic = Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size)
         self.ratio = ratio
         self.surrogate = copy.deepcopy(surrogate)
         self.inner_epochs = inner_epochs

@@ -110,7 +110,7 @@ class RAFT(OnPolicy[TrainBatch]):
         row = self.take_steps(
             prepared.batch,
             epochs=self.inner_epochs,
-            minibatch_size=self.minibatch_size or len(prepared.batch),
+            minibatch_size=self.minibatch_size,
             stop_kl=self.stop_kl,
             kl_old=kl_old,
         )

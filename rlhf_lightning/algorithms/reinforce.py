@@ -67,15 +67,8 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            kl,
-            temperature=temperature,
-            eval_every=eval_every,
-            critic=baseline.build_critic(gamma=gamma, microbatch_size=optimization.microbatch_size),
-        )
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
+        self.critic = baseline.build_critic(gamma=gamma, microbatch_size=optimization.microbatch_size)
         check_range("gamma", gamma, 0, 1)
         if not 0 <= entropy_coef < math.inf:
             raise UserError(f"model.init_args.entropy_coef must be 0 or more, got {entropy_coef}")

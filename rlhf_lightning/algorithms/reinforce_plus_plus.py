@@ -114,10 +114,7 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
         return self.take_steps(
-            prepared.batch,
-            epochs=self.inner_epochs,
-            minibatch_size=self.minibatch_size or len(prepared.batch),
-            stop_kl=self.stop_kl,
+            prepared.batch, epochs=self.inner_epochs, minibatch_size=self.minibatch_size, stop_kl=self.stop_kl
         )
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:

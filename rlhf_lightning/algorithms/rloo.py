@@ -92,12 +92,8 @@ class RLOO(OnPolicy[AdvantageBatch]):
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
-        batch = prepared.batch
         return self.take_steps(
-            batch,
-            epochs=self.inner_epochs,
-            minibatch_size=self.minibatch_size or len(batch),
-            stop_kl=self.stop_kl,
+            prepared.batch, epochs=self.inner_epochs, minibatch_size=self.minibatch_size, stop_kl=self.stop_kl
         )
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:

@@ -91,7 +91,6 @@ class OnPolicy(Module, Generic[BatchT]):
             take a coefficient of 0.
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations on held-out prompts or in fresh episodes.
-        critic: the value function, for algorithms that have one.
     """
 
     by_iteration = True
@@ -108,7 +107,6 @@ class OnPolicy(Module, Generic[BatchT]):
         *,
         temperature: float,
         eval_every: int,
-        critic: ValueFunction | None = None,
     ) -> None:
         super().__init__(task, backbone, optimization)
         if eval_every < 1:
@@ -120,7 +118,7 @@ class OnPolicy(Module, Generic[BatchT]):
                 "to stay close to; expected 0"
             )
         self.reference = Reference(kl, microbatch_size=optimization.microbatch_size)
-        self.critic = critic or ValueFunction()
+        self.critic = ValueFunction()  # none; algorithms that have one replace it
         self.temperature = temperature
         self.eval_every = eval_every
         self.iterations_done = 0
@@ -218,13 +216,14 @@ class OnPolicy(Module, Generic[BatchT]):
         batch: BatchT,
         *,
         epochs: int,
-        minibatch_size: int,
+        minibatch_size: int | None,
         stop_kl: float | None,
         kl_old: Callable[[], float] | None = None,
     ) -> dict[str, float]:
         """A gradient step on each of several epochs of shuffled minibatches, fewer where the policy has moved enough.
 
         Args:
+            minibatch_size: rows per step, across all devices; None for the whole batch.
             stop_kl: the limit on KL(π_old‖π), in nats per action; None for none.
             kl_old: measures that KL, before each epoch but the first; None looks at the ``policy/kl_old`` that the
                 loss reports of each minibatch, and discards the gradients of the one that exceeds the limit.
@@ -234,11 +233,11 @@ class OnPolicy(Module, Generic[BatchT]):
             return stop_kl is not None and not kl <= stop_kl  # NaN ends the update, too
 
         rows: list[dict[str, float]] = []
-        steps = 0
+        size, steps = minibatch_size or len(batch), 0
         for epoch in range(epochs):
             if epoch and kl_old is not None and stop_kl is not None and moved_enough(kl_old()):
                 break
-            for minibatch in self.minibatches(batch, size=minibatch_size, key=self.current_epoch * epochs + epoch):
+            for minibatch in self.minibatches(batch, size=size, key=self.current_epoch * epochs + epoch):
                 rows.append(self.accumulate(minibatch))
                 if stop_kl is not None and kl_old is None and moved_enough(self._kl_old_of(rows[-1])):
                     self.discard_gradients()
