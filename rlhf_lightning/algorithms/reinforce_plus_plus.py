@@ -20,8 +20,6 @@ ends inside an environment's episode, the return is what was seen.
 
 from __future__ import annotations
 
-import copy
-
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import BIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import check_range
@@ -86,7 +84,7 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
             task.require(frozenset({"groups"}), by="ReinforcePlusPlus with group_baseline")
             if gamma != 1:
                 raise UserError(f"model.init_args.group_baseline compares whole returns: expected gamma 1, got {gamma}")
-        self.surrogate = copy.deepcopy(surrogate)
+        self.surrogate = surrogate
         self.group_baseline = group_baseline
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size

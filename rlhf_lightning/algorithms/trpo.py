@@ -12,8 +12,6 @@ the rollout only. All of the step is computed in full precision, also where trai
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -55,6 +53,8 @@ class TRPO(NaturalGradient):
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations.
     """
+
+    counters = ("rejections",)
 
     def __init__(
         self,
@@ -170,15 +170,5 @@ class TRPO(NaturalGradient):
     def progress(self) -> dict[str, str]:
         """Also the rejected steps."""
         return super().progress() | {"trust_region/rejections": "rejected"}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the number of rejected steps."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["rejections"] = self.rejections
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore it."""
-        super().on_load_checkpoint(checkpoint)
-        self.rejections = checkpoint["rejections"]
 
     variants = (Variant("TRPO, before F⁻¹ (whitened)", BIASED),)

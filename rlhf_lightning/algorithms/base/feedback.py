@@ -66,7 +66,7 @@ class FeedbackAlgorithm(Offline[Example]):
         self,
         task: Task,
         backbone: Backbone,
-        optimization: Optimization,
+        optimization: Optimization = Optimization(),
         reward: RewardSource | None = None,
         max_response_tokens: int | None = None,
         max_new_tokens: int = 48,
@@ -89,7 +89,6 @@ class FeedbackAlgorithm(Offline[Example]):
         # Gold is not reported as a score: nobody trains on it here, and checkpoints are chosen by scores.
         scores = ("score", *(f"score_{name}" for name in judge.objectives))
         self._left_out = () if judge is reward else scores if judge is gold else (*scores, *_WIN_RATE)
-        self._sampled: HeldoutEvaluation | None = None
 
     # -- networks ----------------------------------------------------------------------------------------------
 
@@ -119,7 +118,7 @@ class FeedbackAlgorithm(Offline[Example]):
                 f"{type(self.task).__name__} gives {len(self._prompts)} held-out prompts; "
                 "expected one for each device at least"
             )
-        self._sampled = None  # it belongs to the previous prompts
+        self._heldout = HeldoutEvaluation(self, self._respond)
 
     # -- examples ----------------------------------------------------------------------------------------------
 
@@ -197,10 +196,8 @@ class FeedbackAlgorithm(Offline[Example]):
         if self.trainer.sanity_checking:
             return
         means = {name: value / self._examined for name, value in self.reduced(self._sums).items()}
-        if self._sampled is None:
-            self._sampled = HeldoutEvaluation(self, self.policy, self.reference.text_policy, self._respond)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), located(self.position()):
-            sampled = self._sampled.row(self.steps)
+            sampled = self._heldout.row(self.policy, self.reference.text_policy, self.steps)
         row = self.reported(means) | {name: value for name, value in sampled.items() if name not in self._left_out}
         self.publish({"step": self.steps, **{f"eval/{name}": value for name, value in row.items()}})
 

@@ -98,6 +98,9 @@ class OnPolicy(Module, Generic[BatchT]):
     variants: ClassVar[tuple[Variant, ...]] = ()
     """What ``prove`` measures of it, with the claims; empty measures the default settings."""
 
+    counters: ClassVar[tuple[str, ...]] = ()
+    """Fields that count something over the whole run; checkpoints keep them under the same names."""
+
     def __init__(
         self,
         task: Task,
@@ -123,7 +126,6 @@ class OnPolicy(Module, Generic[BatchT]):
         self.eval_every = eval_every
         self.iterations_done = 0
         self.policy: Policy
-        self._heldout: HeldoutEvaluation | None = None
 
     # -- the iteration -----------------------------------------------------------------------------------------
 
@@ -333,11 +335,7 @@ class OnPolicy(Module, Generic[BatchT]):
         """Judge the policy on held-out prompts, or in fresh episodes."""
         with self.trainer.precision_plugin.forward_context(), located(self.position()):
             if isinstance(self.policy, TextPolicy):
-                if self._heldout is None:
-                    self._heldout = HeldoutEvaluation(
-                        self, self.policy, self.reference.text_policy, self.rollouts.collect_heldout
-                    )
-                row = self._heldout.row(iteration)
+                row = self._heldout.row(self.policy, self.reference.text_policy, iteration)
             else:
                 statistics = self.rollouts.statistics(self.rollouts.collect_heldout(self.policy))
                 row = {name.partition("/")[2]: value for name, value in statistics.items()}
@@ -366,8 +364,13 @@ class OnPolicy(Module, Generic[BatchT]):
             )
         if "groups" in self.requires:
             self.check_groups()
-        self.check_minibatch_size(getattr(self, "minibatch_size", None))
-        self._heldout = None  # of the prompts of the data module before
+        size: int | None = getattr(self, "minibatch_size", None)  # None is the whole rollout
+        if size is not None and (size < 1 or size % world_size()):
+            raise UserError(
+                f"model.init_args.minibatch_size is {size}, which {world_size()} devices do not divide; "
+                "expected a multiple of the number of devices"
+            )
+        self._heldout = HeldoutEvaluation(self, data.collect_heldout)
 
     @property
     def rollouts(self) -> CollectionDataModule:
@@ -389,14 +392,6 @@ class OnPolicy(Module, Generic[BatchT]):
             raise UserError(
                 f"data.init_args.samples_per_prompt is {samples}; expected at least 2, since {type(self).__name__} "
                 "compares responses to the same prompt"
-            )
-
-    def check_minibatch_size(self, size: int | None) -> None:
-        """Refuse a minibatch that the devices cannot share evenly; None is the whole rollout."""
-        if size is not None and (size < 1 or size % world_size()):
-            raise UserError(
-                f"model.init_args.minibatch_size is {size}, which {world_size()} devices do not divide; "
-                "expected a multiple of the number of devices"
             )
 
     # -- networks and checkpoints ------------------------------------------------------------------------------
@@ -425,13 +420,14 @@ class OnPolicy(Module, Generic[BatchT]):
         self.critic.save(path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the number of iterations, the KL controller, and of the reference its path and hash."""
+        """Keep the counters, the KL controller, and of the reference its path and hash."""
         checkpoint["algorithm"], checkpoint["layout"] = type(self).__name__, CHECKPOINT_LAYOUT
         checkpoint["iteration"] = self.iterations_done
+        checkpoint |= {name: getattr(self, name) for name in self.counters}
         self.reference.save(checkpoint, path=getattr(self.backbone, "checkpoint", None))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the iteration and the KL controller, and check that the reference is the same.
+        """Restore the counters and the KL controller, and check that the reference is the same.
 
         Raises:
             UserError: another algorithm wrote it, or its reference or KL controller is another.
@@ -444,6 +440,8 @@ class OnPolicy(Module, Generic[BatchT]):
             checkpoint["state_dict"] = with_todays_names(checkpoint["state_dict"])
         self.reference.load(checkpoint, algorithm=name)
         self.iterations_done = int(checkpoint["iteration"])
+        for name in self.counters:
+            setattr(self, name, int(checkpoint[name]))
 
     # -- the run's record --------------------------------------------------------------------------------------
 
