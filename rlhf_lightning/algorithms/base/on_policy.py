@@ -230,18 +230,14 @@ class OnPolicy(Module, Generic[BatchT]):
             kl_old: measures that KL, before each epoch but the first; None looks at the ``policy/kl_old`` that the
                 loss reports of each minibatch, and discards the gradients of the one that exceeds the limit.
         """
-
-        def moved_enough(kl: float) -> bool:
-            return stop_kl is not None and not kl <= stop_kl  # NaN ends the update, too
-
         rows: list[dict[str, float]] = []
         size, steps = minibatch_size or len(batch), 0
         for epoch in range(epochs):
-            if epoch and kl_old is not None and stop_kl is not None and moved_enough(kl_old()):
+            if epoch and stop_kl is not None and kl_old is not None and not kl_old() <= stop_kl:  # NaN ends it, too
                 break
             for minibatch in self.minibatches(batch, size=size, key=self.current_epoch * epochs + epoch):
                 rows.append(self.accumulate(minibatch))
-                if stop_kl is not None and kl_old is None and moved_enough(self._kl_old_of(rows[-1])):
+                if stop_kl is not None and kl_old is None and not self._kl_old_of(rows[-1]) <= stop_kl:
                     self.discard_gradients()
                     return summary(rows, steps)
                 self.apply_gradients(frozen=self.frozen)
