@@ -91,7 +91,8 @@ class Reference(nn.Module):
 
     def _measure(self, part: Trajectories, policy: Policy) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """KL to the reference at each action, by the estimator of ``kl``, and log-probabilities under the reference."""
-        reference = self._frozen.evaluate(
+        assert self.policy is not None
+        reference = self.policy.evaluate(
             part.context,
             part.actions,
             part.action_mask,
@@ -109,7 +110,7 @@ class Reference(nn.Module):
         if loss is None or not loss.needs_full_vocabulary:
             return policy.evaluate(part.context, part.actions, part.action_mask)
         return policy.evaluate(
-            part.context, part.actions, part.action_mask, against=self._frozen, direction=loss.direction
+            part.context, part.actions, part.action_mask, against=self.policy, direction=loss.direction
         )
 
     def losses(self, part: TrainBatch, outputs: PolicyOutputs) -> Float[Tensor, " N"]:
@@ -120,12 +121,6 @@ class Reference(nn.Module):
         ref_logprobs = None if part.ref_logprobs is None else part.ref_logprobs[mask]
         exact = None if outputs.kl is None else outputs.kl[mask]
         return self.kl.coef * estimated(loss.estimator, outputs.logprobs[mask], ref_logprobs, exact)
-
-    @property
-    def _frozen(self) -> Policy:
-        if self.policy is None:
-            raise ValueError("there is no reference: `freeze` was not called")
-        return self.policy
 
     @property
     def text_policy(self) -> TextPolicy:
