@@ -61,15 +61,8 @@ class A2C(OnPolicy[AdvantageBatch]):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            kl,
-            temperature=temperature,
-            eval_every=eval_every,
-            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
-        )
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
+        self.critic = Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size)
         if not 0 <= entropy_coef < math.inf:
             raise UserError(f"model.init_args.entropy_coef must be 0 or more, got {entropy_coef}")
         self.whiten_advantages = whiten_advantages

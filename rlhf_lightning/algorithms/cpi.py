@@ -90,15 +90,8 @@ class CPI(OnPolicy[WeightedBatch]):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            kl,
-            temperature=temperature,
-            eval_every=eval_every,
-            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
-        )
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
+        self.critic = Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size)
         check_range("mixture", mixture, 0, 1)
         if not 0 < eta < math.inf:
             raise UserError(f"model.init_args.eta must be above 0, got {eta}")

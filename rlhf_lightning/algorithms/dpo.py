@@ -26,6 +26,7 @@ from torch import Tensor
 
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
+from rlhf_lightning.algorithms.parts.pairs import PAIR_SUMS, pair_metrics, pair_sums
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.preference import ipo_loss, sigmoid_preference_loss
@@ -105,7 +106,7 @@ class DPO(FeedbackAlgorithm[PreferencePair]):
     """
 
     group = "dpo"
-    measured = ("accuracy", "margin", "chosen_reward", "rejected_reward")
+    measured = PAIR_SUMS
 
     def __init__(
         self,
@@ -121,32 +122,12 @@ class DPO(FeedbackAlgorithm[PreferencePair]):
     def loss_sum(self, part: Part[PreferencePair]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, summed over pairs; rewards β log π/π_ref, their difference, and whether it is above 0."""
         chosen, rejected = self.log_ratios(part.encoded).chunk(2)
-        rewards = [self.loss.beta * ratio.detach() for ratio in (chosen, rejected)]
-        margin = rewards[0] - rewards[1]
-        right = (margin.sign() + 1) / 2  # a tie is half right
-        return self.loss.per_pair(chosen, rejected).sum(), {
-            "accuracy": right.sum(),
-            "margin": margin.sum(),
-            "chosen_reward": rewards[0].sum(),
-            "rejected_reward": rewards[1].sum(),
-        }
+        loss = self.loss.per_pair(chosen, rejected).sum()
+        return loss, pair_sums(self.loss.beta * chosen, self.loss.beta * rejected)
 
     def own_metrics(self) -> tuple[Metric, ...]:
         """Of the pairs, by the reward that the policy implies."""
-        unit = "β times the log ratio to the reference"
-        return (
-            Metric(
-                "Accuracy",
-                "share of pairs ordered rightly",
-                "dpo/accuracy",
-                "eval/accuracy",
-                mark=0.5,
-                mark_name="coin toss",
-            ),
-            Metric("Margin", "reward of chosen − rejected", "dpo/margin", "eval/margin"),
-            Metric("Reward of the chosen", unit, "dpo/chosen_reward", "eval/chosen_reward"),
-            Metric("Reward of the rejected", unit, "dpo/rejected_reward", "eval/rejected_reward"),
-        )
+        return pair_metrics("dpo", "β times the log ratio to the reference")
 
     variants = (
         Variant("DPO", OTHER),

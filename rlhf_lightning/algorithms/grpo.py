@@ -32,10 +32,9 @@ and asks for rewards that differ, punishment included, instead of verdicts. The 
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -143,6 +142,7 @@ class GRPO(OnPolicy[AdvantageBatch]):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"groups"})
+    counters = ("samples",)
 
     def __init__(
         self,
@@ -163,8 +163,18 @@ class GRPO(OnPolicy[AdvantageBatch]):
         eval_every: int = 10,
     ) -> None:
         super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
+        limits = {
+            "inner_epochs": (inner_epochs >= 1, "at least 1", inner_epochs),
+            "minibatch_size": (minibatch_size is None or minibatch_size >= 1, "at least 1", minibatch_size),
+            "dynamic_sampling": (dynamic_sampling >= 1, "at least 1", dynamic_sampling),
+            "overlong_cache": (overlong_cache >= 0, "at least 0", overlong_cache),
+        }
+        check_limits("model.init_args", limits)
+        check_stop_kl(stop_kl)
+        if surrogate.kl_coef:
+            raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
         self.ratio = ratio
-        self.surrogate = copy.deepcopy(surrogate)
+        self.surrogate = surrogate
         self.average = average
         self.normalize_std = normalize_std
         self.inner_epochs = inner_epochs
@@ -173,16 +183,6 @@ class GRPO(OnPolicy[AdvantageBatch]):
         self.dynamic_sampling = dynamic_sampling
         self.overlong_cache = overlong_cache
         self.samples = 0
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        least = {"inner_epochs": 1, "minibatch_size": 1, "dynamic_sampling": 1, "overlong_cache": 0}
-        values = {name: getattr(self, name) for name in least}
-        limits = {name: (n is None or n >= least[name], f"at least {least[name]}", n) for name, n in values.items()}
-        check_limits("model.init_args", limits)
-        check_stop_kl(self.stop_kl)
-        if self.surrogate.kl_coef:
-            raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
 
     def setup(self, stage: str) -> None:
         """Check that the overlong cache fits into a response."""
@@ -242,17 +242,12 @@ class GRPO(OnPolicy[AdvantageBatch]):
         drawn = scored.drawn or scored
         price = sequence_sum(scored.rewards - shaped.rewards, mask).mean().item()
         reward = self._returns(drawn.rewards, drawn.rollout).mean().item() - price
-        metrics = {"objective/reward": reward, **shaped.kl_metrics}
-        return with_advantages(scored, shaped, advantages, metrics=metrics)
+        return with_advantages(scored, shaped, advantages, metrics={**shaped.metrics, "objective/reward": reward})
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
-        batch = prepared.batch
         return self.take_steps(
-            batch,
-            epochs=self.inner_epochs,
-            minibatch_size=self.minibatch_size or len(batch),
-            stop_kl=self.stop_kl,
+            prepared.batch, epochs=self.inner_epochs, minibatch_size=self.minibatch_size, stop_kl=self.stop_kl
         )
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:
@@ -281,16 +276,6 @@ class GRPO(OnPolicy[AdvantageBatch]):
         """Also those of the groups and of the update."""
         groups = Metric("Groups that differ", "in their scores, per batch", "rollout/groups_kept", floor=0)
         return (*super().metrics(), groups, KL_OLD, STEPS, CLIP_FRACTION)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the number of responses that were drawn."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["samples"] = self.samples
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore it."""
-        super().on_load_checkpoint(checkpoint)
-        self.samples = int(checkpoint["samples"])
 
     variants = (
         Variant("GRPO, no std, response sum", SHORT_BY_GROUP, {"normalize_std": False, "average": ResponseSum()}),

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
+from rlhf_lightning.algorithms.parts.pairs import accuracy_metric
 from rlhf_lightning.data.preferences import LabelDataModule
 from rlhf_lightning.distributed import failing_together, own_rows, row_slices
 from rlhf_lightning.errors import UserError, check_limits
@@ -137,22 +138,9 @@ class KTO(FeedbackAlgorithm[LabelledResponse]):
     def own_metrics(self) -> tuple[Metric, ...]:
         """Of the examples, by the reward that the policy implies."""
         unit = "β times the log ratio to the reference"
-        accuracy = Metric(
-            "Accuracy",
-            "share on their side of the reference point",
-            "kto/accuracy",
-            "eval/accuracy",
-            mark=0.5,
-            mark_name="coin toss",
-        )
         return (
-            accuracy,
-            Metric(
-                "Reference point",
-                "β z₀, to which rewards compare",
-                "kto/reference_point",
-                "eval/reference_point",
-            ),
+            accuracy_metric("kto", "share on their side of the reference point"),
+            Metric("Reference point", "β z₀, to which rewards compare", "kto/reference_point", "eval/reference_point"),
             Metric("Reward of the desirable", unit, "kto/desirable_reward", "eval/desirable_reward"),
             Metric("Reward of the undesirable", unit, "kto/undesirable_reward", "eval/undesirable_reward"),
         )

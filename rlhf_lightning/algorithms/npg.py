@@ -17,11 +17,10 @@ import math
 from rlhf_lightning.algorithms.base.natural import NaturalGradient
 from rlhf_lightning.algorithms.base.on_policy import Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import UNBIASED, Variant
-from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CG_RESIDUAL, kl_of_step
-from rlhf_lightning.errors import check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.losses import policy_gradient_loss
 from rlhf_lightning.records.metrics import Metric
@@ -68,26 +67,15 @@ class NPG(NaturalGradient):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            kl,
-            critic=critic,
-            max_kl=max_kl,
-            fisher=fisher,
-            critic_epochs=critic_epochs,
-            minibatch_size=minibatch_size,
-            gamma=gamma,
-            lam=lam,
-            temperature=temperature,
-            eval_every=eval_every,
-        )
-        limits = {
-            "step_size": (step_size is None or 0 < step_size < math.inf, "above 0 (null for max_kl)", step_size),
-        }
-        check_limits("model.init_args", limits)
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
+        self.critic = Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size)
+        self.max_kl = max_kl
+        self.fisher = fisher
+        self.critic_epochs = critic_epochs
+        self.minibatch_size = minibatch_size
         self.step_size = step_size
+        fits = step_size is None or 0 < step_size < math.inf
+        self.check_arguments(step_size=(fits, "above 0 (null for max_kl)", step_size))
 
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Advantages by GAE."""

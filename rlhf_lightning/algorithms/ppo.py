@@ -86,15 +86,8 @@ class PPO(OnPolicy[AdvantageBatch]):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            kl,
-            temperature=temperature,
-            eval_every=eval_every,
-            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
-        )
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
+        self.critic = Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size)
         self.ratio = ratio
         self.surrogate = copy.deepcopy(surrogate)
         self.inner_epochs = inner_epochs
@@ -102,19 +95,16 @@ class PPO(OnPolicy[AdvantageBatch]):
         self.whiten_advantages = whiten_advantages
         self.entropy_coef = entropy_coef
         self.stop_kl = stop_kl
-        self._check_arguments(gamma, lam)
-
-    def _check_arguments(self, gamma: float, lam: float) -> None:
         limits = {
-            "inner_epochs": (self.inner_epochs >= 1, "at least 1", self.inner_epochs),
-            "minibatch_size": (self.minibatch_size >= 1, "at least 1", self.minibatch_size),
-            "entropy_coef": (0 <= self.entropy_coef < math.inf, "0 or more", self.entropy_coef),
+            "inner_epochs": (inner_epochs >= 1, "at least 1", inner_epochs),
+            "minibatch_size": (minibatch_size >= 1, "at least 1", minibatch_size),
+            "entropy_coef": (0 <= entropy_coef < math.inf, "0 or more", entropy_coef),
         }
         check_limits("model.init_args", limits)
-        check_stop_kl(self.stop_kl)
-        if self.ratio.whole_responses and (gamma, lam) != (1, 1):
+        check_stop_kl(stop_kl)
+        if ratio.whole_responses and (gamma, lam) != (1, 1):
             raise UserError(
-                f"model.init_args.ratio {type(self.ratio).__name__} takes a response for one action, worth its whole "
+                f"model.init_args.ratio {type(ratio).__name__} takes a response for one action, worth its whole "
                 f"return: expected gamma 1 and lam 1, got {gamma} and {lam}"
             )
 
@@ -183,13 +173,7 @@ class PPO(OnPolicy[AdvantageBatch]):
         Variant("PPO, λ = 0.95, exact values, whitened", BIASED),
         Variant("PPO, penalty", UNBIASED, {"surrogate": Penalty(), "whiten_advantages": False}),
         Variant(
-            "PPO, ratio of responses",
-            UNBIASED,
-            {"ratio": SequenceRatio(), "lam": 1.0, "whiten_advantages": False},
+            "PPO, ratio of responses", UNBIASED, {"ratio": SequenceRatio(), "lam": 1.0, "whiten_advantages": False}
         ),
-        Variant(
-            "PPO, geometric mean ratio",
-            BIASED,
-            {"ratio": MeanRatio(), "lam": 1.0, "whiten_advantages": False},
-        ),
+        Variant("PPO, geometric mean ratio", BIASED, {"ratio": MeanRatio(), "lam": 1.0, "whiten_advantages": False}),
     )

@@ -10,17 +10,13 @@ The loss is the negative log-probability of a whole response, averaged over pair
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
-from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.text import EncodedResponses
-from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.offline import Part
-from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair
 
 
@@ -35,15 +31,6 @@ class PreferredFT(FeedbackAlgorithm[PreferencePair]):
     """
 
     group = "preferred_ft"
-
-    def __init__(
-        self,
-        task: Task,
-        backbone: Backbone,
-        optimization: Optimization = Optimization(),
-        **options: Any,
-    ) -> None:
-        super().__init__(task, backbone, optimization, **options)
 
     def encode(self, examples: Sequence[PreferencePair]) -> EncodedResponses:
         """The chosen responses alone."""

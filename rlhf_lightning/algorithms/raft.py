@@ -64,20 +64,17 @@ class RAFT(OnPolicy[TrainBatch]):
         eval_every: int = 10,
     ) -> None:
         super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
-        self.inner_epochs = inner_epochs
-        self.minibatch_size = minibatch_size
-        self.stop_kl = stop_kl
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        check_counts("model.init_args", inner_epochs=self.inner_epochs, minibatch_size=self.minibatch_size)
-        check_stop_kl(self.stop_kl)
-        loss = self.reference.kl.loss
+        check_counts("model.init_args", inner_epochs=inner_epochs, minibatch_size=minibatch_size)
+        check_stop_kl(stop_kl)
+        loss = kl.loss
         if loss is not None and not loss.needs_full_vocabulary:
             raise UserError(
                 f"model.init_args.kl.loss.estimator {loss.estimator} looks at actions that the policy has drawn, and "
                 "RAFT keeps the best of them; expected exact"
             )
+        self.inner_epochs = inner_epochs
+        self.minibatch_size = minibatch_size
+        self.stop_kl = stop_kl
 
     def setup(self, stage: str) -> None:
         """Check that the devices can share the responses that are kept."""
@@ -110,7 +107,7 @@ class RAFT(OnPolicy[TrainBatch]):
         row = self.take_steps(
             prepared.batch,
             epochs=self.inner_epochs,
-            minibatch_size=self.minibatch_size or len(prepared.batch),
+            minibatch_size=self.minibatch_size,
             stop_kl=self.stop_kl,
             kl_old=kl_old,
         )

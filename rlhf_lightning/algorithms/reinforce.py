@@ -19,9 +19,16 @@ import math
 from typing import Any
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
-from rlhf_lightning.algorithms.parts.baselines import Baseline, BatchMean, MovingAverage, NoBaseline, ValueBaseline
+from rlhf_lightning.algorithms.parts.baselines import (
+    Baseline,
+    BatchMean,
+    MovingAverage,
+    NoBaseline,
+    ScalarBaseline,
+    ValueBaseline,
+)
 from rlhf_lightning.algorithms.parts.claims import BIASED, SHORT_BY_BATCH, UNBIASED, Variant
-from rlhf_lightning.algorithms.parts.critic import check_range
+from rlhf_lightning.algorithms.parts.critic import Critic, check_range
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
@@ -67,15 +74,8 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            kl,
-            temperature=temperature,
-            eval_every=eval_every,
-            critic=baseline.build_critic(gamma=gamma, microbatch_size=optimization.microbatch_size),
-        )
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
+        self.critic = baseline.build_critic(gamma=gamma, microbatch_size=optimization.microbatch_size)
         check_range("gamma", gamma, 0, 1)
         if not 0 <= entropy_coef < math.inf:
             raise UserError(f"model.init_args.entropy_coef must be 0 or more, got {entropy_coef}")
@@ -89,7 +89,11 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         """Returns less the baseline."""
         rollout = scored.rollout
         shaped = self.reference.shape(scored, self.policy)
-        estimate = self.baseline.estimate(self.policy, self.critic, scored, shaped.rewards, gamma=self.gamma)
+        if isinstance(self.baseline, ScalarBaseline):
+            estimate = self.baseline.estimate(scored, shaped.rewards, gamma=self.gamma)
+        else:
+            assert isinstance(self.critic, Critic)  # which the baseline has built
+            estimate = self.critic.estimate(self.policy, scored, shaped.rewards)
         advantages = estimate.advantages
         if not self.reward_to_go:
             advantages = episode_totals(advantages, rollout.continues)

@@ -20,8 +20,6 @@ ends inside an environment's episode, the return is what was seen.
 
 from __future__ import annotations
 
-import copy
-
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import BIASED, Variant
 from rlhf_lightning.algorithms.parts.critic import check_range
@@ -86,7 +84,7 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
             task.require(frozenset({"groups"}), by="ReinforcePlusPlus with group_baseline")
             if gamma != 1:
                 raise UserError(f"model.init_args.group_baseline compares whole returns: expected gamma 1, got {gamma}")
-        self.surrogate = copy.deepcopy(surrogate)
+        self.surrogate = surrogate
         self.group_baseline = group_baseline
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size
@@ -114,10 +112,7 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
         return self.take_steps(
-            prepared.batch,
-            epochs=self.inner_epochs,
-            minibatch_size=self.minibatch_size or len(prepared.batch),
-            stop_kl=self.stop_kl,
+            prepared.batch, epochs=self.inner_epochs, minibatch_size=self.minibatch_size, stop_kl=self.stop_kl
         )
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:

@@ -15,7 +15,6 @@ r = π(yᵢ|x) / π_old(yᵢ|x), which is 1 at the first step and has no limit u
 
 from __future__ import annotations
 
-import copy
 from typing import ClassVar
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared, with_advantages
@@ -70,17 +69,14 @@ class RLOO(OnPolicy[AdvantageBatch]):
         eval_every: int = 10,
     ) -> None:
         super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
-        self.surrogate = copy.deepcopy(surrogate)
+        check_counts("model.init_args", inner_epochs=inner_epochs, minibatch_size=minibatch_size)
+        check_stop_kl(stop_kl)
+        if surrogate.kl_coef:
+            raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
+        self.surrogate = surrogate
         self.inner_epochs = inner_epochs
         self.minibatch_size = minibatch_size
         self.stop_kl = stop_kl
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        check_counts("model.init_args", inner_epochs=self.inner_epochs, minibatch_size=self.minibatch_size)
-        check_stop_kl(self.stop_kl)
-        if self.surrogate.kl_coef:
-            raise UserError("model.init_args.surrogate Penalty belongs to PPO; expected Surrogate (no limit) or Clip")
 
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """The return of each response, the price of the KL subtracted, less the mean of the others' to its prompt."""
@@ -92,12 +88,8 @@ class RLOO(OnPolicy[AdvantageBatch]):
 
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """One step on the whole batch, or several on minibatches, ended early when the policy has moved far enough."""
-        batch = prepared.batch
         return self.take_steps(
-            batch,
-            epochs=self.inner_epochs,
-            minibatch_size=self.minibatch_size or len(batch),
-            stop_kl=self.stop_kl,
+            prepared.batch, epochs=self.inner_epochs, minibatch_size=self.minibatch_size, stop_kl=self.stop_kl
         )
 
     def loss(self, part: AdvantageBatch, minibatch: Minibatch[AdvantageBatch]) -> Loss:

@@ -22,6 +22,7 @@ from torch.nn.functional import logsigmoid
 
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
+from rlhf_lightning.algorithms.parts.pairs import PAIR_SUMS, pair_metrics, pair_sums
 from rlhf_lightning.errors import check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.masking import sequence_sum
@@ -45,7 +46,7 @@ class SimPO(FeedbackAlgorithm[PreferencePair]):
     """
 
     group = "simpo"
-    measured = ("accuracy", "margin", "chosen_reward", "rejected_reward")
+    measured = PAIR_SUMS
 
     def __init__(
         self,
@@ -68,14 +69,7 @@ class SimPO(FeedbackAlgorithm[PreferencePair]):
         """The loss, summed over pairs; the two rewards, their difference, and whether it is above 0."""
         chosen, rejected = self._rewards(part).chunk(2)
         loss = -logsigmoid(chosen - rejected - self.gamma)
-        margin = (chosen - rejected).detach()
-        right = (margin.sign() + 1) / 2  # a tie is half right
-        return loss.sum(), {
-            "accuracy": right.sum(),
-            "margin": margin.sum(),
-            "chosen_reward": chosen.detach().sum(),
-            "rejected_reward": rejected.detach().sum(),
-        }
+        return loss.sum(), pair_sums(chosen, rejected)
 
     def _rewards(self, part: Part[PreferencePair]) -> Float[Tensor, " 2B"]:
         """β times the mean log-probability of each response's tokens: the chosen ones, then the rejected ones."""
@@ -84,19 +78,6 @@ class SimPO(FeedbackAlgorithm[PreferencePair]):
 
     def own_metrics(self) -> tuple[Metric, ...]:
         """Of the pairs, by the reward that the policy implies."""
-        unit = "β times the mean log-probability of its tokens"
-        return (
-            Metric(
-                "Accuracy",
-                "share of pairs ordered rightly",
-                "simpo/accuracy",
-                "eval/accuracy",
-                mark=0.5,
-                mark_name="coin toss",
-            ),
-            Metric("Margin", "reward of chosen − rejected", "simpo/margin", "eval/margin", own=True),
-            Metric("Reward of the chosen", unit, "simpo/chosen_reward", "eval/chosen_reward", own=True),
-            Metric("Reward of the rejected", unit, "simpo/rejected_reward", "eval/rejected_reward", own=True),
-        )
+        return pair_metrics("simpo", "β times the mean log-probability of its tokens", own=True)
 
     variants = (Variant("SimPO", OTHER),)

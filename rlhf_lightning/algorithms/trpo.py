@@ -12,8 +12,6 @@ the rollout only. All of the step is computed in full precision, also where trai
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,11 +19,10 @@ from torch import Tensor
 from rlhf_lightning.algorithms.base.natural import NaturalGradient
 from rlhf_lightning.algorithms.base.on_policy import Prepared, with_advantages
 from rlhf_lightning.algorithms.parts.claims import BIASED, Variant
-from rlhf_lightning.algorithms.parts.critic import CriticOptions
+from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CG_RESIDUAL, kl_of_step
-from rlhf_lightning.errors import check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.masking import whiten
 from rlhf_lightning.ops.trust_region import backtracking_line_search
@@ -57,6 +54,8 @@ class TRPO(NaturalGradient):
         eval_every: iterations between evaluations.
     """
 
+    counters = ("rejections",)
+
     def __init__(
         self,
         task: Task,
@@ -75,28 +74,18 @@ class TRPO(NaturalGradient):
         temperature: float = 1.0,
         eval_every: int = 10,
     ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            kl,
-            critic=critic,
-            max_kl=max_kl,
-            fisher=fisher,
-            critic_epochs=critic_epochs,
-            minibatch_size=minibatch_size,
-            gamma=gamma,
-            lam=lam,
-            temperature=temperature,
-            eval_every=eval_every,
-        )
-        limits = {
-            "max_backtracks": (max_backtracks >= 0, "0 or more", max_backtracks),
-            "shrink": (0 < shrink < 1, "between 0 and 1", shrink),
-        }
-        check_limits("model.init_args", limits)
+        super().__init__(task, backbone, optimization, kl, temperature=temperature, eval_every=eval_every)
+        self.critic = Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size)
+        self.max_kl = max_kl
+        self.fisher = fisher
+        self.critic_epochs = critic_epochs
+        self.minibatch_size = minibatch_size
         self.max_backtracks, self.shrink = max_backtracks, shrink
         self.rejections = 0
+        self.check_arguments(
+            max_backtracks=(max_backtracks >= 0, "0 or more", max_backtracks),
+            shrink=(0 < shrink < 1, "between 0 and 1", shrink),
+        )
 
     def prepare(self, scored: ScoredRollout) -> Prepared[AdvantageBatch]:
         """Advantages by GAE, whitened over the rollout."""
@@ -181,15 +170,5 @@ class TRPO(NaturalGradient):
     def progress(self) -> dict[str, str]:
         """Also the rejected steps."""
         return super().progress() | {"trust_region/rejections": "rejected"}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the number of rejected steps."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["rejections"] = self.rejections
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore it."""
-        super().on_load_checkpoint(checkpoint)
-        self.rejections = checkpoint["rejections"]
 
     variants = (Variant("TRPO, before F⁻¹ (whitened)", BIASED),)

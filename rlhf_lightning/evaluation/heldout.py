@@ -30,40 +30,33 @@ class HeldoutEvaluation:
 
     Args:
         module: the algorithm, with its task and its trainer.
-        policy: the policy to evaluate.
-        reference: compared with the policy; its responses are sampled once.
         collect: samples the responses of a policy to the held-out prompts, always with the same noise.
     """
 
-    def __init__(
-        self,
-        module: Module,
-        policy: TextPolicy,
-        reference: TextPolicy,
-        collect: Callable[[TextPolicy], ScoredRollout],
-    ) -> None:
-        self.module, self.policy, self.reference, self.collect = module, policy, reference, collect
+    def __init__(self, module: Module, collect: Callable[[TextPolicy], ScoredRollout]) -> None:
+        self.module, self.collect = module, collect
         self.microbatch_size = module.optimization.microbatch_size
         self._reference_responses: ScoredRollout | None = None
 
     @torch.no_grad()
-    def row(self, position: int) -> dict[str, float]:
+    def row(self, policy: TextPolicy, reference: TextPolicy, position: int) -> dict[str, float]:
         """The metrics, without a prefix; samples of the responses are passed to each `Listener` callback.
 
         Args:
+            reference: compared with the policy; its responses are sampled once.
             position: iteration or step of the samples.
         """
-        scored = self.collect(self.policy)
+        scored = self.collect(policy)
         if self._reference_responses is None:
-            self._reference_responses = self.collect(self.reference)
-        kl = self._kl(scored)
+            self._reference_responses = self.collect(reference)
+        kl = self._kl(scored, policy, reference)
         row = {
             **score_statistics(scored),
             **text_statistics(scored),
             "kl_ref_sequence": kl.double().mean().item(),
             **({"kl_ref_sequence_se": standard_error(kl)} if len(scored) > 1 else {}),
             **win_rate(scored, self._reference_responses),
-            **self._forgetting(),
+            **self._forgetting(policy),
         }
         samples = sample_records(scored, kl, iteration=position, count=32)
         for callback in callbacks_of(self.module.trainer):
@@ -71,18 +64,18 @@ class HeldoutEvaluation:
                 callback.on_samples(self.module.trainer, self.module, samples)
         return row
 
-    def _kl(self, scored: ScoredRollout) -> Float[Tensor, " B"]:
+    def _kl(self, scored: ScoredRollout, policy: TextPolicy, reference: TextPolicy) -> Float[Tensor, " B"]:
         """Exact KL to the reference, summed over each response."""
 
         def exact(part: Trajectories) -> tuple[Tensor]:
-            kl = self.policy.evaluate(part.context, part.actions, part.action_mask, against=self.reference).kl
+            kl = policy.evaluate(part.context, part.actions, part.action_mask, against=reference).kl
             assert kl is not None  # because of against
             return (kl,)
 
         (kl,) = over_own_rows(exact, scored.rollout, microbatch_size=self.microbatch_size)
         return sequence_sum(kl, scored.rollout.action_mask)
 
-    def _forgetting(self, limit: int = 256) -> dict[str, float]:
+    def _forgetting(self, policy: TextPolicy, limit: int = 256) -> dict[str, float]:
         """Perplexity on at most ``limit`` held-out demonstrations, if the task has any."""
         task = self.module.task
         if "demonstrations" not in task.provides:
@@ -90,7 +83,7 @@ class HeldoutEvaluation:
         examples = list(task.demonstrations("heldout")[:limit])
         mine = [examples[i] for i in own_rows(len(examples)).tolist()]
         with failing_together():
-            nats, tokens = demonstration_nats(self.policy, mine, microbatch_size=self.microbatch_size)
+            nats, tokens = demonstration_nats(policy, mine, microbatch_size=self.microbatch_size)
         sums = self.module.reduced({"nats": nats, "tokens": tokens})
         return {"perplexity": perplexity(sums["nats"], sums["tokens"])}
 

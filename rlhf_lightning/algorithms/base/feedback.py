@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from rlhf_lightning.algorithms.base.text import TextLearner
 from rlhf_lightning.algorithms.parts.claims import Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import GRADIENT, KL_TO_REFERENCE
@@ -20,7 +20,7 @@ from rlhf_lightning.distributed import Stream, world_size
 from rlhf_lightning.errors import UserError, check_counts, located
 from rlhf_lightning.evaluation.heldout import HeldoutEvaluation
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.language.text import EncodedResponses, encode_responses
+from rlhf_lightning.models.language.text import EncodedResponses
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.ratios import sequence_log_ratio
 from rlhf_lightning.records.metrics import Metric
@@ -28,8 +28,6 @@ from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.rollout.responses import ResponseCollector
 from rlhf_lightning.rollout.statistics import TEXT_METRICS, WIN_RATE
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.training.module import on_cpu, text_policy
-from rlhf_lightning.training.offline import Offline
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import Feedback, Prompt, ScoredRollout
 
@@ -38,7 +36,7 @@ Example = TypeVar("Example", bound=Feedback)
 _WIN_RATE = ("win_rate", "win_rate_low", "win_rate_high")
 
 
-class FeedbackAlgorithm(Offline[Example]):
+class FeedbackAlgorithm(TextLearner[Example]):
     """A policy that learns from given feedback, and its frozen reference: the policy that it started as.
 
     Losses are averaged over examples. Every evaluation, one before the first step included, has the loss on held-out
@@ -55,7 +53,6 @@ class FeedbackAlgorithm(Offline[Example]):
     requires: ClassVar[frozenset[str]] = frozenset({"prompts"})
     data_class: ClassVar[type[FeedbackDataModule[Any]]] = PreferenceDataModule
     kind = "preference"
-    policy: TextPolicy
     variants: ClassVar[tuple[Variant, ...]] = ()
     """What ``prove`` measures of it, with the claims; empty measures the default settings."""
 
@@ -66,7 +63,7 @@ class FeedbackAlgorithm(Offline[Example]):
         self,
         task: Task,
         backbone: Backbone,
-        optimization: Optimization,
+        optimization: Optimization = Optimization(),
         reward: RewardSource | None = None,
         max_response_tokens: int | None = None,
         max_new_tokens: int = 48,
@@ -89,25 +86,14 @@ class FeedbackAlgorithm(Offline[Example]):
         # Gold is not reported as a score: nobody trains on it here, and checkpoints are chosen by scores.
         scores = ("score", *(f"score_{name}" for name in judge.objectives))
         self._left_out = () if judge is reward else scores if judge is gold else (*scores, *_WIN_RATE)
-        self._sampled: HeldoutEvaluation | None = None
 
     # -- networks ----------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
         """Build policy and reference, once."""
-        if hasattr(self, "policy"):
-            return
-        with on_cpu():
-            self.policy = text_policy(self.backbone, self.task)
-        self.reference.freeze(self.policy)
-
-    def networks(self) -> dict[str, nn.Module]:
-        """The policy."""
-        return {"policy": self.policy}
-
-    def export(self, path: Path) -> None:
-        """The policy."""
-        self.policy.save(path)
+        if not hasattr(self, "policy"):
+            super().configure_model()
+            self.reference.freeze(self.policy)
 
     def setup(self, stage: str) -> None:
         """Check that there are held-out prompts, and move the reward source to the device."""
@@ -119,7 +105,7 @@ class FeedbackAlgorithm(Offline[Example]):
                 f"{type(self.task).__name__} gives {len(self._prompts)} held-out prompts; "
                 "expected one for each device at least"
             )
-        self._sampled = None  # it belongs to the previous prompts
+        self._heldout = HeldoutEvaluation(self, self._respond)
 
     # -- examples ----------------------------------------------------------------------------------------------
 
@@ -129,21 +115,6 @@ class FeedbackAlgorithm(Offline[Example]):
         count = len(examples[0].responses)
         responses = [example.responses[number] for number in range(count) for example in examples]
         return self.encode_texts(prompts * count, responses)
-
-    def encode_texts(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> EncodedResponses:
-        """Prompts and responses in the policy's vocabulary."""
-        return encode_responses(
-            prompts,
-            texts,
-            self.policy.tokenizer,
-            stop_id=self.policy.stop_ids[0],
-            context_length=self.policy.context_length,
-            max_response_tokens=self.max_response_tokens or self.policy.context_length // 2,
-        )
-
-    def logprobs(self, policy: TextPolicy, encoded: EncodedResponses) -> Float[Tensor, "B T"]:
-        """Log-probability of each token under a policy; 0 where the mask is False."""
-        return policy.evaluate(encoded.context, encoded.actions, encoded.action_mask).logprobs
 
     def log_ratios(self, encoded: EncodedResponses) -> Float[Tensor, " B"]:
         """Log π(y|x) − log π_ref(y|x) of whole responses; the reference has no gradient."""
@@ -178,35 +149,11 @@ class FeedbackAlgorithm(Offline[Example]):
                 self.validation_step(number, number)
             self.on_validation_epoch_end()
 
-    def on_validation_epoch_start(self) -> None:
-        """Reset the sums of the evaluation."""
-        self._examined = 0
-        self._sums = {name: self._number(0) for name in ("loss", *self.measured)}
-
-    def validation_step(self, batch: int, batch_idx: int) -> None:
-        """Add the loss and the further sums of one held-out batch."""
-        examples = self.data.heldout_batch(int(batch))
-        self._examined += len(examples)
-        for part in self.parts(examples):
-            loss, measured = self.loss_sum(part)
-            for name, value in {"loss": loss, **measured}.items():
-                self._sums[name] = self._sums[name] + value.detach()
-
-    def on_validation_epoch_end(self) -> None:
+    def heldout_row(self, means: dict[str, float], weight: float) -> dict[str, float]:
         """Means over the held-out examples, and the policy's own responses beside those of the reference."""
-        if self.trainer.sanity_checking:
-            return
-        means = {name: value / self._examined for name, value in self.reduced(self._sums).items()}
-        if self._sampled is None:
-            self._sampled = HeldoutEvaluation(self, self.policy, self.reference.text_policy, self._respond)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), located(self.position()):
-            sampled = self._sampled.row(self.steps)
-        row = self.reported(means) | {name: value for name, value in sampled.items() if name not in self._left_out}
-        self.publish({"step": self.steps, **{f"eval/{name}": value for name, value in row.items()}})
-
-    test_step = validation_step
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_epoch_end = on_validation_epoch_end
+            sampled = self._heldout.row(self.policy, self.reference.text_policy, self.steps)
+        return self.reported(means) | {name: value for name, value in sampled.items() if name not in self._left_out}
 
     def _respond(self, policy: TextPolicy) -> ScoredRollout:
         """Responses to the held-out prompts, always with the same noise."""

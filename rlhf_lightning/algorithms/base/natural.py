@@ -7,71 +7,40 @@ import math
 from torch import nn
 
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
-from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions
+from rlhf_lightning.algorithms.parts.critic import Critic
 from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry, full_precision
-from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.errors import UserError, check_limits
-from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import AdvantageBatch
 
 
 class NaturalGradient(OnPolicy[AdvantageBatch]):
     """One step of the policy for each rollout, in the geometry of the Fisher matrix; AdamW fits the critic afterwards.
 
-    Args:
-        critic: the value network.
-        max_kl: δ, in nats per action, 0.01 to 0.05.
-        fisher: damping, conjugate gradient, and how much of the rollout the Fisher matrix sees.
-        critic_epochs: passes of the critic over each rollout.
-        minibatch_size: responses per step of the critic, or an environment's transitions, across all devices.
-        gamma: discount; 1 for language, 0.99 for control.
-        lam: λ of GAE, 0.95.
+    Its fields are arguments of the algorithms, of the same names.
     """
 
     critic: Critic
+    max_kl: float
+    fisher: FisherOptions
+    critic_epochs: int
+    minibatch_size: int
 
-    def __init__(
-        self,
-        task: Task,
-        backbone: Backbone,
-        optimization: Optimization,
-        kl: KLControl,
-        *,
-        critic: CriticOptions,
-        max_kl: float,
-        fisher: FisherOptions,
-        critic_epochs: int,
-        minibatch_size: int,
-        gamma: float,
-        lam: float,
-        temperature: float,
-        eval_every: int,
-    ) -> None:
-        super().__init__(
-            task,
-            backbone,
-            optimization,
-            kl,
-            temperature=temperature,
-            eval_every=eval_every,
-            critic=Critic(critic, gamma=gamma, lam=lam, microbatch_size=optimization.microbatch_size),
-        )
-        limits = {
-            "max_kl": (0 < max_kl < math.inf, "above 0 nats per action", max_kl),
-            "critic_epochs": (critic_epochs >= 1, "at least 1", critic_epochs),
+    def check_arguments(self, **own: tuple[bool, str, object]) -> None:
+        """Raise `UserError` for arguments that do not fit.
+
+        Args:
+            own: limits of the arguments that only this algorithm has, see `check_limits`.
+        """
+        shared = {
+            "max_kl": (0 < self.max_kl < math.inf, "above 0 nats per action", self.max_kl),
+            "critic_epochs": (self.critic_epochs >= 1, "at least 1", self.critic_epochs),
         }
-        check_limits("model.init_args", limits)
-        if critic.shared:
+        check_limits("model.init_args", shared | own)
+        if self.critic.options.shared:
             raise UserError(
                 "model.init_args.critic.shared would let the critic's steps move the policy, which takes natural steps "
                 "only; expected a critic of its own"
             )
-        self.max_kl = max_kl
-        self.fisher = fisher
-        self.critic_epochs = critic_epochs
-        self.minibatch_size = minibatch_size
 
     def networks(self) -> dict[str, nn.Module]:
         """The critic: AdamW never touches the policy."""

@@ -91,13 +91,15 @@ class OnPolicy(Module, Generic[BatchT]):
             take a coefficient of 0.
         temperature: of the policy, 0.7 to 1.
         eval_every: iterations between evaluations on held-out prompts or in fresh episodes.
-        critic: the value function, for algorithms that have one.
     """
 
     by_iteration = True
 
     variants: ClassVar[tuple[Variant, ...]] = ()
     """What ``prove`` measures of it, with the claims; empty measures the default settings."""
+
+    counters: ClassVar[tuple[str, ...]] = ()
+    """Fields that count something over the whole run; checkpoints keep them under the same names."""
 
     def __init__(
         self,
@@ -108,7 +110,6 @@ class OnPolicy(Module, Generic[BatchT]):
         *,
         temperature: float,
         eval_every: int,
-        critic: ValueFunction | None = None,
     ) -> None:
         super().__init__(task, backbone, optimization)
         if eval_every < 1:
@@ -120,12 +121,11 @@ class OnPolicy(Module, Generic[BatchT]):
                 "to stay close to; expected 0"
             )
         self.reference = Reference(kl, microbatch_size=optimization.microbatch_size)
-        self.critic = critic or ValueFunction()
+        self.critic = ValueFunction()  # none; algorithms that have one replace it
         self.temperature = temperature
         self.eval_every = eval_every
         self.iterations_done = 0
         self.policy: Policy
-        self._heldout: HeldoutEvaluation | None = None
 
     # -- the iteration -----------------------------------------------------------------------------------------
 
@@ -218,29 +218,26 @@ class OnPolicy(Module, Generic[BatchT]):
         batch: BatchT,
         *,
         epochs: int,
-        minibatch_size: int,
+        minibatch_size: int | None,
         stop_kl: float | None,
         kl_old: Callable[[], float] | None = None,
     ) -> dict[str, float]:
         """A gradient step on each of several epochs of shuffled minibatches, fewer where the policy has moved enough.
 
         Args:
+            minibatch_size: rows per step, across all devices; None for the whole batch.
             stop_kl: the limit on KL(π_old‖π), in nats per action; None for none.
             kl_old: measures that KL, before each epoch but the first; None looks at the ``policy/kl_old`` that the
                 loss reports of each minibatch, and discards the gradients of the one that exceeds the limit.
         """
-
-        def moved_enough(kl: float) -> bool:
-            return stop_kl is not None and not kl <= stop_kl  # NaN ends the update, too
-
         rows: list[dict[str, float]] = []
-        steps = 0
+        size, steps = minibatch_size or len(batch), 0
         for epoch in range(epochs):
-            if epoch and kl_old is not None and stop_kl is not None and moved_enough(kl_old()):
+            if epoch and stop_kl is not None and kl_old is not None and not kl_old() <= stop_kl:  # NaN ends it, too
                 break
-            for minibatch in self.minibatches(batch, size=minibatch_size, key=self.current_epoch * epochs + epoch):
+            for minibatch in self.minibatches(batch, size=size, key=self.current_epoch * epochs + epoch):
                 rows.append(self.accumulate(minibatch))
-                if stop_kl is not None and kl_old is None and moved_enough(self._kl_old_of(rows[-1])):
+                if stop_kl is not None and kl_old is None and not self._kl_old_of(rows[-1]) <= stop_kl:
                     self.optimizer.zero_grad()
                     return summary(rows, steps)
                 self.apply_gradients(frozen=self.frozen)
@@ -334,11 +331,7 @@ class OnPolicy(Module, Generic[BatchT]):
         """Judge the policy on held-out prompts, or in fresh episodes."""
         with self.trainer.precision_plugin.forward_context(), located(self.position()):
             if isinstance(self.policy, TextPolicy):
-                if self._heldout is None:
-                    self._heldout = HeldoutEvaluation(
-                        self, self.policy, self.reference.text_policy, self.rollouts.collect_heldout
-                    )
-                row = self._heldout.row(iteration)
+                row = self._heldout.row(self.policy, self.reference.text_policy, iteration)
             else:
                 statistics = self.rollouts.statistics(self.rollouts.collect_heldout(self.policy))
                 row = {name.partition("/")[2]: value for name, value in statistics.items()}
@@ -367,8 +360,13 @@ class OnPolicy(Module, Generic[BatchT]):
             )
         if "groups" in self.requires:
             self.check_groups()
-        self.check_minibatch_size(getattr(self, "minibatch_size", None))
-        self._heldout = None  # of the prompts of the data module before
+        size: int | None = getattr(self, "minibatch_size", None)  # None is the whole rollout
+        if size is not None and (size < 1 or size % world_size()):
+            raise UserError(
+                f"model.init_args.minibatch_size is {size}, which {world_size()} devices do not divide; "
+                "expected a multiple of the number of devices"
+            )
+        self._heldout = HeldoutEvaluation(self, data.collect_heldout)
 
     @property
     def rollouts(self) -> CollectionDataModule:
@@ -390,14 +388,6 @@ class OnPolicy(Module, Generic[BatchT]):
             raise UserError(
                 f"data.init_args.samples_per_prompt is {samples}; expected at least 2, since {type(self).__name__} "
                 "compares responses to the same prompt"
-            )
-
-    def check_minibatch_size(self, size: int | None) -> None:
-        """Refuse a minibatch that the devices cannot share evenly; None is the whole rollout."""
-        if size is not None and (size < 1 or size % world_size()):
-            raise UserError(
-                f"model.init_args.minibatch_size is {size}, which {world_size()} devices do not divide; "
-                "expected a multiple of the number of devices"
             )
 
     # -- networks and checkpoints ------------------------------------------------------------------------------
@@ -426,13 +416,14 @@ class OnPolicy(Module, Generic[BatchT]):
         self.critic.save(path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the number of iterations, the KL controller, and of the reference its path and hash."""
+        """Keep the counters, the KL controller, and of the reference its path and hash."""
         checkpoint["algorithm"], checkpoint["layout"] = type(self).__name__, CHECKPOINT_LAYOUT
         checkpoint["iteration"] = self.iterations_done
+        checkpoint |= {name: getattr(self, name) for name in self.counters}
         self.reference.save(checkpoint, path=getattr(self.backbone, "checkpoint", None))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the iteration and the KL controller, and check that the reference is the same.
+        """Restore the counters and the KL controller, and check that the reference is the same.
 
         Raises:
             UserError: another algorithm wrote it, or its reference or KL controller is another.
@@ -445,6 +436,8 @@ class OnPolicy(Module, Generic[BatchT]):
             checkpoint["state_dict"] = with_todays_names(checkpoint["state_dict"])
         self.reference.load(checkpoint, algorithm=name)
         self.iterations_done = int(checkpoint["iteration"])
+        for name in self.counters:
+            setattr(self, name, int(checkpoint[name]))
 
     # -- the run's record --------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rlhf_lightning.algorithms.parts.critic import Critic, CriticOptions, Estimate, ValueFunction
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.ops.advantages import discounted_returns
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.types import ScoredRollout
@@ -30,26 +29,9 @@ class Baseline(ABC):
     learned: ClassVar[tuple[str, ...]] = ()
     """Attributes that a checkpoint saves; a value network is saved as a network."""
 
+    @abstractmethod
     def build_critic(self, *, gamma: float, microbatch_size: int | None) -> ValueFunction:
         """The value function that it needs."""
-        return ValueFunction()
-
-    @abstractmethod
-    def estimate(
-        self,
-        policy: Policy,
-        critic: ValueFunction,
-        scored: ScoredRollout,
-        rewards: Float[Tensor, "B T"],
-        *,
-        gamma: float,
-    ) -> Estimate:
-        """The discounted returns from each action on, less the baseline.
-
-        Args:
-            critic: what `build_critic` gave.
-            rewards: of each action, the price of the KL subtracted.
-        """
 
     def metrics(self) -> tuple[Metric, ...]:
         """What it logs."""
@@ -69,16 +51,16 @@ class Baseline(ABC):
 class ScalarBaseline(Baseline):
     """One number for all actions of a batch."""
 
-    def estimate(
-        self,
-        policy: Policy,
-        critic: ValueFunction,
-        scored: ScoredRollout,
-        rewards: Float[Tensor, "B T"],
-        *,
-        gamma: float,
-    ) -> Estimate:
-        """The returns less the baseline, which is then updated with this batch."""
+    def build_critic(self, *, gamma: float, microbatch_size: int | None) -> ValueFunction:
+        """None."""
+        return ValueFunction()
+
+    def estimate(self, scored: ScoredRollout, rewards: Float[Tensor, "B T"], *, gamma: float) -> Estimate:
+        """The discounted returns from each action on, less the baseline, which is then updated with this batch.
+
+        Args:
+            rewards: of each action, the price of the KL subtracted.
+        """
         rollout = scored.rollout
         continues = rollout.continues
         returns = discounted_returns(rewards.to(rollout.old_logprobs.dtype), continues, gamma=gamma)
@@ -176,17 +158,3 @@ class ValueBaseline(Baseline):
     def build_critic(self, *, gamma: float, microbatch_size: int | None) -> Critic:
         """With λ = 1: advantages are returns less values."""
         return Critic(self.critic, gamma=gamma, lam=1.0, microbatch_size=microbatch_size)
-
-    def estimate(
-        self,
-        policy: Policy,
-        critic: ValueFunction,
-        scored: ScoredRollout,
-        rewards: Float[Tensor, "B T"],
-        *,
-        gamma: float,
-    ) -> Estimate:
-        """The returns less the values."""
-        if not isinstance(critic, Critic):
-            raise ValueError("a value baseline needs the critic that it builds")
-        return critic.estimate(policy, scored, rewards)

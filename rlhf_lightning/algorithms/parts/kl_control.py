@@ -131,15 +131,6 @@ class KLControl:
         """The term of the loss, where it has any weight."""
         return self.loss if self.coef > 0 else None
 
-    def estimate(
-        self,
-        logprobs: Float[Tensor, "B T"],
-        ref_logprobs: Float[Tensor, "B T"],
-        exact: Float[Tensor, "B T"] | None,
-    ) -> Float[Tensor, "B T"]:
-        """Value of the KL at each action, in nats."""
-        return estimated(self.estimator, logprobs, ref_logprobs, exact)
-
     def update(self, kl: float) -> None:
         """Adapt the coefficient to the KL of this iteration, in nats per sequence."""
 
@@ -187,12 +178,8 @@ class TargetedKLControl(KLControl, ABC):
         check_limits("kl", limits)
 
     @abstractmethod
-    def following(self, kl: float) -> float:
-        """The coefficient after an iteration in which the KL was ``kl``."""
-
     def update(self, kl: float) -> None:
         """Apply the rule."""
-        self.coef = self.following(kl)
 
 
 @dataclass
@@ -210,9 +197,9 @@ class AdaptiveKLControl(TargetedKLControl):
         if not 0 < self.gain < 5:
             raise UserError(f"kl.gain must be between 0 and 5 (at 5 the coefficient can drop to 0), got {self.gain}")
 
-    def following(self, kl: float) -> float:
+    def update(self, kl: float) -> None:
         """β (1 + K · clip(KL/target − 1, ±0.2))."""
-        return ops.ziegler_coefficient(self.coef, kl, target=self.target, gain=self.gain)
+        self.coef = ops.ziegler_coefficient(self.coef, kl, target=self.target, gain=self.gain)
 
 
 @dataclass
@@ -222,15 +209,15 @@ class HalveDoubleKLControl(TargetedKLControl):
     Schulman et al. 2017, "Proximal Policy Optimization Algorithms", § 4, where the KL is the one to the old policy.
     """
 
-    def following(self, kl: float) -> float:
+    def update(self, kl: float) -> None:
         """β / 2 below target / 1.5, 2 β above 1.5 × target."""
-        return ops.halve_double_coefficient(self.coef, kl, target=self.target)
+        self.coef = ops.halve_double_coefficient(self.coef, kl, target=self.target)
 
 
 @dataclass
 class ThresholdKLControl(TargetedKLControl):
     """A coefficient that moves only where the KL is a factor 2 away from its target."""
 
-    def following(self, kl: float) -> float:
+    def update(self, kl: float) -> None:
         """1.5 β above 2 × target, β / 2 below target / 2."""
-        return ops.threshold_coefficient(self.coef, kl, target=self.target)
+        self.coef = ops.threshold_coefficient(self.coef, kl, target=self.target)

@@ -30,14 +30,12 @@ class ShapedRewards:
         rewards: of each action.
         kl: mean KL to the reference in nats per sequence; None without a reference.
         ref_logprobs: under the reference, where the loss needs them.
-        kl_metrics: to report.
         metrics: to report, the mean reward of a trajectory included.
     """
 
     rewards: Float[Tensor, "B T"]
     kl: float | None = None
     ref_logprobs: Float[Tensor, "B T"] | None = None
-    kl_metrics: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -83,29 +81,26 @@ class Reference(nn.Module):
         check_finite("logprobs", rollout.old_logprobs + kl, scored)
         rewards = kl_shaped_rewards(scored.rewards, kl, mask, kl_coef=self.kl.reward_coef)
         kl_sequence = sequence_sum(kl, mask).mean().item()
-        kl_metrics = {
+        metrics = {
+            "objective/reward": sequence_sum(rewards, mask).mean().item(),
             "objective/kl_ref_sequence": kl_sequence,
             "objective/kl_ref_token": (kl.sum() / mask.sum()).item(),
             "kl_control/coef": self.kl.coef,
         }
-        return ShapedRewards(
-            rewards,
-            kl=kl_sequence,
-            ref_logprobs=None if self.kl.active_loss is None else ref_logprobs,
-            kl_metrics=kl_metrics,
-            metrics={"objective/reward": sequence_sum(rewards, mask).mean().item(), **kl_metrics},
-        )
+        return ShapedRewards(rewards, kl_sequence, None if self.kl.active_loss is None else ref_logprobs, metrics)
 
     def _measure(self, part: Trajectories, policy: Policy) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """KL to the reference at each action, by the estimator of ``kl``, and log-probabilities under the reference."""
-        reference = self._frozen.evaluate(
+        assert self.policy is not None
+        reference = self.policy.evaluate(
             part.context,
             part.actions,
             part.action_mask,
             against=policy if self.kl.needs_full_vocabulary else None,
             direction="forward",  # for the reference, forward is KL(π‖ref)
         )
-        return self.kl.estimate(part.old_logprobs, reference.logprobs, reference.kl), reference.logprobs
+        kl = estimated(self.kl.estimator, part.old_logprobs, reference.logprobs, reference.kl)
+        return kl, reference.logprobs
 
     # -- the price in the loss ---------------------------------------------------------------------------------
 
@@ -115,7 +110,7 @@ class Reference(nn.Module):
         if loss is None or not loss.needs_full_vocabulary:
             return policy.evaluate(part.context, part.actions, part.action_mask)
         return policy.evaluate(
-            part.context, part.actions, part.action_mask, against=self._frozen, direction=loss.direction
+            part.context, part.actions, part.action_mask, against=self.policy, direction=loss.direction
         )
 
     def losses(self, part: TrainBatch, outputs: PolicyOutputs) -> Float[Tensor, " N"]:
@@ -126,12 +121,6 @@ class Reference(nn.Module):
         ref_logprobs = None if part.ref_logprobs is None else part.ref_logprobs[mask]
         exact = None if outputs.kl is None else outputs.kl[mask]
         return self.kl.coef * estimated(loss.estimator, outputs.logprobs[mask], ref_logprobs, exact)
-
-    @property
-    def _frozen(self) -> Policy:
-        if self.policy is None:
-            raise ValueError("there is no reference: `freeze` was not called")
-        return self.policy
 
     @property
     def text_policy(self) -> TextPolicy:

@@ -84,6 +84,8 @@ class Surrogate:
 
     kl_coef = 0.0
     """β, weight of KL(π_old‖π) in the loss."""
+    adapts = False
+    """Whether `adapt` changes the coefficient."""
 
     def loss(self, log_ratio: Float[Tensor, " N"], advantages: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """The negative surrogate at each position."""
@@ -92,11 +94,6 @@ class Surrogate:
     def is_clipped(self, log_ratio: Float[Tensor, " N"], advantages: Float[Tensor, " N"]) -> Bool[Tensor, " N"]:
         """Whether the surrogate has no gradient, at each position."""
         return torch.zeros_like(log_ratio, dtype=torch.bool)
-
-    @property
-    def adapts(self) -> bool:
-        """Whether `adapt` changes the coefficient."""
-        return False
 
     def adapt(self, kl: float) -> None:
         """Adapt the coefficient after an update that ended at KL(π_old‖π) = ``kl`` nats per action."""
@@ -159,11 +156,7 @@ class Penalty(Surrogate):
             raise UserError(f"surrogate.target must be above 0 nats per action (null for a fixed β), got {self.target}")
         if self.target is not None and self.kl_coef == 0:
             raise UserError("surrogate.kl_coef must be above 0 where it adapts to a target: it is multiplied")
-
-    @property
-    def adapts(self) -> bool:
-        """Where there is a target."""
-        return self.target is not None
+        self.adapts = self.target is not None
 
     def adapt(self, kl: float) -> None:
         """β / 2 where the KL is below target / 1.5, 2 β where it is above 1.5 × target."""

@@ -99,12 +99,12 @@ def test_shape_subtracts_the_price_of_the_kl_at_each_action(estimator, microbatc
         assert not found[~mask].any()
     assert shaped.kl == pytest.approx(sum(map(sum, kl)) / 4)
     assert shaped.ref_logprobs is None  # the loss needs none
-    assert shaped.kl_metrics == {
+    assert shaped.metrics == {
+        "objective/reward": pytest.approx(sum(map(sum, rewards)) / 4),
         "objective/kl_ref_sequence": shaped.kl,
         "objective/kl_ref_token": pytest.approx(sum(map(sum, kl)) / 9),  # 3 + 1 + 3 + 2 actions
         "kl_control/coef": 0.3,
     }
-    assert shaped.metrics == {"objective/reward": pytest.approx(sum(map(sum, rewards)) / 4), **shaped.kl_metrics}
 
 
 def test_shape_leaves_the_rewards_alone_where_the_loss_has_the_kl():
