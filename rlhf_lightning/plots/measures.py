@@ -150,6 +150,17 @@ def of_one_family(runs: Run | Sequence[Run], wanted: str | None) -> list[Entry]:
     return found
 
 
+def reward_evaluation(run: Run) -> tuple[str, Mapping[str, Any]]:
+    """Name of a reward model's run and what was measured of it, both empty where there is none."""
+    found = run.find("reward")
+    return (found.name, found.evaluation or {}) if found else ("", {})
+
+
+def attainable(ceiling: float | None) -> str:
+    """The best accuracy that was attainable, to be appended to one; empty where it is unknown."""
+    return "" if ceiling is None else f" of {100 * ceiling:.1f} % attainable"
+
+
 def bias_is_clear(row: Mapping[str, Any]) -> bool:
     """Whether a bias is neither noise nor negligible: its 95 % interval misses 0, and it exceeds 0.1 deviations."""
     error = row["standard_error"]

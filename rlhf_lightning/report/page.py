@@ -12,7 +12,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from rlhf_lightning.plots.kit.entry import Section
+from rlhf_lightning.plots import Section
 from rlhf_lightning.plots.measures import trained_on_gold
 from rlhf_lightning.plots.verdict import Verdict, describe_reward, judge
 from rlhf_lightning.records.runs import Run, names

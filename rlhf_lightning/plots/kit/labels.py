@@ -105,6 +105,12 @@ def size_of(axes: Axes) -> tuple[float, float]:
     return float(box.width / axes.figure.dpi), float(box.height / axes.figure.dpi)
 
 
+def write(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """A text at an offset in points from a place (a share of the panel by default), inside of the panel or not."""
+    placed = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    axes.annotate(text, at, offset, **{**placed, **style})
+
+
 def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> None:
     """Labels right of a panel, at the heights of their lines' ends, moved apart where they would overlap."""
     height = 72 * size_of(axes)[1]
@@ -112,17 +118,11 @@ def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> N
     right = axes.get_xlim()[1]
     heights = [float(fraction((right, label.y))[1]) * height for label in labels]
     sizes = [27.0 if label.note else 13.0 for label in labels]
-    style: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "textcoords": "offset points",
-        "annotation_clip": False,
-        "zorder": 6,
-    }
     for label, y in zip(labels, spread(heights, sizes, height), strict=True):
         above = (offset, y + (1.0 if label.note else -3.5))
-        axes.annotate(label.text, (1, 0), above, color=label.color, weight="bold", size=NAME, **style)
+        write(axes, label.text, (1, 0), above, color=label.color, weight="bold", size=NAME, zorder=6)
         if label.note:
-            axes.annotate(label.note, (1, 0), (offset, y - 10.5), color=MUTED, size=8.0, **style)
+            write(axes, label.note, (1, 0), (offset, y - 10.5), color=MUTED, size=8.0, zorder=6)
 
 
 def spread(centres: Sequence[float], sizes: Sequence[float], extent: float) -> list[float]:
