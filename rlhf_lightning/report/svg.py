@@ -63,10 +63,11 @@ def inline(svg: str, *, prefix: str, title: str) -> str:
     return start + body[len("<svg ") :]
 
 
-def sparkline(values: list[float], color: str, *, width: int = 88, height: int = 22) -> str:
+def sparkline(values: list[float], color: str) -> str:
     """A word-sized line of a series, its last value dotted; empty for fewer than three values."""
     if len(values) < 3:
         return ""
+    width, height = 88, 22
     low, high = min(values), max(values)
     values = values[:: max(1, len(values) // 100)][:-1] + values[-1:]
     step = (width - 8) / (len(values) - 1)

@@ -148,7 +148,7 @@ class _Labels:
         given = [weights for weights in map(_declared, runs) if weights]
         names = list(dict.fromkeys(name for weights in given for name in weights))
         differing = [name for name in names if len({weights.get(name) for weights in given}) > 1]
-        if len(given) < 2 or not differing:
+        if not differing:
             return cls(names, {})
         return cls(differing, {name: given[0][name] for name in names if name not in differing})
 

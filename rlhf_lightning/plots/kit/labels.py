@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
+from scipy.optimize import isotonic_regression
 
 from rlhf_lightning.plots.kit.style import INK, MUTED, PAPER
 
@@ -128,21 +128,14 @@ def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> N
 def spread(centres: Sequence[float], sizes: Sequence[float], extent: float) -> list[float]:
     """Move intervals apart, in their order and within 0 … extent, by the least sum of squares.
 
-    With the stacked offsets taken off, "no overlap" means "non-decreasing": isotonic regression, by pooling
-    adjacent violators, then a clip at both ends.
+    With the stacked offsets taken off, "no overlap" means "non-decreasing": isotonic regression, then a clip at both
+    ends.
     """
-    order = sorted(range(len(centres)), key=lambda index: centres[index])
-    gaps = [(sizes[below] + sizes[above]) / 2 for below, above in itertools.pairwise(order)]
-    offsets = list(itertools.accumulate(gaps, initial=0.0))
-    pools: list[list[float]] = []
-    for index, offset in zip(order, offsets, strict=False):
-        pools.append([centres[index] - offset])
-        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    levels = [float(np.mean(pool)) for pool in pools for _ in pool]
-    placed = list(centres)
-    for index, level, offset in zip(order, levels, offsets, strict=False):
-        lowest = sizes[order[0]] / 2
-        highest = extent - sizes[order[-1]] / 2 - offsets[len(order) - 1]
-        placed[index] = max(min(level, highest), lowest) + offset
-    return placed
+    order = np.argsort(centres, kind="stable")
+    stacked = np.asarray(sizes)[order]
+    offsets = np.concatenate([[0.0], np.cumsum((stacked[:-1] + stacked[1:]) / 2)])
+    levels = isotonic_regression(np.asarray(centres)[order] - offsets).x
+    lowest, highest = stacked[0] / 2, extent - stacked[-1] / 2 - offsets[-1]
+    placed = np.empty(len(order))
+    placed[order] = np.maximum(np.minimum(levels, highest), lowest) + offsets
+    return placed.tolist()

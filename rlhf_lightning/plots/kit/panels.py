@@ -103,8 +103,6 @@ def counter_axis(axes: Axes, last: float) -> None:
 
 def trace(axes: Axes, series: pd.Series, color: str, *, faint: bool = True) -> None:
     """A noisy series: its moving average as a thick line, and with ``faint`` every value as a thin one."""
-    if series.empty:
-        return
     if faint and smoothing_window(len(series)) > 1:
         axes.plot(series.index, series, color=color, linewidth=0.7, alpha=0.35, zorder=2)
     mean = averaged(series)
@@ -159,9 +157,7 @@ def limits(
     low, high = float(data.min()), float(data.max())
     if lowest is not None and low < lowest:
         text = f"view cut at {lowest:g}".replace("-", "−")
-        axes.annotate(
-            text, (0.985, 0.04), xycoords="axes fraction", ha="right", size=7.5, color=MUTED, path_effects=[HALO]
-        )
+        write(axes, text, (0.985, 0.04), (0, 0), ha="right", size=7.5, color=MUTED, path_effects=[HALO])
         low = lowest
     if floor is not None and low >= floor:
         headroom = 1.4 if high == low else 1.08
