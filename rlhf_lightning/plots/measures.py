@@ -143,7 +143,7 @@ def of_one_family(runs: Run | Sequence[Run], wanted: str | None) -> list[Entry]:
     several = families(runs)
     if wanted is None and len(several) > 1:
         raise UserError(f"expected runs of one family, got {', '.join(several)}; name one of them as family")
-    found = [e for e in entries(runs) if len(e.run.metrics) and (wanted is None or family(e.run) == wanted)]
+    found = [entry for entry in entries(runs) if len(entry.run.metrics) and wanted in (None, family(entry.run))]
     if not found:
         given = [runs] if isinstance(runs, Run) else runs
         raise UserError(f"{', '.join(str(run.path) for run in given)}: no policy run with metrics")

@@ -39,6 +39,8 @@ class Chart:
 def charts(entries: Sequence[Entry], against: Callable[[Entry, pd.Series], tuple[str, pd.Series]]) -> list[Chart]:
     """Sort the rewards of some runs into panels, by task and x-axis; a run with fewer than two values is left out.
 
+    A single run has the colour of gold or score, since there is no other to tell it from.
+
     Args:
         against: puts a reward on an x-axis: its name, and the reward indexed by it.
     """
@@ -48,7 +50,8 @@ def charts(entries: Sequence[Entry], against: Callable[[Entry, pd.Series], tuple
         axis, curve = against(entry, measured(entry.run, metric))
         if len(curve) > 1:
             chart = grouped.setdefault((entry.run.task, axis), Chart(entry.run.task, metric, reward, axis))
-            chart.curves.append((entry, curve))
+            alone = replace(entry, color=GOLD if metric == "gold" else PROXY)
+            chart.curves.append((alone if len(entries) == 1 else entry, curve))
     return list(grouped.values())
 
 
@@ -57,17 +60,6 @@ def _reward(of_task: Sequence[Entry]) -> tuple[str, str]:
     if any(len(measured(entry.run, "gold")) > 1 for entry in of_task):
         return "gold", "Gold reward"
     return "score", reward_name([entry.run for entry in of_task])
-
-
-def in_color_of_reward(chart: Chart, name: str | None = None) -> Chart:
-    """The chart of a single run, in the colour of gold or score, since there is no other run to tell it from.
-
-    Args:
-        name: what to call its curve, rather than by the run's name.
-    """
-    color = GOLD if chart.metric == "gold" else PROXY
-    curves = [(replace(entry, color=color, name=name or entry.name), curve) for entry, curve in chart.curves]
-    return replace(chart, curves=curves)
 
 
 def draw_charts(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots.figures.comparison import Chart, charts, draw_charts, in_color_of_reward, left_out
+from rlhf_lightning.plots.figures.comparison import Chart, charts, draw_charts, left_out
 from rlhf_lightning.plots.kit import panels
 from rlhf_lightning.plots.kit.style import styled
 from rlhf_lightning.plots.measures import Entry, entries, experience
@@ -43,12 +44,13 @@ def learning_curves(runs: Run | Sequence[Run]) -> Figure:
 
 def _of_one(chart: Chart) -> Figure:
     """Evaluations and training batches of a single run, in the colour of the reward."""
-    ((entry, _),) = chart.curves
+    ((entry, curve),) = chart.curves
     x_axis = experience(entry.run)
     training = x_axis.along(entry.run.series(f"objective/{chart.metric}"))
     evaluated = len(entry.run.series(f"eval/{chart.metric}")) > 0
+    named = replace(entry, name="evaluation" if evaluated else "training")
     return draw_charts(
-        [in_color_of_reward(chart, "evaluation" if evaluated else "training")],
+        [replace(chart, curves=[(named, curve)])],
         title=judge(entry.run).headline,
         note=f"{_unit(chart).capitalize()} · {entry.name}",
         unit=_unit,

@@ -63,8 +63,7 @@ def overoptimization(run: Run) -> Figure:
 
 def _note(policy: Run, name: str) -> str:
     where = "held-out prompts" if len(policy.series("eval/score")) else "training prompts"
-    scores = measured(policy, "score")
-    since = "before training" if len(scores) and scores.index[0] == 0 else f"the first logged {policy.axis}"
+    since = "before training" if measured(policy, "score").index[0] == 0 else f"the first logged {policy.axis}"
     return f"Change of mean reward on {where} since {since}, each reward in its own unit · {name}"
 
 

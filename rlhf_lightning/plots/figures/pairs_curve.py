@@ -42,8 +42,8 @@ def learning_curve_of_pairs(runs: Sequence[Run], pairs: Sequence[int] | None = N
         panels.dress(axes[1], "Correlation with gold", "Pearson's, of the scores of held-out replies")
         panels.limits(axes[1], [table["correlation"].dropna()])
         _pairs_axis(axes[1], table)
-        _draw(axes[1], table, "correlation", HELD_OUT)
-        end_labels(axes[1], [_end(table, "correlation", "held out", HELD_OUT)])
+        last = _draw(axes[1], table, "correlation", HELD_OUT)
+        end_labels(axes[1], [Label(last, "held out", HELD_OUT, number(last))])
     return figure
 
 
@@ -76,27 +76,23 @@ def _draw_accuracy(axes: Axes, table: pd.DataFrame) -> None:
     _pairs_axis(axes, table)
     panels.reference(axes, 0.5, "coin toss")
     axes.vlines(table["pairs"], table["low"], table["high"], color=HELD_OUT, linewidth=1.4, alpha=0.4, zorder=3)
-    labels = [_end(table, "accuracy", "held out", HELD_OUT, percent=True)]
+    beside = []
     if table["train"].notna().any():
-        _draw(axes, table, "train", TRAIN)
-        labels.append(_end(table, "train", "train", TRAIN, percent=True))
+        beside.append((_draw(axes, table, "train", TRAIN), "train", TRAIN))
     if table["ceiling"].notna().any():
-        ceiling = float(table["ceiling"].mean())
-        panels.reference(axes, ceiling, color=GOLD)
-        labels.append(Label(ceiling, "ceiling", GOLD, f"{100 * ceiling:.1f} %"))
-    _draw(axes, table, "accuracy", HELD_OUT)
+        panels.reference(axes, table["ceiling"].mean(), color=GOLD)
+        beside.append((table["ceiling"].mean(), "ceiling", GOLD))
+    held_out = (_draw(axes, table, "accuracy", HELD_OUT), "held out", HELD_OUT)
+    labels = [Label(share, name, color, f"{100 * share:.1f} %") for share, name, color in (held_out, *beside)]
     end_labels(axes, labels, offset=12)
 
 
-def _draw(axes: Axes, table: pd.DataFrame, column: str, color: str) -> None:
+def _draw(axes: Axes, table: pd.DataFrame, column: str, color: str) -> float:
+    """A dot for each run, and a line through the means of as many pairs; the last of these is returned."""
     means = table.groupby("pairs")[column].mean().dropna()
     axes.plot(means.index, means, color=color, linewidth=1.8, zorder=3.5)
     axes.plot(table["pairs"], table[column], "o", color=color, zorder=4, clip_on=False, **DOT)
-
-
-def _end(table: pd.DataFrame, column: str, name: str, color: str, *, percent: bool = False) -> Label:
-    last = float(table.groupby("pairs")[column].mean().dropna().iloc[-1])
-    return Label(last, name, color, f"{100 * last:.1f} %" if percent else number(last))
+    return float(means.iloc[-1])
 
 
 def _pairs_axis(axes: Axes, table: pd.DataFrame) -> None:

@@ -51,22 +51,16 @@ def heading(figure: Figure, title: str, note: str = "", *, left: float = 0.1) ->
     notes = wrapped(note, width=width - 2 * left, size=NOTE)
     below_title = 0.23 * (len(titles) - 1)
     extra = below_title + 0.17 * (len(notes) - 1)
-    grow(figure, extra)
+    share = height / (height + extra)
     x, height = left / width, height + extra
+    figure.set_size_inches(width, height)
+    for axes in figure.axes:
+        box = axes.get_position()
+        axes.set_position((box.x0, box.y0 * share, box.width, box.height * share))
     text: dict[str, Any] = {"va": "top", "linespacing": 1.3}
     figure.text(x, 1 - 0.2 / height, "\n".join(titles), size=TITLE, weight="bold", color=INK, **text)
     figure.text(x, 1 - (0.46 + below_title) / height, "\n".join(notes), size=NOTE, color=MUTED, **text)
     return extra
-
-
-def grow(figure: Figure, extra: float) -> None:
-    """Add inches at the top; what is drawn already keeps its size and its distance from the bottom."""
-    width, height = figure.get_size_inches()
-    share = height / (height + extra)
-    figure.set_size_inches(width, height + extra)
-    for axes in figure.axes:
-        box = axes.get_position()
-        axes.set_position((box.x0, box.y0 * share, box.width, box.height * share))
 
 
 def wrapped(text: str, *, width: float, size: float, weight: str = "normal") -> list[str]:

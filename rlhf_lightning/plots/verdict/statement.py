@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import pandas as pd
@@ -26,7 +26,7 @@ class Verdict:
 
     outcome: RunOutcome
     headline: str
-    sentences: list[str] = field(default_factory=list)
+    sentences: list[str]
     peak: int | None = None
 
 
