@@ -7,6 +7,8 @@ import re
 
 from rlhf_lightning.plots.kit import style
 
+_NIGHT_RUNS = ("#9188ee", "#e8879b", "#4fbf77", "#5bbbd9", "#c3bc4e", "#d583ca", "#cf78a4", "#9aa1a9")
+
 NIGHT = {
     style.PAPER: "#14181d",
     style.INK: "#e6eaef",
@@ -20,13 +22,7 @@ NIGHT = {
     style.HELD_OUT: "#3fb8a5",
     style.KL: "#a48be0",
     style.PLAIN: "#8fb0d1",
-    **dict(
-        zip(
-            style.RUNS,
-            ("#9188ee", "#e8879b", "#4fbf77", "#5bbbd9", "#c3bc4e", "#d583ca", "#cf78a4", "#9aa1a9"),
-            strict=True,
-        )
-    ),
+    **dict(zip(style.RUNS, _NIGHT_RUNS, strict=True)),
 }
 """The colour that stands for each of the style's colours on a dark page."""
 

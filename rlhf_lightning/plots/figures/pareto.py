@@ -69,21 +69,20 @@ def pareto(runs: Run | Sequence[Run], x: str = "helpful", y: str = "concise", co
     Raises:
         UserError: no run has both objectives evaluated.
     """
-    found = [(entry.name, entry.run) for entry in entries(runs) if entry.run.kind == "policy"]
-    by_kind = {kind: [(name, run) for name, run in found if _has(run, kind, x, y)] for kind in ("gold", "score")}
-    kind = "gold" if by_kind["gold"] else "score"
-    shown = by_kind[kind]
+    found = [entry for entry in entries(runs) if entry.run.kind == "policy"]
+    kind = "gold" if any(_has(entry.run, "gold", x, y) for entry in found) else "score"
+    shown = [entry for entry in found if _has(entry.run, kind, x, y)]
     if not shown:
         raise UserError(f"no policy run in which the objectives {x} and {y} were evaluated")
-    labels = _Labels.of([run for _, run in shown])
-    outcomes = [_outcome(run, labels.label(run) or name, kind, (x, y, color)) for name, run in shown]
+    labels = _Labels.of([entry.run for entry in shown])
+    outcomes = [_outcome(entry.run, labels.label(entry.run) or entry.name, kind, (x, y, color)) for entry in shown]
     shaded = color is not None and all(math.isfinite(outcome.shade) for outcome in outcomes)
     right = _BAR_GAP + _BAR + _RIGHT if shaded else 0.3
     figure, (axes,) = panels.sheet(
         1, columns=1, size=(_WIDTH, _HEIGHT), top=_TOP, bottom=_BOTTOM, left=_LEFT, right=right
     )
     scale = _scale(figure, outcomes, str(color)) if shaded else None
-    left_out = [name for name, run in found if not _has(run, kind, x, y)]
+    left_out = [entry.name for entry in found if not _has(entry.run, kind, x, y)]
     heading(figure, f"{x} against {y}".capitalize(), _note(kind, labels, left_out), left=0.4)
     panels.dress(axes, unit=f"{y}, higher is better", xlabel=f"{x}, higher is better")
     _draw(axes, outcomes, scale)

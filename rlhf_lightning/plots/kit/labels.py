@@ -99,10 +99,17 @@ def size_of(axes: Axes) -> tuple[float, float]:
     return float(box.width / axes.figure.dpi), float(box.height / axes.figure.dpi)
 
 
-def write(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
-    """A text at an offset in points from a place (a share of the panel by default), inside of the panel or not."""
-    placed = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
-    axes.annotate(text, at, offset, **{**placed, **style})
+def write(
+    axes: Axes,
+    text: str,
+    at: tuple[float, float],
+    offset: tuple[float, float],
+    *,
+    xycoords: Any = "axes fraction",
+    **style: Any,
+) -> None:
+    """A text at an offset in points from a place, inside of the panel or not."""
+    axes.annotate(text, at, offset, xycoords=xycoords, textcoords="offset points", annotation_clip=False, **style)
 
 
 def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> None:
