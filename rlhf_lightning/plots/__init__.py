@@ -10,6 +10,12 @@ save(overoptimization(load_run("runs/quickstart")), "overoptimization")  # .png 
 A new figure is a module in ``plots/figures``, imported and entered here.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from matplotlib.figure import Figure
+
 from rlhf_lightning.plots.figures.annotator_agreement import annotator_agreement
 from rlhf_lightning.plots.figures.components import components
 from rlhf_lightning.plots.figures.dashboard import dashboard
@@ -24,9 +30,39 @@ from rlhf_lightning.plots.figures.reward_accuracy import reward_accuracy
 from rlhf_lightning.plots.figures.reward_biases import reward_biases
 from rlhf_lightning.plots.figures.reward_curve import reward_curve
 from rlhf_lightning.plots.figures.sft_curve import sft_curve
-from rlhf_lightning.plots.kit.entry import FigureEntry
 from rlhf_lightning.plots.kit.style import save as save
 from rlhf_lightning.plots.measures import rewards_need_a_figure
+from rlhf_lightning.records.runs import Run
+
+Section: TypeAlias = Literal["learning", "proxy", "policy", "reward", "sft"]
+"""A part of a report's page."""
+
+
+@dataclass(frozen=True)
+class FigureEntry:
+    """A figure that reports show where the runs have its data.
+
+    Args:
+        draw: of one run (``scope`` run), of several (runs), or of several and the family to draw (family, see
+            `measures.families`); raises a `UserError` where the data is missing.
+        section: of the page.
+        title: what the figure shows.
+        name: of the file, without a suffix; that of ``draw`` by default.
+        wanted: whether some runs need it at all.
+    """
+
+    draw: Callable[..., Figure]
+    section: Section
+    title: str
+    scope: Literal["run", "runs", "family"] = "run"
+    name: str = ""
+    wanted: Callable[[Sequence[Run]], bool] = lambda runs: True
+
+    @property
+    def file(self) -> str:
+        """Name of the file, without a suffix."""
+        return self.name or self.draw.__name__
+
 
 FIGURES = (
     FigureEntry(learning_curves, "learning", "Reward against experience", "runs", wanted=rewards_need_a_figure),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,7 @@ from rlhf_lightning.records.runs import Run, names
 
 @dataclass(frozen=True)
 class Entry:
-    """One of several runs, with the name and the colour that it has in every figure of them.
-
-    Args:
-        run: the run that trained a policy; a pipeline's stage.
-    """
+    """One of several policy runs, with the name and the colour that it has in every figure of them."""
 
     run: Run
     name: str
@@ -30,12 +27,13 @@ class Entry:
 
 def entries(runs: Run | Sequence[Run]) -> list[Entry]:
     """The runs that trained a policy, with the names and colours that they keep where a figure leaves some out."""
-    found = [runs] if isinstance(runs, Run) else list(runs)
-    found = [run for run in found if run.policy is not None]
+    given = [runs] if isinstance(runs, Run) else runs
+    found = [(run, run.policy) for run in given if run.policy is not None]
+    labels = names([run for run, _ in found])
+    # The colours start over where there are more runs than colours.
     return [
-        Entry(policy, name, RUNS[index % len(RUNS)])
-        for index, (run, name) in enumerate(zip(found, names(found), strict=True))
-        if (policy := run.policy) is not None
+        Entry(policy, name, color)
+        for (_, policy), name, color in zip(found, labels, itertools.cycle(RUNS), strict=False)
     ]
 
 
@@ -72,8 +70,7 @@ def has_proxy(run: Run) -> bool:
 
 def rewards_need_a_figure(runs: Sequence[Run]) -> bool:
     """Whether rewards are drawn by themselves: those of a single run with a proxy are in the proxy's figure."""
-    policies = [run.policy for run in runs if run.policy is not None]
-    return len(runs) > 1 or not all(has_proxy(policy) for policy in policies)
+    return len(runs) > 1 or not all(has_proxy(run.policy) for run in runs if run.policy is not None)
 
 
 @dataclass(frozen=True)
@@ -117,6 +114,12 @@ def experience(run: Run) -> XAxis:
     return XAxis(declared.unit, pd.Series(count, index=steps))
 
 
+def win_rate(run: Run) -> tuple[pd.Series, str]:
+    """How often replies are preferred to the reference model's, and the last interval in percent; or empty."""
+    rate, low, high = (run.series(f"eval/win_rate{end}") for end in ("", "_low", "_high"))
+    return rate, f"{100 * low.iloc[-1]:.0f}–{100 * high.iloc[-1]:.0f} %" if len(low) and len(high) else ""
+
+
 def tolerance(series: pd.Series) -> float:
     """A difference between two evaluations below this may be noise.
 
@@ -137,17 +140,25 @@ def of_one_family(runs: Run | Sequence[Run], wanted: str | None) -> list[Entry]:
     Raises:
         UserError: there is none, or no family was named and there are several.
     """
-    found = entries(runs)
-    paths = [runs.path] if isinstance(runs, Run) else [run.path for run in runs]
-    if wanted is None:
-        several = families(runs)
-        if len(several) > 1:
-            raise UserError(f"expected runs of one family, got {', '.join(several)}; name one of them as family")
-        wanted = several[0] if several else None
-    found = [entry for entry in found if family(entry.run) == wanted and len(entry.run.metrics)]
+    several = families(runs)
+    if wanted is None and len(several) > 1:
+        raise UserError(f"expected runs of one family, got {', '.join(several)}; name one of them as family")
+    found = [entry for entry in entries(runs) if len(entry.run.metrics) and wanted in (None, family(entry.run))]
     if not found:
-        raise UserError(f"{', '.join(str(path) for path in paths)}: no policy run with metrics")
+        given = [runs] if isinstance(runs, Run) else runs
+        raise UserError(f"{', '.join(str(run.path) for run in given)}: no policy run with metrics")
     return found
+
+
+def reward_evaluation(run: Run) -> tuple[str, Mapping[str, Any]]:
+    """Name of a reward model's run and what was measured of it, both empty where there is none."""
+    found = run.find("reward")
+    return (found.name, found.evaluation or {}) if found else ("", {})
+
+
+def attainable(ceiling: float | None) -> str:
+    """The best accuracy that was attainable, to be appended to one; empty where it is unknown."""
+    return "" if ceiling is None else f" of {100 * ceiling:.1f} % attainable"
 
 
 def bias_is_clear(row: Mapping[str, Any]) -> bool:

@@ -22,17 +22,12 @@ class Quantity:
     Args:
         metric: as the first run declares it, which says how the panel looks.
         metrics: as each of the runs declares it, in their order; None for a run without it.
-        algorithm: whose metric it is, where other algorithms have one of the same name; or empty.
+        title: of the panel; it names the algorithm where others have a metric of the same name.
     """
 
     metric: Metric
     metrics: tuple[Metric | None, ...]
-    algorithm: str = ""
-
-    @property
-    def title(self) -> str:
-        """The title of the panel."""
-        return f"{self.metric.title} of {self.algorithm}" if self.algorithm else self.metric.title
+    title: str
 
 
 def quantities(runs: Sequence[Run]) -> list[Quantity]:
@@ -48,15 +43,12 @@ def quantities(runs: Sequence[Run]) -> list[Quantity]:
     for index, run, metric in logged:
         matched.setdefault(metric.key, {}).setdefault(run.algorithm if metric.own else "", {})[index] = metric
     several = len({run.algorithm for run in runs}) > 1
-    return [
-        Quantity(
-            next(iter(by_run.values())),
-            tuple(by_run.get(index) for index in range(len(runs))),
-            algorithm if several else "",
-        )
-        for by_algorithm in matched.values()
-        for algorithm, by_run in by_algorithm.items()
-    ]
+    found = []
+    for algorithm, by_run in (item for by_algorithm in matched.values() for item in by_algorithm.items()):
+        first = next(iter(by_run.values()))
+        title = f"{first.title} of {algorithm}" if algorithm and several else first.title
+        found.append(Quantity(first, tuple(by_run.get(index) for index in range(len(runs))), title))
+    return found
 
 
 def _declared(run: Run) -> tuple[Metric, ...]:

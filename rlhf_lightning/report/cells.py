@@ -9,7 +9,7 @@ import pandas as pd
 
 from rlhf_lightning.plots.kit import style
 from rlhf_lightning.plots.kit.style import number, signed, span
-from rlhf_lightning.plots.measures import experience, has_proxy, measured
+from rlhf_lightning.plots.measures import experience, has_proxy, measured, win_rate
 from rlhf_lightning.plots.quantities import COLORS, reward_name
 from rlhf_lightning.records.runs import Run
 from rlhf_lightning.report.svg import sparkline
@@ -53,33 +53,31 @@ def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
     texts = [found for run in runs if (found := run.find("policy"))]
     text = (
         _evaluated("Gold reward", "", "gold", style.GOLD),
-        Measure("Best gold reward", "", _best("gold")),
+        Measure("Best gold reward", "", _best_gold),
         Measure(reward_name(texts) if texts else "Score", "", _reward, "eval/score"),
         _evaluated("KL to the reference", "nats per sequence", "kl_ref_sequence", style.KL),
         Measure("Win rate against the reference", "at the end, 95 % interval", _win_rate, "eval/win_rate"),
         _logged("Perplexity on demonstrations", "", "eval/perplexity"),
         _evaluated("Reply length", "tokens", "length_mean", style.PLAIN),
     )
-    policies = [(("policy", "preference"), "Policy", text), (("control",), "Control policy", _CONTROL)]
-    learned_from = Measure("Learned from", "", _experience)
     return (
-        *(
-            TableSection(kinds, title, (*measures, *_further(runs, kinds, measures), learned_from))
-            for kinds, title, measures in policies
-        ),
+        _of_policies(runs, "Policy", ("policy", "preference"), text),
+        _of_policies(runs, "Control policy", ("control",), _CONTROL),
         *_OTHERS,
     )
 
 
-def _further(runs: Sequence[Run], kinds: Sequence[str], measures: Sequence[Measure]) -> list[Measure]:
-    """A row for each evaluated metric that has none yet, except losses: those of two algorithms do not compare."""
-    rows = {measure.metric: None for measure in measures}
-    further = []
-    for metric in (metric for run in runs if (found := run.find(*kinds)) for metric in found.panels):
-        if metric.heldout and not metric.own and metric.heldout not in rows:
-            rows[metric.heldout] = None
-            further.append(_logged(metric.title, metric.unit, metric.heldout, COLORS[metric.role]))
-    return further
+def _of_policies(
+    runs: Sequence[Run], title: str, kinds: tuple[str, ...], measures: tuple[Measure, ...]
+) -> TableSection:
+    """With a row for each evaluated metric that has none yet, except losses: those of two algorithms do not compare."""
+    rows = {measure.metric or measure.label: measure for measure in measures}
+    for found in (run.find(*kinds) for run in runs):
+        for metric in found.panels if found else ():
+            if metric.heldout and not metric.own:
+                row = _logged(metric.title, metric.unit, metric.heldout, COLORS[metric.role])
+                rows.setdefault(metric.heldout, row)
+    return TableSection(kinds, title, (*rows.values(), Measure("Learned from", "", _experience)))
 
 
 def _evaluated(label: str, unit: str, metric: str, color: str) -> Measure:
@@ -96,9 +94,8 @@ def _course(values: pd.Series, color: str) -> Cell | None:
     if not len(values):
         return None
     if len(values) == 1:
-        return Cell(number(float(values.iloc[0])))
-    text = span(float(values.iloc[0]), float(values.iloc[-1]))
-    return Cell(text, spark=sparkline([float(value) for value in values], color))
+        return Cell(number(values.iloc[0]))
+    return Cell(span(values.iloc[0], values.iloc[-1]), spark=sparkline(values.to_list(), color))
 
 
 def _reward(run: Run) -> Cell | None:
@@ -108,22 +105,21 @@ def _reward(run: Run) -> Cell | None:
     return _course(measured(run, "score"), style.PROXY)
 
 
-def _best(metric: str) -> Callable[[Run], Cell | None]:
+def _best_gold(run: Run) -> Cell | None:
     """The highest value, and how far the run was by then."""
+    gold, kl = measured(run, "gold"), measured(run, "kl_ref_sequence")
+    if len(gold) < 2:
+        return None
+    where = int(gold.idxmax())
+    far = f", {number(kl[where])} nats" if where in kl.index else ""
+    return Cell(number(gold.max()), f"at {run.axis} {where:,}{far}")
 
-    def read(run: Run) -> Cell | None:
-        values = measured(run, metric)
-        if len(values) < 2:
-            return None
-        where = int(values.idxmax())
-        if run.kind == "control":
-            x_axis = experience(run)
-            return Cell(number(float(values.max())), f"after {x_axis.count[where]:,.0f} steps")
-        kl = measured(run, "kl_ref_sequence")
-        far = f", {number(float(kl[where]))} nats" if where in kl.index else ""
-        return Cell(number(float(values.max())), f"at {run.axis} {where:,}{far}")
 
-    return read
+def _best_return(run: Run) -> Cell | None:
+    returns = measured(run, "score")
+    if len(returns) < 2:
+        return None
+    return Cell(number(returns.max()), f"after {experience(run).count[returns.idxmax()]:,.0f} steps")
 
 
 def _experience(run: Run) -> Cell | None:
@@ -135,16 +131,10 @@ def _experience(run: Run) -> Cell | None:
 
 
 def _win_rate(run: Run) -> Cell | None:
-    rate, low, high = (run.series(f"eval/win_rate{end}") for end in ("", "_low", "_high"))
+    rate, note = win_rate(run)
     if not len(rate):
         return None
-    note = f"{100 * low.iloc[-1]:.0f}–{100 * high.iloc[-1]:.0f} %" if len(low) and len(high) else ""
-    line = sparkline([float(value) for value in rate], style.HELD_OUT)
-    return Cell(f"{100 * rate.iloc[-1]:.0f} %", note, line)
-
-
-def _environment(run: Run) -> Cell | None:
-    return Cell(run.task) if run.task else None
+    return Cell(f"{100 * rate.iloc[-1]:.0f} %", note, sparkline(rate.to_list(), style.HELD_OUT))
 
 
 def _rejections(run: Run) -> Cell | None:
@@ -174,9 +164,7 @@ def _calibration(run: Run) -> Cell | None:
 
 def _bias(run: Run) -> Cell | None:
     rows = (run.evaluation or {}).get("biases") or []
-    if not rows:
-        return None
-    return Cell(", ".join(f"{row['name']} {signed(row['change'])}" for row in rows))
+    return Cell(", ".join(f"{row['name']} {signed(row['change'])}" for row in rows)) if rows else None
 
 
 def _agreement(run: Run) -> Cell | None:
@@ -194,9 +182,9 @@ def _pairs(run: Run) -> Cell | None:
 
 
 _CONTROL = (
-    Measure("Environment", "", _environment),
+    Measure("Environment", "", lambda run: Cell(run.task) if run.task else None),
     _logged("Mean return", "of evaluation episodes", "eval/score", style.PROXY),
-    Measure("Best mean return", "of evaluation episodes", _best("score")),
+    Measure("Best mean return", "of evaluation episodes", _best_return),
     _logged("Return in training", "with sampled actions", "objective/score", style.TRAIN),
     _evaluated("Episode length", "steps", "length_mean", style.PLAIN),
     Measure("Rejected steps", "of the line search", _rejections),

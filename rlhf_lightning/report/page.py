@@ -12,7 +12,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from rlhf_lightning.plots.kit.entry import Section
+from rlhf_lightning.plots import Section
 from rlhf_lightning.plots.measures import trained_on_gold
 from rlhf_lightning.plots.verdict import Verdict, describe_reward, judge
 from rlhf_lightning.records.runs import Run, names
@@ -49,23 +49,21 @@ def render(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
         for section in get_args(Section)
     }
     labels = names(runs)
-    verdicts = [(name, judge(policy)) for name, run in zip(labels, runs, strict=True) if (policy := run.policy)]
+    named = list(zip(labels, runs, strict=True))
+    verdicts = [(name, judge(policy)) for name, run in named if (policy := run.policy)]
     return environment.get_template("page.html").render(
         css=Markup(_stylesheet(folder)),
         title=" · ".join(labels),
         names=labels,
         state=[_state(run) for run in runs],
         verdicts=verdicts,
-        warnings=[(name, entry) for name, run in zip(labels, runs, strict=True) for entry in _warnings(run)],
+        warnings=[(name, entry) for name, run in named for entry in _warnings(run)],
         supervised=[sentence for run in runs for sentence in _supervised(run)],
         groups=summary.summary(runs),
         missing=summary.missing(runs),
         differences=summary.differences(runs),
         figures=figures,
-        conversations=[
-            _conversations(name, run, verdicts, 6 if len(runs) == 1 else 3)
-            for name, run in zip(labels, runs, strict=True)
-        ],
+        conversations=[_conversations(name, run, verdicts, 6 if len(runs) == 1 else 3) for name, run in named],
         configurations=_configurations(runs),
         markup=Markup,
     )
@@ -93,14 +91,10 @@ def _state(run: Run) -> str:
 
 def _warnings(run: Run) -> list[dict[str, str]]:
     """What detectors warned of in a run or in a pipeline's stages, and when."""
+    entries = [entry for part in (run, *run.stages.values()) for entry in part.warnings]
     return [
-        {
-            "when": next((f"{axis} {entry[axis]:,}" for axis in ("iteration", "step") if axis in entry), ""),
-            "detector": entry["detector"],
-            "message": entry["message"],
-        }
-        for part in (run, *run.stages.values())
-        for entry in part.warnings
+        {**entry, "when": next((f"{axis} {entry[axis]:,}" for axis in ("iteration", "step") if axis in entry), "")}
+        for entry in entries
     ]
 
 
@@ -138,7 +132,6 @@ def _conversations(name: str, run: Run, verdicts: Sequence[tuple[str, Verdict]],
 
 
 def _configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    parts = [part for run in runs for part in (run, *run.stages.values())]
     return [
         {
             "name": part.name,
@@ -146,6 +139,7 @@ def _configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "config": yaml.safe_dump(part.config, sort_keys=False, allow_unicode=True) if part.config else "",
             "environment": json.dumps(part.environment, indent=2, ensure_ascii=False) if part.environment else "",
         }
-        for part in parts
+        for run in runs
+        for part in (run, *run.stages.values())
         if part.config or part.environment
     ]

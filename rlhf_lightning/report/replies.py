@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ class Reply:
     score: str
     gold: str
     kl: str
-    best: bool = False
-    same: bool = False
+    best: bool
+    same: bool
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,9 @@ def through_training(samples: Sequence[dict[str, Any]], peak: int | None, measur
     if row is None:
         return None
     of_row = {sample["iteration"]: sample for sample in samples if sample["row"] == row}
-    shown = spaced(sorted(of_row), keep=peak)
-    replies = []
-    before: str | None = None
-    for iteration in shown:
-        sample = of_row[iteration]
-        replies.append(_reply(sample, before, best=iteration == peak))
-        before = str(sample["response"])
-    return Exchange(turns(of_row[shown[0]]["prompt"]), replies)
+    shown = [of_row[iteration] for iteration in spaced(sorted(of_row), keep=peak)]
+    later = [_reply(sample, peak, before) for before, sample in itertools.pairwise(shown)]
+    return Exchange(turns(shown[0]["prompt"]), [_reply(shown[0], peak), *later])
 
 
 def before_and_after(samples: Sequence[dict[str, Any]], peak: int | None, most: int = 6) -> list[Exchange]:
@@ -67,8 +63,7 @@ def before_and_after(samples: Sequence[dict[str, Any]], peak: int | None, most: 
     for row in sorted({sample["row"] for sample in samples}):
         if all((iteration, row) in by_key for iteration in chosen):
             first, *later = (by_key[iteration, row] for iteration in chosen)
-            replies = [_reply(first, None, best=first["iteration"] == peak)]
-            replies += [_reply(sample, first["response"], best=sample["iteration"] == peak) for sample in later]
+            replies = [_reply(first, peak), *(_reply(sample, peak, first) for sample in later)]
             exchanges.append(Exchange(turns(first["prompt"]), replies))
     return exchanges[:most]
 
@@ -83,10 +78,11 @@ def telling_row(samples: Sequence[dict[str, Any]], measure: str) -> int | None:
     if len(iterations) < 2:
         return None
     known = [sample for sample in samples if sample.get(measure) is not None]
-    first = {sample["row"]: sample[measure] for sample in known if sample["iteration"] == iterations[0]}
-    last = {sample["row"]: sample[measure] for sample in known if sample["iteration"] == iterations[-1]}
-    changes = {row: abs(last[row] - first[row]) for row in sorted(first.keys() & last.keys())}
-    return max(changes, key=lambda row: changes[row]) if changes else None
+    first, last = (
+        {sample["row"]: sample[measure] for sample in known if sample["iteration"] == iteration}
+        for iteration in (iterations[0], iterations[-1])
+    )
+    return max(sorted(first.keys() & last.keys()), key=lambda row: abs(last[row] - first[row]), default=None)
 
 
 def spaced(iterations: Sequence[int], *, keep: int | None = None, most: int = 8) -> list[int]:
@@ -120,9 +116,15 @@ def new_words(before: str, after: str) -> list[tuple[str, bool]]:
     return [piece for piece in pieces if piece[0]]
 
 
-def _reply(sample: dict[str, Any], before: str | None, *, best: bool) -> Reply:
+def _reply(sample: dict[str, Any], peak: int | None, before: dict[str, Any] | None = None) -> Reply:
     text = str(sample["response"])
-    same = before is not None and before == text
-    pieces = [(text, False)] if before is None or same else new_words(before, text)
-    score, gold, kl = (fixed(sample.get(name), places) for name, places in (("score", 2), ("gold", 2), ("kl", 1)))
-    return Reply(sample["iteration"], pieces if text.strip() else [], score, gold, kl, best, same)
+    old = text if before is None else str(before["response"])
+    return Reply(
+        iteration=sample["iteration"],
+        pieces=new_words(old, text),
+        score=fixed(sample.get("score")),
+        gold=fixed(sample.get("gold")),
+        kl=fixed(sample.get("kl"), 1),
+        best=sample["iteration"] == peak,
+        same=before is not None and old == text,
+    )

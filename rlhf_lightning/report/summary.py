@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rlhf_lightning.plots.measures import measured
 from rlhf_lightning.records.run_directory import flattened
 from rlhf_lightning.records.runs import POLICIES, Run
-from rlhf_lightning.report.cells import Cell, TableSection, sections
+from rlhf_lightning.report.cells import Cell, sections
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,15 @@ class TableGroup:
 
 def summary(runs: Sequence[Run]) -> list[TableGroup]:
     """Headline figures by kind of run; measures that no run has are left out."""
-    groups = [_group(section, runs) for section in sections(runs)]
+    groups = []
+    for section in sections(runs):
+        parts = [run.find(*section.kinds) for run in runs]
+        rows = [
+            TableRow(measure.label, measure.unit, [measure.read(part) if part else None for part in parts])
+            for measure in section.measures
+        ]
+        groups.append(TableGroup(section.title, [row for row in rows if any(row.cells)]))
     return [group for group in groups if group.rows]
-
-
-def _group(section: TableSection, runs: Sequence[Run]) -> TableGroup:
-    parts = [run.find(*section.kinds) for run in runs]
-    rows = []
-    for measure in section.measures:
-        cells = [measure.read(part) if part else None for part in parts]
-        if any(cells):
-            rows.append(TableRow(measure.label, measure.unit, cells))
-    return TableGroup(section.title, rows)
 
 
 def missing(runs: Sequence[Run]) -> list[str]:
@@ -53,8 +50,7 @@ def missing(runs: Sequence[Run]) -> list[str]:
         if run.stages:
             absent = [stage for stage in ("sft", "reward", "policy") if stage not in run.stages]
             notes += [f"{run.name} has no stage “{stage}”." for stage in absent]
-        for part in parts:
-            notes += [f"{part.name}: {note}" for note in _missing(part)]
+        notes += [f"{part.name}: {note}" for part in parts for note in _missing(part)]
     return notes
 
 

@@ -7,6 +7,8 @@ import re
 
 from rlhf_lightning.plots.kit import style
 
+_NIGHT_RUNS = ("#9188ee", "#e8879b", "#4fbf77", "#5bbbd9", "#c3bc4e", "#d583ca", "#cf78a4", "#9aa1a9")
+
 NIGHT = {
     style.PAPER: "#14181d",
     style.INK: "#e6eaef",
@@ -20,13 +22,7 @@ NIGHT = {
     style.HELD_OUT: "#3fb8a5",
     style.KL: "#a48be0",
     style.PLAIN: "#8fb0d1",
-    **dict(
-        zip(
-            style.RUNS,
-            ("#9188ee", "#e8879b", "#4fbf77", "#5bbbd9", "#c3bc4e", "#d583ca", "#cf78a4", "#9aa1a9"),
-            strict=True,
-        )
-    ),
+    **dict(zip(style.RUNS, _NIGHT_RUNS, strict=True)),
 }
 """The colour that stands for each of the style's colours on a dark page."""
 
@@ -63,10 +59,11 @@ def inline(svg: str, *, prefix: str, title: str) -> str:
     return start + body[len("<svg ") :]
 
 
-def sparkline(values: list[float], color: str, *, width: int = 88, height: int = 22) -> str:
+def sparkline(values: list[float], color: str) -> str:
     """A word-sized line of a series, its last value dotted; empty for fewer than three values."""
     if len(values) < 3:
         return ""
+    width, height = 88, 22
     low, high = min(values), max(values)
     values = values[:: max(1, len(values) // 100)][:-1] + values[-1:]
     step = (width - 8) / (len(values) - 1)

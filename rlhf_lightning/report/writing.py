@@ -10,8 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots import FIGURES
-from rlhf_lightning.plots.kit.entry import FigureEntry
+from rlhf_lightning.plots import FIGURES, FigureEntry
 from rlhf_lightning.plots.kit.style import save
 from rlhf_lightning.plots.measures import families
 from rlhf_lightning.records.runs import Run, names

@@ -12,8 +12,9 @@ from matplotlib.patches import Rectangle
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.labels import heading, shortened, text_width
+from rlhf_lightning.plots.kit.labels import heading, shortened, text_width, write
 from rlhf_lightning.plots.kit.style import HELD_OUT, INK, PAPER, TEXT_SIZE, WARN, fixed, styled
+from rlhf_lightning.plots.measures import reward_evaluation
 from rlhf_lightning.records.runs import Run
 
 _MOST, _CELL, _LONGEST = 12, 0.52, 1.6
@@ -32,19 +33,20 @@ def annotator_agreement(run: Run) -> Figure:
     Raises:
         UserError: no two annotators judged the same pairs.
     """
-    found = run.find("reward")
-    agreement = ((found.evaluation if found else None) or {}).get("annotator_agreement") or {}
+    name, measured = reward_evaluation(run)
+    agreement = measured.get("annotator_agreement") or {}
     known = [row for row in agreement.get("cohen_kappa") or [] if row["kappa"] is not None]
-    if found is None or not known:
+    if not known:
         raise UserError(f"{run.path}: no reward model's run with an agreement of annotators in its evaluation.json")
     names, left_out = _annotators(known)
     figure, axes = _square(names)
     _draw_cells(axes, names, known)
-    _draw_names(axes, names)
+    _write_names(axes, names)
     fleiss = agreement.get("fleiss_kappa")
-    title = f"Agreement of annotators: Fleiss' κ {fixed(fleiss)}" if fleiss is not None else "Agreement of annotators"
+    overall = f": Fleiss' κ {fixed(fleiss)}" if fleiss is not None else ""
     more = f" · {left_out} with fewer pairs are not shown" if left_out else ""
-    heading(figure, title, f"Cohen's κ of each two (0 is chance), and the pairs that both judged · {found.name}{more}")
+    note = f"Cohen's κ of each two (0 is chance), and the pairs that both judged · {name}{more}"
+    heading(figure, f"Agreement of annotators{overall}", note)
     return figure
 
 
@@ -73,10 +75,7 @@ def _draw_cells(axes: Axes, names: Sequence[str], rows: Sequence[Mapping[str, An
     axes.spines["bottom"].set_visible(False)
     axes.grid(visible=False)
     last = len(names) - 1
-    axes.set_xlim(0, last)
-    axes.set_ylim(last, 0)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xlim=(0, last), ylim=(last, 0), xticks=[], yticks=[])
     position = {name: index for index, name in enumerate(names)}
     for row in rows:
         first, second = str(row["first"]), str(row["second"])
@@ -93,12 +92,12 @@ def _draw_cells(axes: Axes, names: Sequence[str], rows: Sequence[Mapping[str, An
         axes.axvline(line, color=PAPER, linewidth=2, zorder=2)
 
 
-def _draw_names(axes: Axes, names: Sequence[str]) -> None:
+def _write_names(axes: Axes, names: Sequence[str]) -> None:
     """Write the names of rows at the left, and those of columns along the diagonal, where each column begins."""
-    text: dict[str, Any] = {"textcoords": "offset points", "size": TEXT_SIZE, "va": "center", "annotation_clip": False}
+    style: dict[str, Any] = {"xycoords": "data", "size": TEXT_SIZE, "va": "center", "color": INK}
     for index, name in enumerate(names):
         short = shortened(name, width=_LONGEST, size=TEXT_SIZE)
         if index:
-            axes.annotate(short, (0, index - 0.5), (-7, 0), ha="right", color=INK, **text)
+            write(axes, short, (0, index - 0.5), (-7, 0), ha="right", **style)
         if index < len(names) - 1:
-            axes.annotate(short, (index, index - 0.17), (4, 0), ha="left", color=INK, **text)
+            write(axes, short, (index, index - 0.17), (4, 0), ha="left", **style)

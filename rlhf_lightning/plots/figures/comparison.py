@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.plots.kit import panels
 from rlhf_lightning.plots.kit.labels import NAME, Label, end_labels, heading, shortened, size_of, text_width
-from rlhf_lightning.plots.kit.style import GOLD, PROXY, span
+from rlhf_lightning.plots.kit.style import GOLD, PROXY, TRAIN, span
 from rlhf_lightning.plots.measures import Entry, measured
 from rlhf_lightning.plots.quantities import reward_name
 
@@ -36,22 +36,22 @@ class Chart:
     curves: list[tuple[Entry, pd.Series]] = field(default_factory=list)
 
 
-def charts(
-    entries: Sequence[Entry], against: Callable[[Entry, pd.Series], tuple[str, pd.Series]], *, least: int = 2
-) -> list[Chart]:
-    """Sort the rewards of some runs into panels, by task and x-axis.
+def charts(entries: Sequence[Entry], against: Callable[[Entry, pd.Series], tuple[str, pd.Series]]) -> list[Chart]:
+    """Sort the rewards of some runs into panels, by task and x-axis; a run with fewer than two values is left out.
+
+    A single run has the colour of gold or score, since there is no other to tell it from.
 
     Args:
         against: puts a reward on an x-axis: its name, and the reward indexed by it.
-        least: values that a curve needs; a run with fewer is left out.
     """
     grouped: dict[tuple[str, str], Chart] = {}
     for entry in entries:
         metric, reward = _reward([other for other in entries if other.run.task == entry.run.task])
         axis, curve = against(entry, measured(entry.run, metric))
-        if len(curve) >= least:
+        if len(curve) > 1:
             chart = grouped.setdefault((entry.run.task, axis), Chart(entry.run.task, metric, reward, axis))
-            chart.curves.append((entry, curve))
+            alone = replace(entry, color=GOLD if metric == "gold" else PROXY)
+            chart.curves.append((alone if len(entries) == 1 else entry, curve))
     return list(grouped.values())
 
 
@@ -62,27 +62,6 @@ def _reward(of_task: Sequence[Entry]) -> tuple[str, str]:
     return "score", reward_name([entry.run for entry in of_task])
 
 
-def in_color_of_reward(chart: Chart, name: str | None = None) -> Chart:
-    """The chart of a single run, in the colour of gold or score, since there is no other run to tell it from.
-
-    Args:
-        name: what to call its curve, rather than by the run's name.
-    """
-    color = GOLD if chart.metric == "gold" else PROXY
-    curves = [(replace(entry, color=color, name=name or entry.name), curve) for entry, curve in chart.curves]
-    return replace(chart, curves=curves)
-
-
-def chart_sheet(shown: Sequence[Chart]) -> tuple[Figure, list[Axes]]:
-    """A sheet with room for the names of the runs beside their lines."""
-    names = [_name(entry) for chart in shown for entry, _ in chart.curves]
-    right = 0.35 + max(0.7, *(text_width(name, size=NAME, weight="bold") for name in names))
-    alone = len(shown) == 1
-    width, height, top = (6.4, 3.4, 0.95) if alone else (4.1, 2.6, 1.25)
-    height = max(height, 0.2 * max(len(chart.curves) for chart in shown))
-    return panels.sheet(len(shown), columns=2, size=(width, height), top=top, right=right, gap=(right + 0.5, 0.95))
-
-
 def draw_charts(
     shown: Sequence[Chart],
     *,
@@ -90,38 +69,44 @@ def draw_charts(
     note: str,
     unit: Callable[[Chart], str],
     x_axis: Callable[[Axes, float], None],
+    training: pd.Series | None = None,
 ) -> Figure:
     """A sheet of charts; where there are several, each is titled by its task and has its unit.
 
     Args:
         x_axis: sets the x-axis of a panel up to its largest value.
+        training: rewards of training batches, drawn behind the curves.
     """
-    figure, sheet = chart_sheet(shown)
+    more = [] if training is None else [training]
+    figure, sheet = _sheet(shown)
     heading(figure, title, note)
-    share_limits(sheet, shown)
     for axes, chart in zip(sheet, shown, strict=True):
+        alike = [other for other in shown if (other.task, other.metric) == (chart.task, chart.metric)]
+        panels.limits(axes, [curve for other in alike for _, curve in other.curves] + more)
+        panels.zero_line(axes)
         titles = (chart.task or chart.reward, unit(chart)) if len(shown) > 1 else ()
         panels.dress(axes, *titles, xlabel=chart.axis)
         x_axis(axes, max(float(curve.index.max()) for _, curve in chart.curves))
-        draw_curves(axes, chart)
+        _draw_curves(axes, chart, more)
     return figure
 
 
-def left_out(entries: Sequence[Entry], shown: Sequence[Chart], why: str) -> str:
-    """The names of the runs that no chart shows, with the reason, to be appended to a note."""
-    drawn = {entry.name for chart in shown for entry, _ in chart.curves}
-    missing = [entry.name for entry in entries if entry.name not in drawn]
-    return f" · {why}: {', '.join(missing)}" if missing else ""
+def _sheet(shown: Sequence[Chart]) -> tuple[Figure, list[Axes]]:
+    """A sheet with room for the names of the runs beside their lines."""
+    names = [_name(entry) for chart in shown for entry, _ in chart.curves]
+    right = 0.35 + max(0.7, *(text_width(name, size=NAME, weight="bold") for name in names))
+    width, height, top = (6.4, 3.4, 0.95) if len(shown) == 1 else (4.1, 2.6, 1.25)
+    height = max(height, 0.2 * max(len(chart.curves) for chart in shown))
+    return panels.sheet(len(shown), columns=2, size=(width, height), top=top, right=right, gap=(right + 0.5, 0.95))
 
 
-def draw_curves(axes: Axes, chart: Chart, more: Sequence[Label] = ()) -> None:
-    """The curves of a chart, each with its run's name, and its first and last value where there is room for them.
-
-    Args:
-        more: labels of whatever else is drawn.
-    """
+def _draw_curves(axes: Axes, chart: Chart, more: Sequence[pd.Series]) -> None:
+    """The curves, each with its run's name, and its first and last value where there is room for them."""
+    ends = []
+    for training in more:
+        panels.trace(axes, training, TRAIN)
+        ends.append(Label(float(training.iloc[-1]), "training", TRAIN))
     room = size_of(axes)[1] > 0.4 * (len(chart.curves) + len(more))
-    ends = list(more)
     for entry, curve in chart.curves:
         panels.points(axes, curve, entry.color)
         first, last = float(curve.iloc[0]), float(curve.iloc[-1])
@@ -129,12 +114,11 @@ def draw_curves(axes: Axes, chart: Chart, more: Sequence[Label] = ()) -> None:
     end_labels(axes, ends)
 
 
-def share_limits(sheet: Sequence[Axes], shown: Sequence[Chart], more: Sequence[pd.Series] = ()) -> None:
-    """The same limits for all panels of a task and reward."""
-    for axes, chart in zip(sheet, shown, strict=True):
-        alike = [other for other in shown if (other.task, other.metric) == (chart.task, chart.metric)]
-        panels.limits(axes, [curve for other in alike for _, curve in other.curves] + list(more))
-        panels.zero_line(axes)
+def left_out(entries: Sequence[Entry], shown: Sequence[Chart], why: str) -> str:
+    """The names of the runs that no chart shows, with the reason, to be appended to a note."""
+    drawn = {entry.name for chart in shown for entry, _ in chart.curves}
+    missing = [entry.name for entry in entries if entry.name not in drawn]
+    return f" · {why}: {', '.join(missing)}" if missing else ""
 
 
 def _name(entry: Entry) -> str:

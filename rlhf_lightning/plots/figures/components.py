@@ -25,7 +25,7 @@ def components(run: Run) -> Figure:
         UserError: the run has no components of gold.
     """
     found = run.find("policy", "preference")
-    series = gold_components(found) if found else {}
+    series = _components(found) if found else {}
     if found is None or not series:
         raise UserError(f"{run.path}: no policy run with components of the gold reward in it")
     figure, (axes,) = panels.sheet(1, columns=1, size=(6.6, 3.0), top=0.95, right=1.6)
@@ -41,14 +41,14 @@ def components(run: Run) -> Figure:
     for index, (name, gain) in enumerate(gains.items()):
         color = RUNS[index % len(RUNS)]
         panels.points(axes, gain, color)
-        values = series[name]
-        labels.append(Label(float(gain.iloc[-1]), name, color, span(values.iloc[0], values.iloc[-1])))
+        note = span(series[name].iloc[0], series[name].iloc[-1])
+        labels.append(Label(float(gain.iloc[-1]), name, color, note))
     end_labels(axes, labels)
     return figure
 
 
-def gold_components(run: Run) -> dict[str, pd.Series]:
+def _components(run: Run) -> dict[str, pd.Series]:
     """The components of gold that were evaluated at least twice, by name."""
-    names = [str(column) for column in run.metrics.columns if str(column).startswith(PREFIX)]
+    names = [column for column in run.columns if column.startswith(PREFIX)]
     found = {name.removeprefix(PREFIX).replace("_", " "): run.series(name) for name in names}
     return {name: values for name, values in found.items() if len(values) > 1}

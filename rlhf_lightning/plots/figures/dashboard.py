@@ -15,7 +15,6 @@ from rlhf_lightning.plots.kit.labels import NAME, heading, shortened, text_width
 from rlhf_lightning.plots.kit.style import styled
 from rlhf_lightning.plots.measures import Entry, XAxis, by_iteration, experience, of_one_family
 from rlhf_lightning.plots.quantities import COLORS, Quantity, interval, quantities, training
-from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.records.runs import Run
 
 
@@ -40,23 +39,18 @@ def dashboard(runs: Run | Sequence[Run], *, family: str | None = None) -> Figure
         raise UserError(f"{', '.join(str(policy.path) for policy in policies)}: no policy metrics")
     columns = min(3, len(shown))
     gap = (0.62, 0.82)
-    key = _key(entries, width=columns * 3.05 + (columns - 1) * gap[0] + 0.6) if len(entries) > 1 else []
-    top = 1.25 + (0.1 + 0.24 * len({name.line for name in key}) if key else 0)
+    key = _key(entries, width=columns * 3.05 + (columns - 1) * gap[0] + 0.6)
+    top = 1.25 + (0.1 + 0.24 * (key[-1].line + 1) if key else 0)
     figure, sheet = panels.sheet(len(shown), columns=columns, size=(3.05, 1.6), top=top, gap=gap)
-    extra = heading(figure, _title(entries), _note(policies, shown))
-    for name in key:
-        _draw_name(figure, name, extra)
+    grown = heading(figure, _title(entries), _note(policies, shown))
+    _draw_key(figure, key, grown + 0.9)
     x_axes = _x_axes(policies)
     last = max(float(x_axis.count.max()) for x_axis in x_axes)
     for index, (quantity, axes) in enumerate(zip(shown, sheet, strict=True)):
         lowest_row = index + columns >= len(shown)
         panels.dress(axes, quantity.title, quantity.metric.unit, xlabel=x_axes[0].unit if lowest_row else "")
         panels.counter_axis(axes, last)
-        for entry, x_axis, metric in zip(entries, x_axes, quantity.metrics, strict=True):
-            if metric is not None:
-                color = COLORS[quantity.metric.role] if len(entries) == 1 else entry.color
-                _draw(axes, entry.run, x_axis, metric, color, alone=len(entries) == 1)
-        _limit(axes, policies, quantity)
+        _draw(axes, quantity, entries, x_axes)
     return figure
 
 
@@ -93,35 +87,33 @@ def _note(policies: Sequence[Run], shown: Sequence[Quantity]) -> str:
     return f"{dots}Lines: {batches}, each of them (thin) and their moving average (thick)."
 
 
-def _draw(axes: Axes, run: Run, x_axis: XAxis, metric: Metric, color: str, *, alone: bool) -> None:
-    trained, evaluated = x_axis.along(training(run, metric)), x_axis.along(run.series(metric.heldout))
-    if len(evaluated):
-        if ends := interval(run, metric):
-            low, high = (x_axis.along(end) for end in ends)
-            axes.fill_between(low.index, low, high, color=color, alpha=0.14 if alone else 0.08, linewidth=0)
-        if alone and len(trained):
-            axes.plot(trained.index, trained, color=color, linewidth=0.8, alpha=0.35, zorder=2)
-        panels.points(axes, evaluated, color)
-    elif metric.smooth:
-        panels.trace(axes, trained, color, faint=alone)
-    else:
-        axes.plot(trained.index, trained, color=color, linewidth=1.8, zorder=3)
-
-
-def _limit(axes: Axes, runs: Sequence[Run], quantity: Quantity) -> None:
-    """Limits that show all that is drawn, and the lines that mean something."""
+def _draw(axes: Axes, quantity: Quantity, entries: Sequence[Entry], x_axes: Sequence[XAxis]) -> None:
+    """A quantity of each run, limits that show all that is drawn, and the lines that mean something."""
+    alone = len(entries) == 1
     shown: list[pd.Series] = []
     marks: dict[tuple[float, str], None] = {}
-    for run, metric in zip(runs, quantity.metrics, strict=True):
+    for entry, x_axis, metric in zip(entries, x_axes, quantity.metrics, strict=True):
         if metric is None:
             continue
-        evaluated, trained = run.series(metric.heldout), training(run, metric)
+        color = COLORS[quantity.metric.role] if alone else entry.color
+        trained = x_axis.along(training(entry.run, metric))
+        evaluated = x_axis.along(entry.run.series(metric.heldout))
         if len(evaluated):
-            shown += [evaluated, *(interval(run, metric) or ())]
-        if len(runs) == 1:
+            shown.append(evaluated)
+            if ends := interval(entry.run, metric):
+                low, high = (x_axis.along(end) for end in ends)
+                axes.fill_between(low.index, low, high, color=color, alpha=0.14 if alone else 0.08, linewidth=0)
+                shown += [low, high]
+            if alone and len(trained):
+                axes.plot(trained.index, trained, color=color, linewidth=0.8, alpha=0.35, zorder=2)
+                shown.append(trained)
+            panels.points(axes, evaluated, color)
+        elif metric.smooth:
+            panels.trace(axes, trained, color, faint=alone)
+            shown.append(trained if alone else panels.averaged(trained))
+        else:
+            axes.plot(trained.index, trained, color=color, linewidth=1.8, zorder=3)
             shown.append(trained)
-        elif not len(evaluated):  # drawn as its moving average
-            shown.append(panels.averaged(trained) if metric.smooth else trained)
         if metric.mark is not None:
             marks[metric.mark, metric.mark_name] = None
     first = quantity.metric
@@ -142,10 +134,10 @@ class _Name:
 
 
 def _key(entries: Sequence[Entry], *, width: float) -> list[_Name]:
-    """The names set one after the other, on as many lines as they need."""
+    """The names set one after the other, on as many lines as they need; a single run has its name in the title."""
     key: list[_Name] = []
     x, line = 0.0, 0
-    for entry in entries:
+    for entry in entries if len(entries) > 1 else ():
         shown = shortened(entry.name, width=width - 0.5, size=NAME, weight="bold")
         needed = 0.17 + text_width(shown, size=NAME, weight="bold")
         if x > 0 and x + needed > width:
@@ -155,9 +147,11 @@ def _key(entries: Sequence[Entry], *, width: float) -> list[_Name]:
     return key
 
 
-def _draw_name(figure: Figure, name: _Name, extra: float) -> None:
+def _draw_key(figure: Figure, key: Sequence[_Name], below: float) -> None:
+    """Write the names, the first line of them some inches below the figure's upper edge."""
     width, height = figure.get_size_inches()
-    x, y = 0.1 + name.x, height - extra - 0.9 - 0.24 * name.line
-    figure.text(x / width, y / height, "●", size=9, color=name.color, va="center_baseline")
-    x += 0.17
-    figure.text(x / width, y / height, name.text, size=NAME, weight="bold", color=name.color, va="center_baseline")
+    for name in key:
+        x, y = 0.1 + name.x, (height - below - 0.24 * name.line) / height
+        figure.text(x / width, y, "●", size=9, color=name.color, va="center_baseline")
+        x += 0.17
+        figure.text(x / width, y, name.text, size=NAME, weight="bold", color=name.color, va="center_baseline")

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots.figures.comparison import charts, draw_charts, in_color_of_reward, left_out
+from rlhf_lightning.plots.figures.comparison import charts, draw_charts, left_out
 from rlhf_lightning.plots.kit import panels
 from rlhf_lightning.plots.kit.style import styled
 from rlhf_lightning.plots.measures import Entry, entries, measured
@@ -31,8 +31,6 @@ def frontier(runs: Run | Sequence[Run]) -> Figure:
     shown = charts(found, _against_kl)
     if not shown:
         raise UserError("no policy run with a reward and KL to draw a frontier from")
-    if len(found) == 1:
-        shown = [in_color_of_reward(shown[0])]
     rewards = {chart.reward for chart in shown}
     reward = rewards.pop() if len(rewards) == 1 else "Reward"
     return draw_charts(

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots.figures.comparison import (
-    Chart,
-    chart_sheet,
-    charts,
-    draw_charts,
-    draw_curves,
-    in_color_of_reward,
-    left_out,
-    share_limits,
-)
+from rlhf_lightning.plots.figures.comparison import Chart, charts, draw_charts, left_out
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.labels import Label, heading
-from rlhf_lightning.plots.kit.style import TRAIN, styled
+from rlhf_lightning.plots.kit.style import styled
 from rlhf_lightning.plots.measures import Entry, entries, experience
 from rlhf_lightning.plots.verdict import judge
 from rlhf_lightning.records.runs import Run
@@ -39,10 +30,11 @@ def learning_curves(runs: Run | Sequence[Run]) -> Figure:
         UserError: no run was evaluated twice.
     """
     found = entries(runs)
-    if len(found) == 1:
-        return _of_one(found[0])
     shown = charts(found, _over_experience)
-    _check(shown)
+    if not shown:
+        raise UserError("no policy run with two evaluations to draw a learning curve from")
+    if len(found) == 1:
+        return _of_one(shown[0])
     title, unit = "Learning curves", ""
     if len(shown) == 1:
         title, unit = f"{shown[0].reward} by {shown[0].axis}", f"{_unit(shown[0]).capitalize()}. "
@@ -50,30 +42,21 @@ def learning_curves(runs: Run | Sequence[Run]) -> Figure:
     return draw_charts(shown, title=title, note=note, unit=_unit, x_axis=panels.counter_axis)
 
 
-def _of_one(entry: Entry) -> Figure:
+def _of_one(chart: Chart) -> Figure:
     """Evaluations and training batches of a single run, in the colour of the reward."""
-    run = entry.run
-    shown = charts([entry], _over_experience)
-    _check(shown)
-    evaluated = len(run.series(f"eval/{shown[0].metric}")) > 0
-    chart = in_color_of_reward(shown[0], "evaluation" if evaluated else "training")
-    training = experience(run).along(run.series(f"objective/{chart.metric}"))
-    figure, (axes,) = chart_sheet([chart])
-    heading(figure, judge(run).headline, f"{_unit(chart).capitalize()} · {entry.name}")
-    share_limits([axes], [chart], [training])
-    panels.dress(axes, xlabel=chart.axis)
-    panels.counter_axis(axes, float(experience(run).count.max()))
-    more = []
-    if len(training) and evaluated:
-        panels.trace(axes, training, TRAIN)
-        more = [Label(float(training.iloc[-1]), "training", TRAIN)]
-    draw_curves(axes, chart, more)
-    return figure
-
-
-def _check(shown: Sequence[Chart]) -> None:
-    if not shown:
-        raise UserError("no policy run with two evaluations to draw a learning curve from")
+    ((entry, curve),) = chart.curves
+    x_axis = experience(entry.run)
+    training = x_axis.along(entry.run.series(f"objective/{chart.metric}"))
+    evaluated = len(entry.run.series(f"eval/{chart.metric}")) > 0
+    named = replace(entry, name="evaluation" if evaluated else "training")
+    return draw_charts(
+        [replace(chart, curves=[(named, curve)])],
+        title=judge(entry.run).headline,
+        note=f"{_unit(chart).capitalize()} · {entry.name}",
+        unit=_unit,
+        x_axis=lambda axes, _: panels.counter_axis(axes, float(x_axis.count.max())),
+        training=training if evaluated and len(training) else None,
+    )
 
 
 def _over_experience(entry: Entry, reward: pd.Series) -> tuple[str, pd.Series]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.labels import Label, end_labels, heading
+from rlhf_lightning.plots.kit.labels import Label, end_labels, heading, write
 from rlhf_lightning.plots.kit.style import GOLD, MUTED, PROXY, WARN, number, span, styled
 from rlhf_lightning.plots.measures import has_proxy, measured
 from rlhf_lightning.plots.verdict import judge
@@ -38,12 +38,12 @@ def overoptimization(run: Run) -> Figure:
     verdict = judge(policy)
     count = 2 if len(kl) > 1 else 1
     figure, axes = panels.sheet(count, columns=2, size=(4.1, 3.0), top=1.05, right=1.3, gap=(0.45, 0.8))
-    curves = ((score, "proxy", PROXY), (gold, "gold", GOLD))
-    gains = [(series - series.iloc[0], color) for series, _, color in curves]
+    proxy_gain, gold_gain = score - score.iloc[0], gold - gold.iloc[0]
+    gains = ((proxy_gain, PROXY), (gold_gain, GOLD))
     heading(figure, verdict.headline, _note(policy, run.name))
     for panel, xlabel in zip(axes, (policy.axis, panels.KL_LABEL), strict=False):
         panels.dress(panel, xlabel=xlabel)
-    panels.counter_axis(axes[0], max(series.index[-1] for series, *_ in curves))
+    panels.counter_axis(axes[0], max(score.index[-1], gold.index[-1]))
     if count == 2:
         panels.kl_axis(axes[1], float(kl.max()))
         axes[1].tick_params(labelleft=False)
@@ -56,42 +56,26 @@ def overoptimization(run: Run) -> Figure:
             panels.points(axes[1], panels.against(gain, kl), color)
     if verdict.peak is not None:
         _mark_peak(axes, gold, kl, verdict.peak)
-    labels = [
-        Label(series.iloc[-1] - series.iloc[0], name, color, span(series.iloc[0], series.iloc[-1]))
-        for series, name, color in curves
-    ]
-    end_labels(axes[-1], labels)
+    proxy = Label(proxy_gain.iloc[-1], "proxy", PROXY, span(score.iloc[0], score.iloc[-1]))
+    end_labels(axes[-1], [proxy, Label(gold_gain.iloc[-1], "gold", GOLD, span(gold.iloc[0], gold.iloc[-1]))])
     return figure
 
 
 def _note(policy: Run, name: str) -> str:
     where = "held-out prompts" if len(policy.series("eval/score")) else "training prompts"
-    scores = measured(policy, "score")
-    since = "before training" if len(scores) and scores.index[0] == 0 else f"the first logged {policy.axis}"
+    since = "before training" if measured(policy, "score").index[0] == 0 else f"the first logged {policy.axis}"
     return f"Change of mean reward on {where} since {since}, each reward in its own unit · {name}"
 
 
 def _mark_peak(axes: list[Axes], gold: pd.Series, kl: pd.Series, peak: int) -> None:
     """Mark where gold is best by a line, and shade the panel beyond it."""
-    marks = [(axes[0], float(peak), "")]
+    marks = [(axes[0], float(peak), f"gold is best: {number(gold[peak])}")]
     if len(axes) > 1 and peak in kl.index:
-        marks.append((axes[1], max(float(kl[peak]), 0.0), f"{number(kl[peak])} nats"))
-    for panel, x, where in marks:
+        marks.append((axes[1], max(float(kl[peak]), 0.0), f"at {number(kl[peak])} nats"))
+    for panel, x, text in marks:
         panel.axvspan(x, panel.get_xlim()[1], color=WARN, alpha=0.05, linewidth=0, zorder=0)
-        panel.axvline(x, color=GOLD, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.6)
-        text = f"gold is best: {number(gold[peak])}" if not where else f"at {where}"
-        left = panel.transData.transform((x, 0))[0]
-        box = panel.get_window_extent()
-        fraction = (left - box.x0) / box.width
+        panel.axvline(x, color=GOLD, linewidth=0.9, linestyle=panels.DASHES, zorder=1.6)
+        fraction = (panel.transData + panel.transAxes.inverted()).transform((x, 0))[0]
         align = "left" if fraction < 0.25 else "right" if fraction > 0.75 else "center"
-        panel.annotate(
-            text,
-            (x, 1),
-            (0, 5),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha=align,
-            size=8.5,
-            weight="bold",
-            color=GOLD,
-        )
+        style = {"xycoords": ("data", "axes fraction"), "ha": align, "size": 8.5, "weight": "bold", "color": GOLD}
+        write(panel, text, (x, 1), (0, 5), **style)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from rlhf_lightning.plots.kit import panels
 from rlhf_lightning.plots.kit.dots import DOT
 from rlhf_lightning.plots.kit.labels import Label, end_labels, heading
 from rlhf_lightning.plots.kit.style import GOLD, HELD_OUT, MUTED, TRAIN, number, styled
+from rlhf_lightning.plots.measures import attainable, reward_evaluation
 from rlhf_lightning.records.runs import Run
 
 
@@ -42,44 +42,30 @@ def learning_curve_of_pairs(runs: Sequence[Run], pairs: Sequence[int] | None = N
         panels.dress(axes[1], "Correlation with gold", "Pearson's, of the scores of held-out replies")
         panels.limits(axes[1], [table["correlation"].dropna()])
         _pairs_axis(axes[1], table)
-        _draw(axes[1], table, "correlation", HELD_OUT)
-        end_labels(axes[1], [_end(table, "correlation", "held out", HELD_OUT)])
+        last = _draw(axes[1], table, "correlation", HELD_OUT)
+        end_labels(axes[1], [Label(last, "held out", HELD_OUT, number(last))])
     return figure
-
-
-def training_pairs(run: Run) -> int | None:
-    """How many pairs a reward model was trained on, where its evaluation says so."""
-    found = run.find("reward")
-    count = (found.evaluation or {}).get("fitted_to") if found else None
-    return int(count) if count is not None else None
-
-
-def _train(evaluation: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    return (evaluation or {}).get("train") or {}
 
 
 def _table(runs: Sequence[Run], pairs: Sequence[int] | None) -> pd.DataFrame:
     """A row for each run that was evaluated, fewest pairs first."""
-    rows = []
-    counts = [training_pairs(run) for run in runs] if pairs is None else pairs
-    for run, count in zip(runs, counts, strict=True):
-        found = run.find("reward")
-        measured = (found.evaluation if found else None) or {}
-        if count is None or measured.get("accuracy") is None:
-            continue
-        rows.append(
-            {
-                "pairs": count,
-                "accuracy": measured["accuracy"],
-                "low": measured.get("accuracy_low"),
-                "high": measured.get("accuracy_high"),
-                "train": _train(measured).get("accuracy"),
-                "ceiling": measured.get("ceiling"),
-                "correlation": (measured.get("correlation") or {}).get("pearson"),
-            }
+    evaluations = [reward_evaluation(run)[1] for run in runs]
+    counts = [measured.get("fitted_to") for measured in evaluations] if pairs is None else pairs
+    rows = [
+        (
+            count,
+            measured.get("accuracy"),
+            measured.get("accuracy_low"),
+            measured.get("accuracy_high"),
+            (measured.get("train") or {}).get("accuracy"),
+            measured.get("ceiling"),
+            (measured.get("correlation") or {}).get("pearson"),
         )
+        for count, measured in zip(counts, evaluations, strict=True)
+    ]
     columns = ["pairs", "accuracy", "low", "high", "train", "ceiling", "correlation"]
-    return pd.DataFrame(rows, columns=columns).astype(float).sort_values("pairs")
+    table = pd.DataFrame(rows, columns=columns).astype(float)
+    return table.dropna(subset=["pairs", "accuracy"]).sort_values("pairs")
 
 
 def _draw_accuracy(axes: Axes, table: pd.DataFrame) -> None:
@@ -90,26 +76,23 @@ def _draw_accuracy(axes: Axes, table: pd.DataFrame) -> None:
     _pairs_axis(axes, table)
     panels.reference(axes, 0.5, "coin toss")
     axes.vlines(table["pairs"], table["low"], table["high"], color=HELD_OUT, linewidth=1.4, alpha=0.4, zorder=3)
-    labels = [_end(table, "accuracy", "held out", HELD_OUT, percent=True)]
+    beside = []
     if table["train"].notna().any():
-        _draw(axes, table, "train", TRAIN)
-        labels.append(_end(table, "train", "train", TRAIN, percent=True))
+        beside.append((_draw(axes, table, "train", TRAIN), "train", TRAIN))
     if table["ceiling"].notna().any():
-        panels.reference(axes, float(table["ceiling"].mean()), color=GOLD)
-        labels.append(Label(float(table["ceiling"].mean()), "ceiling", GOLD, f"{100 * table['ceiling'].mean():.1f} %"))
-    _draw(axes, table, "accuracy", HELD_OUT)
+        panels.reference(axes, table["ceiling"].mean(), color=GOLD)
+        beside.append((table["ceiling"].mean(), "ceiling", GOLD))
+    held_out = (_draw(axes, table, "accuracy", HELD_OUT), "held out", HELD_OUT)
+    labels = [Label(share, name, color, f"{100 * share:.1f} %") for share, name, color in (held_out, *beside)]
     end_labels(axes, labels, offset=12)
 
 
-def _draw(axes: Axes, table: pd.DataFrame, column: str, color: str) -> None:
+def _draw(axes: Axes, table: pd.DataFrame, column: str, color: str) -> float:
+    """A dot for each run, and a line through the means of as many pairs; the last of these is returned."""
     means = table.groupby("pairs")[column].mean().dropna()
     axes.plot(means.index, means, color=color, linewidth=1.8, zorder=3.5)
     axes.plot(table["pairs"], table[column], "o", color=color, zorder=4, clip_on=False, **DOT)
-
-
-def _end(table: pd.DataFrame, column: str, name: str, color: str, *, percent: bool = False) -> Label:
-    last = float(table.groupby("pairs")[column].mean().dropna().iloc[-1])
-    return Label(last, name, color, f"{100 * last:.1f} %" if percent else number(last))
+    return float(means.iloc[-1])
 
 
 def _pairs_axis(axes: Axes, table: pd.DataFrame) -> None:
@@ -129,8 +112,7 @@ def _pairs_axis(axes: Axes, table: pd.DataFrame) -> None:
 def _headline(table: pd.DataFrame) -> str:
     means = table.groupby("pairs")["accuracy"].mean()
     first, last = 100 * means.iloc[0], 100 * means.iloc[-1]
-    ceiling = table["ceiling"].mean()
-    most = f" of {100 * ceiling:.1f} % attainable" if table["ceiling"].notna().any() else ""
+    most = attainable(table["ceiling"].mean() if table["ceiling"].notna().any() else None)
     sizes = f"from {means.index[0]:,.0f} to {means.index[-1]:,.0f} pairs"
     return f"Accuracy: {first:.1f} → {last:.1f} %{most}, {sizes}"
 

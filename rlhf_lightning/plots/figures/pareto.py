@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,11 +14,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox, BboxTransformTo
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.labels import HALO, heading, size_of, text_width
-from rlhf_lightning.plots.kit.style import AXIS, INK, MUTED, PAPER, PLAIN, TEXT_SIZE, styled
+from rlhf_lightning.plots.kit.labels import HALO, heading, size_of, text_width, write
+from rlhf_lightning.plots.kit.style import AXIS, GRID, INK, MUTED, PAPER, PLAIN, TEXT_SIZE, styled
 from rlhf_lightning.plots.measures import entries
 from rlhf_lightning.plots.quantities import objectives
 from rlhf_lightning.records.runs import Run
@@ -67,20 +69,22 @@ def pareto(runs: Run | Sequence[Run], x: str = "helpful", y: str = "concise", co
     Raises:
         UserError: no run has both objectives evaluated.
     """
-    found = [(entry.name, entry.run) for entry in entries(runs) if entry.run.kind == "policy"]
-    by_kind = {kind: [(name, run) for name, run in found if _has(run, kind, x, y)] for kind in ("gold", "score")}
-    kind = "gold" if by_kind["gold"] else "score"
-    shown = by_kind[kind]
+    found = [entry for entry in entries(runs) if entry.run.kind == "policy"]
+    kind = "gold" if any(_has(entry.run, "gold", x, y) for entry in found) else "score"
+    shown = [entry for entry in found if _has(entry.run, kind, x, y)]
     if not shown:
         raise UserError(f"no policy run in which the objectives {x} and {y} were evaluated")
-    labels = _Labels.of([run for _, run in shown])
-    outcomes = [_outcome(run, labels.label(run) or name, kind, (x, y, color)) for name, run in shown]
+    labels = _Labels.of([entry.run for entry in shown])
+    outcomes = [_outcome(entry.run, labels.label(entry.run) or entry.name, kind, (x, y, color)) for entry in shown]
     shaded = color is not None and all(math.isfinite(outcome.shade) for outcome in outcomes)
-    figure, axes = _sheet(room=_BAR_GAP + _BAR + _RIGHT if shaded else 0.3)
+    right = _BAR_GAP + _BAR + _RIGHT if shaded else 0.3
+    figure, (axes,) = panels.sheet(
+        1, columns=1, size=(_WIDTH, _HEIGHT), top=_TOP, bottom=_BOTTOM, left=_LEFT, right=right
+    )
     scale = _scale(figure, outcomes, str(color)) if shaded else None
-    left_out = [name for name, run in found if all(run is not other for _, other in shown)]
+    left_out = [entry.name for entry in found if not _has(entry.run, kind, x, y)]
     heading(figure, f"{x} against {y}".capitalize(), _note(kind, labels, left_out), left=0.4)
-    _dress(axes, x, y, [point for o in outcomes for point in (o.point, o.start) if point is not None])
+    panels.dress(axes, unit=f"{y}, higher is better", xlabel=f"{x}, higher is better")
     _draw(axes, outcomes, scale)
     return figure
 
@@ -143,7 +147,7 @@ class _Labels:
         given = [weights for weights in map(_declared, runs) if weights]
         names = list(dict.fromkeys(name for weights in given for name in weights))
         differing = [name for name in names if len({weights.get(name) for weights in given}) > 1]
-        if len(given) < 2 or not differing:
+        if not differing:
             return cls(names, {})
         return cls(differing, {name: given[0][name] for name in names if name not in differing})
 
@@ -181,14 +185,6 @@ def _note(kind: str, labels: _Labels, left_out: Sequence[str]) -> str:
 # -- how it is drawn -------------------------------------------------------------------------------------------
 
 
-def _sheet(room: float) -> tuple[Figure, Axes]:
-    """A figure with one panel, and ``room`` inches to its right."""
-    figure, (axes,) = panels.sheet(
-        1, columns=1, size=(_WIDTH, _HEIGHT), top=_TOP, bottom=_BOTTOM, left=_LEFT, right=room
-    )
-    return figure, axes
-
-
 def _scale(figure: Figure, outcomes: Sequence[EndPoint], name: str) -> ScalarMappable:
     """The colours of the third objective, and their scale right of the panel."""
     shades = [outcome.shade for outcome in outcomes]
@@ -205,22 +201,24 @@ def _scale(figure: Figure, outcomes: Sequence[EndPoint], name: str) -> ScalarMap
     return scale
 
 
-def _dress(axes: Axes, x: str, y: str, points: Sequence[tuple[float, float]]) -> None:
+def _limit(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     """Both directions are measured, so both have a grid and room around all points."""
-    panels.dress(axes, unit=f"{y}, higher is better", xlabel=f"{x}, higher is better")
-    axes.grid(axis="x", color=axes.yaxis.get_gridlines()[0].get_color(), linewidth=0.8)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.xaxis.set_major_formatter(panels.PlainTicks())
-    for values, set_limits in (
-        (np.array([p[0] for p in points]), axes.set_xlim),
-        (np.array([p[1] for p in points]), axes.set_ylim),
-    ):
-        room = 0.18 * float(np.ptp(values)) or 0.1 * max(abs(float(values[0])), 1.0)
-        set_limits(values.min() - room, values.max() + room)
+    x, y = np.transpose(points)
+    axes.set(xlim=_around(x), ylim=_around(y))
+
+
+def _around(values: np.ndarray) -> tuple[float, float]:
+    room = 0.18 * float(np.ptp(values)) or 0.1 * max(abs(float(values[0])), 1.0)
+    return values.min() - room, values.max() + room
 
 
 def _draw(axes: Axes, outcomes: Sequence[EndPoint], scale: ScalarMappable | None) -> None:
     """The front as a staircase, the points and the start, and what each is called."""
     points = [outcome.point for outcome in outcomes]
+    starts = list(dict.fromkeys(outcome.start for outcome in outcomes if outcome.start is not None))
+    _limit(axes, [*points, *starts])
     best = front(points)
     left, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
     corners = [(left, points[best[0]][1]), *(points[i] for i in best), (points[best[-1]][0], bottom)]
@@ -229,7 +227,6 @@ def _draw(axes: Axes, outcomes: Sequence[EndPoint], scale: ScalarMappable | None
         shade = PLAIN if scale is None else scale.to_rgba(np.asarray(outcome.shade))
         fill = shade if index in best else PAPER
         axes.plot(*outcome.point, "o", color=fill, markeredgecolor=shade, markersize=7, markeredgewidth=1.6, zorder=4)
-    starts = list(dict.fromkeys(outcome.start for outcome in outcomes if outcome.start is not None))
     for start in starts:
         axes.plot(*start, "X", color=MUTED, markeredgecolor=PAPER, markersize=8, zorder=3)
     texts = [(outcome.label, outcome.point, INK) for outcome in outcomes]
@@ -245,43 +242,30 @@ def _write(
     axes: Axes, texts: Sequence[tuple[str, tuple[float, float], str]], dots: Sequence[tuple[float, float]]
 ) -> None:
     """Write each label beside its point, where it overlaps the least with other labels and points."""
-    size = 72 * np.array(size_of(axes))
-    to_points = axes.transData + axes.transAxes.inverted()
-    taken = [_box(to_points.transform(dot) * size, (0, 0), (8.0, 8.0)) for dot in dots]
+    panel = Bbox.from_bounds(0, 0, *(72 * inches for inches in size_of(axes)))
+    to_points = axes.transData + axes.transAxes.inverted() + BboxTransformTo(panel)
+    taken = [_box(to_points.transform(dot), (0, 0), (8.0, 8.0)) for dot in dots]
     for text, point, color in texts:
         extent = (text_width(text, size=TEXT_SIZE) * 72, TEXT_SIZE)
-        centre = to_points.transform(point) * size
-        choices = [(side, _box(centre, side, extent)) for side in _AROUND]
-        side, chosen = min(choices, key=lambda choice: _clash(choice[1], taken, size))
+        choices = [(side, _box(to_points.transform(point), side, extent)) for side in _AROUND]
+        side, chosen = min(choices, key=lambda choice: _clash(choice[1], taken, panel))
         taken.append(chosen)
-        axes.annotate(
-            text,
-            point,
-            (7.0 * side[0], 10.0 * side[1]),
-            textcoords="offset points",
-            ha={1: "left", 0: "center", -1: "right"}[side[0]],
-            va="center",
-            size=TEXT_SIZE,
-            color=color,
-            path_effects=[HALO],
-            zorder=5,
-        )
+        align = {1: "left", 0: "center", -1: "right"}[side[0]]
+        style: dict[str, Any] = {"ha": align, "va": "center", "color": color, "path_effects": [HALO], "zorder": 5}
+        write(axes, text, point, (7.0 * side[0], 10.0 * side[1]), xycoords="data", size=TEXT_SIZE, **style)
 
 
-def _box(centre: np.ndarray, side: tuple[int, int], extent: tuple[float, float]) -> tuple[float, float, float, float]:
-    """Left, bottom, right and top of a text beside a point, in points (1/72 inch) as everything here."""
+def _box(centre: np.ndarray, side: tuple[int, int], extent: tuple[float, float]) -> Bbox:
+    """The box of a text beside a point, in points (1/72 inch) as everything here."""
     x, y = centre[0] + 7.0 * side[0] + extent[0] / 2 * (side[0] - 1), centre[1] + 10.0 * side[1] - extent[1] / 2
-    return x, y, x + extent[0], y + extent[1]
+    return Bbox.from_bounds(x, y, *extent)
 
 
-def _clash(
-    box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]], size: np.ndarray
-) -> float:
+def _clash(box: Bbox, taken: Sequence[Bbox], panel: Bbox) -> float:
     """Area of a box that overlaps others or lies outside of the panel."""
-    inside = max(min(box[2], size[0]) - max(box[0], 0), 0) * max(min(box[3], size[1]) - max(box[1], 0), 0)
-    outside = (box[2] - box[0]) * (box[3] - box[1]) - inside
-    shared = (
-        max(min(box[2], other[2]) - max(box[0], other[0]), 0) * max(min(box[3], other[3]) - max(box[1], other[1]), 0)
-        for other in taken
-    )
-    return outside + sum(shared)
+    return box.width * box.height - _shared(box, panel) + sum(_shared(box, other) for other in taken)
+
+
+def _shared(one: Bbox, other: Bbox) -> float:
+    common = Bbox.intersection(one, other)
+    return common.width * common.height if common else 0.0

@@ -13,18 +13,9 @@ from matplotlib.figure import Figure
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.intervals import wilson_interval
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.labels import HALO, Label, end_labels, heading
-from rlhf_lightning.plots.kit.style import (
-    AXIS,
-    GOLD,
-    HELD_OUT,
-    INK,
-    MUTED,
-    PAPER,
-    TRAIN,
-    number,
-    styled,
-)
+from rlhf_lightning.plots.kit.labels import HALO, Label, end_labels, heading, write
+from rlhf_lightning.plots.kit.style import AXIS, GOLD, HELD_OUT, INK, MUTED, PAPER, TRAIN, number, styled
+from rlhf_lightning.plots.measures import reward_evaluation
 from rlhf_lightning.records.runs import Run
 
 Bins = Sequence[Mapping[str, Any]]
@@ -45,10 +36,9 @@ def reliability(run: Run) -> Figure:
     Raises:
         UserError: its calibration was not measured.
     """
-    found = run.find("reward")
-    measured = (found.evaluation if found else None) or {}
+    name, measured = reward_evaluation(run)
     stated, scaled = _filled(measured, "bins"), _filled(measured, "bins_scaled")
-    if found is None or not stated:
+    if not stated:
         raise UserError(f"{run.path}: no reward model's run with a calibration in its evaluation.json")
     figure = Figure(figsize=(6.4, 6.0))
     main = figure.add_axes((0.095, 0.27, 0.65, 0.545))
@@ -57,12 +47,17 @@ def reliability(run: Run) -> Figure:
         panels.dress(axes, unit=unit)
         axes.set_xlim(0.5, 1)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    _perfect(main, [*stated, *scaled])
+    lowest = min(0.45, *(entry["accuracy"] - 0.03 for entry in [*stated, *scaled]))
+    main.set_ylim(max(0.0, math.floor(10 * lowest) / 10), 1.0)
+    main.tick_params(labelbottom=False)
+    main.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    main.plot([0.5, 1], [0.5, 1], color=AXIS, linewidth=1.1, zorder=1.5)
     _diagram(main, stated, after=False)
-    _diagram(main, scaled, after=True)
+    if scaled:
+        _diagram(main, scaled, after=True)
     _levels(main, measured, stated, scaled)
     _counts(below, stated, scaled)
-    heading(figure, _headline(measured), _note(found, measured, stated))
+    heading(figure, _headline(measured), _note(name, measured, stated))
     return figure
 
 
@@ -76,34 +71,22 @@ def _headline(measured: Mapping[str, Any]) -> str:
     return f"{text}, by {100 * after:.1f} after temperature scaling" if after is not None else text
 
 
-def _note(run: Run, measured: Mapping[str, Any], stated: Bins) -> str:
+def _note(name: str, measured: Mapping[str, Any], stated: Bins) -> str:
     """Where the figures come from, in the words of the literature."""
     error = f"expected calibration error {measured['calibration_error']:.3f}"
     if measured.get("calibration_error_scaled") is not None:
         error += f" → {measured['calibration_error_scaled']:.3f}"
     if measured.get("temperature") is not None:
         error += f" at T = {number(measured['temperature'])}"
-    return f"{run.name} · {sum(entry['count'] for entry in stated):,} held-out pairs · {error}"
-
-
-def _perfect(axes: Axes, bins: Bins) -> None:
-    lowest = min(0.45, *(entry["accuracy"] - 0.03 for entry in bins))
-    axes.set_ylim(max(0.0, math.floor(10 * lowest) / 10), 1.0)
-    axes.tick_params(labelbottom=False)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    axes.plot([0.5, 1], [0.5, 1], color=AXIS, linewidth=1.1, zorder=1.5)
+    return f"{name} · {sum(entry['count'] for entry in stated):,} held-out pairs · {error}"
 
 
 def _diagram(axes: Axes, bins: Bins, *, after: bool) -> None:
-    if not bins:
-        return
     color, layer = (HELD_OUT, 4) if after else (TRAIN, 3)
-    stated = np.array([entry["confidence"] for entry in bins])
-    observed = np.array([entry["accuracy"] for entry in bins])
-    low, high = zip(
-        *(wilson_interval(entry["accuracy"] * entry["count"], entry["count"]) for entry in bins), strict=True
-    )
-    axes.vlines(stated, low, high, color=color, linewidth=1.4, alpha=0.4, zorder=layer - 0.6)
+    stated = [entry["confidence"] for entry in bins]
+    observed = [entry["accuracy"] for entry in bins]
+    ends = [wilson_interval(entry["accuracy"] * entry["count"], entry["count"]) for entry in bins]
+    axes.vlines(stated, *np.transpose(ends), color=color, linewidth=1.4, alpha=0.4, zorder=layer - 0.6)
     axes.plot(stated, observed, color=color, linewidth=1.6 if after else 1.2, zorder=layer - 0.4)
     face = color if after else PAPER
     edge, width = (PAPER, 0.8) if after else (color, 1.3)
@@ -113,17 +96,15 @@ def _diagram(axes: Axes, bins: Bins, *, after: bool) -> None:
 
 def _levels(axes: Axes, measured: Mapping[str, Any], stated: Bins, scaled: Bins) -> None:
     """Mean accuracy, the best that was attainable, and what the lines are, named at the right."""
-    levels = (
-        ("accuracy", measured.get("accuracy"), INK, "over all pairs"),
-        ("ceiling", measured.get("ceiling"), GOLD, "best attainable"),
-    )
-    known = [(name, value, color, note) for name, value, color, note in levels if value is not None]
-    for _, value, color, _ in known:
-        panels.reference(axes, value, color=color)
-    names = [Label(value, f"{name} {100 * value:.1f} %", color, note) for name, value, color, note in known]
-    ends = [Label(stated[-1]["accuracy"], "as stated", TRAIN, "hollow dots")]
-    ends += [Label(scaled[-1]["accuracy"], "scaled", HELD_OUT, "filled dots")] if scaled else []
-    end_labels(axes, [*names, *ends, Label(1.0, "perfect", MUTED, "came true as stated")])
+    labels = []
+    for name, color, note in (("accuracy", INK, "over all pairs"), ("ceiling", GOLD, "best attainable")):
+        if measured.get(name) is not None:
+            panels.reference(axes, measured[name], color=color)
+            labels.append(Label(measured[name], f"{name} {100 * measured[name]:.1f} %", color, note))
+    labels.append(Label(stated[-1]["accuracy"], "as stated", TRAIN, "hollow dots"))
+    if scaled:
+        labels.append(Label(scaled[-1]["accuracy"], "scaled", HELD_OUT, "filled dots"))
+    end_labels(axes, [*labels, Label(1.0, "perfect", MUTED, "came true as stated")])
 
 
 def _counts(axes: Axes, before: Bins, after: Bins) -> None:
@@ -139,14 +120,6 @@ def _counts(axes: Axes, before: Bins, after: Bins) -> None:
     axes.grid(visible=False)
     axes.set_yticks([])
     for entry in after or before:
-        axes.annotate(
-            f"{entry['count']:,}",
-            (entry["confidence"], entry["count"]),
-            (0, 2.5),
-            textcoords="offset points",
-            ha="center",
-            size=7.5,
-            color=MUTED,
-            path_effects=[HALO],
-        )
+        style = {"xycoords": "data", "ha": "center", "size": 7.5, "color": MUTED, "path_effects": [HALO]}
+        write(axes, f"{entry['count']:,}", (entry["confidence"], entry["count"]), (0, 2.5), **style)
     axes.set_xlabel("probability that the model states: σ(score difference)", size=8.5, color=MUTED, labelpad=4)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.intervals import wilson_interval
-from rlhf_lightning.plots.kit.dots import Dot, DotGroup, dot_sheet, draw_dots, level
+from rlhf_lightning.plots.kit.dots import Dot, DotGroup, dot_plot, level
 from rlhf_lightning.plots.kit.labels import heading
 from rlhf_lightning.plots.kit.style import AXIS, GOLD, INK, number, styled
+from rlhf_lightning.plots.measures import attainable, reward_evaluation
 from rlhf_lightning.records.runs import Run
 
 _MOST = 12
@@ -42,21 +42,24 @@ def reward_accuracy(run: Run) -> Figure:
     Raises:
         UserError: its accuracy was not broken down.
     """
-    found = run.find("reward")
-    measured = (found.evaluation if found else None) or {}
+    name, measured = reward_evaluation(run)
     groups = [group for group in (*_breakdowns(measured), _members(measured)) if len(group.dots) > 1]
-    if found is None or not groups:
+    if not groups:
         raise UserError(f"{run.path}: no reward model's run with an accuracy by groups in its evaluation.json")
-    figure, axes = dot_sheet(groups)
+    figure, axes = dot_plot(groups, tick=lambda share: f"{100 * share:.0f} %")
     shares = [end for group in groups for dot in group.dots for end in (dot.low, dot.high)]
-    levels = [value for value in (measured.get("accuracy"), measured.get("ceiling")) if value is not None]
-    low, high = min(0.5, *shares, *levels), max(0.5, *shares, *levels)
-    for panel, group in zip(axes, groups, strict=True):
-        draw_dots(panel, group, groups, tick=lambda share: f"{100 * share:.0f} %")
+    levels = [(measured.get("accuracy"), INK), (measured.get("ceiling"), GOLD)]
+    known = [(value, color) for value, color in levels if value is not None]
+    shares += [0.5, *(value for value, _ in known)]
+    low, high = min(shares), max(shares)
+    for panel in axes:
         panel.set_xlim(max(0.0, low - 0.03), min(1.0, high + 0.03))
         panel.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-        _draw_levels(panel, measured)
-    heading(figure, _headline(measured), _note(found, measured))
+        level(panel, 0.5, AXIS, dashed=False)
+        for value, color in known:
+            level(panel, value, color)
+    most = attainable(measured.get("ceiling"))
+    heading(figure, f"Held-out accuracy: {100 * measured['accuracy']:.1f} %{most}", _note(name, measured))
     return figure
 
 
@@ -91,23 +94,9 @@ def _members(measured: Mapping[str, Any]) -> DotGroup:
     return DotGroup("By member of the ensemble", "; ".join(common), dots)
 
 
-def _draw_levels(axes: Axes, measured: Mapping[str, Any]) -> None:
-    """Chance, the accuracy over all pairs, and the best that was attainable."""
-    level(axes, 0.5, AXIS, dashed=False)
-    for value, color in ((measured.get("accuracy"), INK), (measured.get("ceiling"), GOLD)):
-        if value is not None:
-            level(axes, value, color)
-
-
-def _headline(measured: Mapping[str, Any]) -> str:
-    share, ceiling = measured["accuracy"], measured.get("ceiling")
-    most = f" of {100 * ceiling:.1f} % attainable" if ceiling is not None else ""
-    return f"Held-out accuracy: {100 * share:.1f} %{most}"
-
-
-def _note(run: Run, measured: Mapping[str, Any]) -> str:
+def _note(name: str, measured: Mapping[str, Any]) -> str:
     low, high = measured.get("accuracy_low"), measured.get("accuracy_high")
     interval = f", 95 % interval {100 * low:.1f}–{100 * high:.1f} %" if low is not None and high is not None else ""
     best = " and best attainable (gold)" if measured.get("ceiling") is not None else ""
     lines = f"Dashed lines: all pairs (dark){best}; solid: coin toss"
-    return f"{run.name} · {measured['pairs']:,} held-out pairs{interval}. {lines}."
+    return f"{name} · {measured['pairs']:,} held-out pairs{interval}. {lines}."

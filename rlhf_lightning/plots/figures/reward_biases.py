@@ -8,10 +8,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots.kit.dots import Dot, DotGroup, Z, dot_sheet, draw_dots, level
+from rlhf_lightning.plots.kit.dots import Dot, DotGroup, Z, dot_plot, level
 from rlhf_lightning.plots.kit.labels import heading
 from rlhf_lightning.plots.kit.style import INK, fixed, signed, styled
-from rlhf_lightning.plots.measures import bias_is_clear
+from rlhf_lightning.plots.measures import bias_is_clear, reward_evaluation
 from rlhf_lightning.records.runs import Run
 
 
@@ -25,20 +25,18 @@ def reward_biases(run: Run) -> Figure:
     Raises:
         UserError: its biases were not measured.
     """
-    found = run.find("reward")
-    rows = ((found.evaluation if found else None) or {}).get("biases") or []
-    if found is None or not rows:
+    name, measured = reward_evaluation(run)
+    rows = measured.get("biases") or []
+    if not rows:
         raise UserError(f"{run.path}: no reward model's run with biases in its evaluation.json")
-    group = DotGroup(
-        "Change of the score", "in standard deviations of the scores, 95 % intervals", [_dot(row) for row in rows]
-    )
-    figure, (axes,) = dot_sheet([group], columns=1, width=3.2)
-    draw_dots(axes, group, [group], tick=lambda change: fixed(change, 1).removesuffix(".0"))
-    ends = [0.0, *(end for dot in group.dots for end in (dot.low, dot.high))]
+    dots = [_dot(row) for row in rows]
+    group = DotGroup("Change of the score", "in standard deviations of the scores, 95 % intervals", dots)
+    figure, (axes,) = dot_plot([group], tick=lambda change: fixed(change, 1).removesuffix(".0"), width=3.2)
+    ends = [0.0, *(end for dot in dots for end in (dot.low, dot.high))]
     room = 0.08 * (max(ends) - min(ends)) or 0.5
     axes.set_xlim(min(ends) - room, max(ends) + room)
     level(axes, 0.0, INK, dashed=False)
-    heading(figure, _headline(rows), f"When nothing else is changed · {found.name}")
+    heading(figure, _headline(rows), f"When nothing else is changed · {name}")
     return figure
 
 

@@ -36,11 +36,7 @@ def sft_curve(run: Run) -> Figure:
     shown = logged(found, _PANELS) if found else []
     if found is None or not shown:
         raise UserError(f"{run.path}: no supervised run with metrics in it")
-    return draw_training(found, shown, title=_headline(found), note=run.name, height=2.1)
-
-
-def _headline(run: Run) -> str:
-    perplexity = run.series("eval/perplexity")
-    if not len(perplexity):
-        return "Supervised fine-tuning"
-    return f"Held-out perplexity: {span(float(perplexity.iloc[0]), float(perplexity.iloc[-1]))}"
+    title, perplexity = "Supervised fine-tuning", found.series("eval/perplexity")
+    if len(perplexity):
+        title = f"Held-out perplexity: {span(perplexity.iloc[0], perplexity.iloc[-1])}"
+    return draw_training(found, shown, title=title, note=run.name, height=2.1)

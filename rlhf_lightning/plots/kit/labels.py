@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
+from scipy.optimize import isotonic_regression
 
 from rlhf_lightning.plots.kit.style import INK, MUTED, PAPER
 
@@ -51,22 +51,16 @@ def heading(figure: Figure, title: str, note: str = "", *, left: float = 0.1) ->
     notes = wrapped(note, width=width - 2 * left, size=NOTE)
     below_title = 0.23 * (len(titles) - 1)
     extra = below_title + 0.17 * (len(notes) - 1)
-    grow(figure, extra)
+    share = height / (height + extra)
     x, height = left / width, height + extra
+    figure.set_size_inches(width, height)
+    for axes in figure.axes:
+        box = axes.get_position()
+        axes.set_position((box.x0, box.y0 * share, box.width, box.height * share))
     text: dict[str, Any] = {"va": "top", "linespacing": 1.3}
     figure.text(x, 1 - 0.2 / height, "\n".join(titles), size=TITLE, weight="bold", color=INK, **text)
     figure.text(x, 1 - (0.46 + below_title) / height, "\n".join(notes), size=NOTE, color=MUTED, **text)
     return extra
-
-
-def grow(figure: Figure, extra: float) -> None:
-    """Add inches at the top; what is drawn already keeps its size and its distance from the bottom."""
-    width, height = figure.get_size_inches()
-    share = height / (height + extra)
-    figure.set_size_inches(width, height + extra)
-    for axes in figure.axes:
-        box = axes.get_position()
-        axes.set_position((box.x0, box.y0 * share, box.width, box.height * share))
 
 
 def wrapped(text: str, *, width: float, size: float, weight: str = "normal") -> list[str]:
@@ -105,6 +99,19 @@ def size_of(axes: Axes) -> tuple[float, float]:
     return float(box.width / axes.figure.dpi), float(box.height / axes.figure.dpi)
 
 
+def write(
+    axes: Axes,
+    text: str,
+    at: tuple[float, float],
+    offset: tuple[float, float],
+    *,
+    xycoords: Any = "axes fraction",
+    **style: Any,
+) -> None:
+    """A text at an offset in points from a place, inside of the panel or not."""
+    axes.annotate(text, at, offset, xycoords=xycoords, textcoords="offset points", annotation_clip=False, **style)
+
+
 def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> None:
     """Labels right of a panel, at the heights of their lines' ends, moved apart where they would overlap."""
     height = 72 * size_of(axes)[1]
@@ -112,37 +119,24 @@ def end_labels(axes: Axes, labels: Sequence[Label], *, offset: float = 7.0) -> N
     right = axes.get_xlim()[1]
     heights = [float(fraction((right, label.y))[1]) * height for label in labels]
     sizes = [27.0 if label.note else 13.0 for label in labels]
-    style: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "textcoords": "offset points",
-        "annotation_clip": False,
-        "zorder": 6,
-    }
     for label, y in zip(labels, spread(heights, sizes, height), strict=True):
         above = (offset, y + (1.0 if label.note else -3.5))
-        axes.annotate(label.text, (1, 0), above, color=label.color, weight="bold", size=NAME, **style)
+        write(axes, label.text, (1, 0), above, color=label.color, weight="bold", size=NAME, zorder=6)
         if label.note:
-            axes.annotate(label.note, (1, 0), (offset, y - 10.5), color=MUTED, size=8.0, **style)
+            write(axes, label.note, (1, 0), (offset, y - 10.5), color=MUTED, size=8.0, zorder=6)
 
 
 def spread(centres: Sequence[float], sizes: Sequence[float], extent: float) -> list[float]:
     """Move intervals apart, in their order and within 0 … extent, by the least sum of squares.
 
-    With the stacked offsets taken off, "no overlap" means "non-decreasing": isotonic regression, by pooling
-    adjacent violators, then a clip at both ends.
+    With the stacked offsets taken off, "no overlap" means "non-decreasing": isotonic regression, then a clip at both
+    ends.
     """
-    order = sorted(range(len(centres)), key=lambda index: centres[index])
-    gaps = [(sizes[below] + sizes[above]) / 2 for below, above in itertools.pairwise(order)]
-    offsets = list(itertools.accumulate(gaps, initial=0.0))
-    pools: list[list[float]] = []
-    for index, offset in zip(order, offsets, strict=False):
-        pools.append([centres[index] - offset])
-        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    levels = [float(np.mean(pool)) for pool in pools for _ in pool]
-    placed = list(centres)
-    for index, level, offset in zip(order, levels, offsets, strict=False):
-        lowest = sizes[order[0]] / 2
-        highest = extent - sizes[order[-1]] / 2 - offsets[len(order) - 1]
-        placed[index] = max(min(level, highest), lowest) + offset
-    return placed
+    order = np.argsort(centres, kind="stable")
+    stacked = np.asarray(sizes)[order]
+    offsets = np.concatenate([[0.0], np.cumsum((stacked[:-1] + stacked[1:]) / 2)])
+    levels = isotonic_regression(np.asarray(centres)[order] - offsets).x
+    lowest, highest = stacked[0] / 2, extent - stacked[-1] / 2 - offsets[-1]
+    placed = np.empty(len(order))
+    placed[order] = np.maximum(np.minimum(levels, highest), lowest) + offsets
+    return placed.tolist()

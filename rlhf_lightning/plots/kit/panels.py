@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from rlhf_lightning.plots.kit.labels import HALO
+from rlhf_lightning.plots.kit.labels import HALO, write
 from rlhf_lightning.plots.kit.style import AXIS, GRID, INK, MUTED, PAPER, TEXT_SIZE, TITLE_SIZE
+
+DASHES = (0, (4, 3))
+"""Of lines that mean something: points drawn, points left out."""
 
 KL_LABEL = "KL to the reference, nats per sequence (√ scale)"
 
@@ -49,8 +51,14 @@ def sheet(
     return figure, axes
 
 
-def dress(axes: Axes, title: str = "", unit: str = "", *, xlabel: str = "") -> None:
-    """Style a panel: a light horizontal grid, no box, title and unit above, name of the x-axis below."""
+def dress(
+    axes: Axes, title: str = "", unit: str = "", *, xlabel: str = "", offset: tuple[float, float] = (0, 8)
+) -> None:
+    """Style a panel: a light horizontal grid, no box, title and unit above, name of the x-axis below.
+
+    Args:
+        offset: of the unit from the panel's upper left corner, in points.
+    """
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(AXIS)
@@ -63,9 +71,9 @@ def dress(axes: Axes, title: str = "", unit: str = "", *, xlabel: str = "") -> N
     axes.yaxis.set_major_formatter(PlainTicks())
     if xlabel:
         axes.set_xlabel(xlabel, size=TEXT_SIZE, color=MUTED, labelpad=3)
-    above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
-    axes.annotate(title, (0, 1), (0, 20), size=TITLE_SIZE, weight="bold", color=INK, **above)
-    axes.annotate(unit, (0, 1), (0, 8), size=TEXT_SIZE, color=MUTED, **above)
+    left, up = offset
+    write(axes, title, (0, 1), (left, up + 12), size=TITLE_SIZE, weight="bold", color=INK, va="baseline")
+    write(axes, unit, (0, 1), (left, up), size=TEXT_SIZE, color=MUTED, va="baseline")
 
 
 class PlainTicks(ScalarFormatter):
@@ -95,8 +103,6 @@ def counter_axis(axes: Axes, last: float) -> None:
 
 def trace(axes: Axes, series: pd.Series, color: str, *, faint: bool = True) -> None:
     """A noisy series: its moving average as a thick line, and with ``faint`` every value as a thin one."""
-    if series.empty:
-        return
     if faint and smoothing_window(len(series)) > 1:
         axes.plot(series.index, series, color=color, linewidth=0.7, alpha=0.35, zorder=2)
     mean = averaged(series)
@@ -151,9 +157,7 @@ def limits(
     low, high = float(data.min()), float(data.max())
     if lowest is not None and low < lowest:
         text = f"view cut at {lowest:g}".replace("-", "−")
-        axes.annotate(
-            text, (0.985, 0.04), xycoords="axes fraction", ha="right", size=7.5, color=MUTED, path_effects=[HALO]
-        )
+        write(axes, text, (0.985, 0.04), (0, 0), ha="right", size=7.5, color=MUTED, path_effects=[HALO])
         low = lowest
     if floor is not None and low >= floor:
         headroom = 1.4 if high == low else 1.08
@@ -163,22 +167,12 @@ def limits(
     axes.set_ylim(low - room, high + room)
 
 
-def reference(axes: Axes, y: float, text: str = "", *, color: str = MUTED, dashed: bool = True) -> None:
-    """A horizontal line that means something (zero, chance, a ceiling), named at its right end."""
-    axes.axhline(y, color=color, linewidth=0.9, linestyle=(0, (4, 3)) if dashed else "-", zorder=1.5)
+def reference(axes: Axes, y: float, text: str = "", *, color: str = MUTED) -> None:
+    """A horizontal line that means something (chance, a ceiling), named at its right end."""
+    axes.axhline(y, color=color, linewidth=0.9, linestyle=DASHES, zorder=1.5)
     if text:
-        axes.annotate(
-            text,
-            (1, y),
-            (-2, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            size=7.5,
-            color=color,
-            path_effects=[HALO],
-            zorder=5,
-        )
+        style = {"ha": "right", "size": 7.5, "color": color, "path_effects": [HALO], "zorder": 5}
+        write(axes, text, (1, y), (-2, 3), xycoords=("axes fraction", "data"), **style)
 
 
 def zero_line(axes: Axes) -> None:

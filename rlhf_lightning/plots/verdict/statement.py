@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import pandas as pd
 
 from rlhf_lightning.plots.kit.style import number, span
-from rlhf_lightning.plots.measures import measured, tolerance
+from rlhf_lightning.plots.measures import measured, tolerance, win_rate
 from rlhf_lightning.records.runs import Run
 
 RunOutcome: TypeAlias = Literal["exploited", "declined", "improved", "flat", "trained_on_gold", "no_gold", "unmeasured"]
@@ -26,7 +26,7 @@ class Verdict:
 
     outcome: RunOutcome
     headline: str
-    sentences: list[str] = field(default_factory=list)
+    sentences: list[str]
     peak: int | None = None
 
 
@@ -63,7 +63,7 @@ def too_early(run: Run) -> Verdict:
 
 def to(first: float, last: float) -> str:
     """From one value to another: ``0.07 to 1.44``."""
-    return span(float(first), float(last)).replace("→", "to")
+    return span(first, last).replace("→", "to")
 
 
 def kl_at(run: Run, position: int) -> str:
@@ -76,11 +76,9 @@ def kl_at(run: Run, position: int) -> str:
 def replies(run: Run) -> list[str]:
     """Sentences on a text policy's replies: win rate, length, and perplexity on demonstrations."""
     sentences = []
-    win, low, high = (run.series(f"eval/win_rate{end}") for end in ("", "_low", "_high"))
+    win, ends = win_rate(run)
     if len(win):
-        interval = ""
-        if len(low) and len(high):
-            interval = f" (95 % interval {100 * low.iloc[-1]:.0f}–{100 * high.iloc[-1]:.0f} %)"
+        interval = f" (95 % interval {ends})" if ends else ""
         judge = "gold" if len(measured(run, "gold")) else "the score"
         sentences.append(
             f"At {run.axis} {win.index[-1]:,} {judge} prefers its replies to the reference model's "
@@ -115,5 +113,4 @@ def line_search(run: Run) -> list[str]:
     steps = len(rejections)
     if not steps or rejections.iloc[-1] <= 0.1 * steps:
         return []
-    text = f"The line search rejected {rejections.iloc[-1]:.0f} of {steps} steps, which left the policy as it was."
-    return [text]
+    return [f"The line search rejected {rejections.iloc[-1]:.0f} of {steps} steps, which left the policy as it was."]
