@@ -1,4 +1,4 @@
-"""`BatchDecoder`: samples responses of a text policy, and says what another decoding engine must guarantee."""
+"""`BatchDecoder`: the built-in decoding engine."""
 
 from __future__ import annotations
 
@@ -18,17 +18,7 @@ class BatchDecoder:
     """Decodes a batch token by token with the policy itself; finished rows are removed from the batch.
 
     Tokens are sampled by the Gumbel-max rule, argmax of log-probabilities plus noise, where the noise is a function of
-    key, step and token alone. What training relies on, and every engine must therefore guarantee:
-
-    - The noise is counter-based: the tokens of a response are a function of the policy, its prompt and its key alone.
-      They do not depend on the other rows, on the batch size or on the number of devices, so that runs resume exactly
-      and comparisons are paired.
-    - ``old_logprobs`` are log-probabilities under the tempered distribution, softmax(logits / temperature) over the
-      whole vocabulary, from which each token was drawn: no top-k or top-p. An engine whose arithmetic differs from
-      that of the training forward gives logprobs that the policy's `evaluate` would not, and biases the ratios.
-    - A response ends with the first of the policy's ``stop_ids``, where ``terminated`` is True. A response that has not
-      ended after ``max_new_tokens`` is ``truncated`` at its last token. ``action_mask`` is False after the end.
-    - Tensors are on the device of the context, and the policy's parameters are those at the time of the call.
+    key, step and token alone. See `rollout.engine.DecodingEngine` for what this guarantees.
     """
 
     @torch.no_grad()
@@ -42,14 +32,7 @@ class BatchDecoder:
         max_new_tokens: int,
         greedy: bool = False,
     ) -> Rollout:
-        """Sample one response per key. Each prompt is read once.
-
-        Args:
-            context: N prompts, where B is a multiple of N: each prompt is answered by B / N consecutive rows.
-            keys: one noise key per response, from `ops.noise.row_keys`.
-            rows: global row numbers, which become the ``rows`` of the rollout.
-            max_new_tokens: maximum length of a response, its end-of-sequence token included.
-            greedy: take the most probable token instead of a sample; the keys are then not used.
+        """Sample one response per key; see `DecodingEngine.generate`. Each prompt is read once.
 
         Raises:
             ValueError: the numbers of keys, rows and prompts do not match.

@@ -27,7 +27,7 @@ from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.rewards.source import Judgement, RewardSource, judged
 from rlhf_lightning.rewards.task_reward import give_gold
-from rlhf_lightning.rollout.decode import BatchDecoder
+from rlhf_lightning.rollout.engine import DecodingEngine, engine_for
 from rlhf_lightning.rollout.joining import join_rollouts
 from rlhf_lightning.types import Prompt, Rollout, ScoredRollout
 
@@ -43,7 +43,7 @@ class ResponseCollector:
         max_new_tokens: maximum length of a response; longer ones are cut.
         monitors: further sources by name, which are only measured, too.
         decode_batch_size: number of responses that one device decodes at a time; None for all at once.
-        engine: samples the responses; it guarantees what `BatchDecoder` does.
+        engine: samples the responses; None for `engine_for` the policy.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ResponseCollector:
         max_new_tokens: int,
         monitors: Mapping[str, RewardSource] | None = None,
         decode_batch_size: int | None = None,
-        engine: BatchDecoder | None = None,
+        engine: DecodingEngine | None = None,
     ) -> None:
         self.reward, self.gold = reward, gold
         self.monitors = dict(monitors or {})
@@ -62,7 +62,7 @@ class ResponseCollector:
             give_gold(source, gold)
         self.max_new_tokens = max_new_tokens
         self.decode_batch_size = decode_batch_size
-        self.engine = engine or BatchDecoder()
+        self.engine = engine
         self.prompts_shortened = 0
 
     def to(self, device: torch.device | str) -> None:
@@ -123,7 +123,7 @@ class ResponseCollector:
                 room,
             )
         self.prompts_shortened += shortened
-        rollout = self.engine.generate(
+        rollout = (self.engine or engine_for(policy)).generate(
             policy,
             context.to(policy.device),
             keys=keys.to(policy.device),

@@ -7,6 +7,7 @@ from rlhf_lightning.distributed import Stream
 from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.rollout.decode import BatchDecoder
+from rlhf_lightning.rollout.engine import engine_for
 from rlhf_lightning.rollout.responses import ResponseCollector
 from rlhf_lightning.types import Rollout
 
@@ -63,8 +64,9 @@ def test_an_engine_gets_the_noise_keys_of_its_rows():
         assert (max_new_tokens, greedy) == (6, False)
 
 
-def test_without_an_engine_the_built_in_one_is_used():
+def test_without_an_engine_the_one_for_the_policy_is_used():
     policy = tiny_models.policy()
+    assert isinstance(engine_for(policy), BatchDecoder)
     default, explicit = collect(policy), collect(policy, engine=BatchDecoder())
     assert torch.equal(default.rollout.actions, explicit.rollout.actions)
     assert torch.equal(default.rollout.old_logprobs, explicit.rollout.old_logprobs)

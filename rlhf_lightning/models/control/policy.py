@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.models.critic import ValueNetwork
 from rlhf_lightning.models.distributions import ActionDistribution, Categorical, DiagonalGaussian
 from rlhf_lightning.models.moments import ObservationNormalizer
 from rlhf_lightning.models.policy import Policy, masked_steps
-from rlhf_lightning.models.state import save_weights
+from rlhf_lightning.models.state import save_weights, seeded
 from rlhf_lightning.ops.logprobs import tempered_log_softmax
 from rlhf_lightning.ops.noise import fold, gumbel, uniform
 from rlhf_lightning.types import Context, ObservationContext, Rollout, Trajectories
@@ -27,6 +30,7 @@ from rlhf_lightning.types import Context, ObservationContext, Rollout, Trajector
 Activation: TypeAlias = Literal["tanh", "relu"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+_POLICY, _ARGUMENTS = "policy.safetensors", "policy.json"
 
 
 def perceptron(inputs: int, hidden: Sequence[int], activation: Activation) -> nn.Sequential:
@@ -149,8 +153,8 @@ class ControlPolicy(Policy):
         return self.head(self.trunk(observations), temperature=self.temperature)
 
     def save(self, path: Path) -> None:
-        """Write the weights, and the arguments that build the network."""
-        save_weights(self, path / "policy.safetensors")
+        """Write the weights, and the arguments from which `load` builds the network."""
+        save_weights(self, path / _POLICY)
         arguments = {
             "spaces": asdict(self.spaces),
             "hidden": self.hidden,
@@ -158,7 +162,29 @@ class ControlPolicy(Policy):
             "temperature": self.temperature,
             "normalize_observations": self.normalizer is not None,
         }
-        (path / "policy.json").write_text(json.dumps(arguments, indent=2) + "\n")
+        (path / _ARGUMENTS).write_text(json.dumps(arguments, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> ControlPolicy:
+        """The policy that was saved in a folder.
+
+        Raises:
+            UserError: there is none, or its files do not match.
+        """
+        path = Path(path)
+        if not (path / _ARGUMENTS).is_file():
+            raise UserError(f"{path} has no {_ARGUMENTS}; expected the export of a run in an environment")
+        try:
+            arguments = json.loads((path / _ARGUMENTS).read_text())
+            spaces: dict[str, Any] = arguments.pop("spaces")
+            spaces |= {name: tuple(spaces[name]) for name in ("low", "high")}  # JSON has no tuples
+            with seeded(0):
+                policy = cls(Spaces(**spaces), **arguments)
+            policy.load_state_dict(load_file(path / _POLICY))
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} holds no policy that can be loaded: {reason}") from error
+        return policy
 
 
 class ControlCritic(ValueNetwork):

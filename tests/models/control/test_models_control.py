@@ -1,7 +1,6 @@
 """Perceptrons in environments: what they read, say, keep and refuse."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
@@ -238,22 +237,34 @@ def test_start_follows_from_the_seed_of_the_run_alone():
 
 
 @BOTH
-def test_policy_is_saved_with_what_builds_it(tmp_path, spaces):
+def test_saved_policy_plays_as_before(tmp_path, spaces):
     policy = scattered(
         ControlPolicy(spaces, hidden=(5, 6), temperature=0.5, normalize_observations=True, activation="relu")
     )
     policy.normalizer.update(random(20, 3))
     policy.save(tmp_path / "export")
-    assert same(load_file(tmp_path / "export" / "policy.safetensors"), snapshot(policy))
-    arguments = json.loads((tmp_path / "export" / "policy.json").read_text())
-    sizes = arguments.pop("spaces")
-    assert Spaces(**{**sizes, "low": tuple(sizes["low"]), "high": tuple(sizes["high"])}) == spaces
-    assert arguments == {
-        "hidden": [5, 6],
-        "activation": "relu",
-        "temperature": 0.5,
-        "normalize_observations": True,
-    }
+    state = torch.random.get_rng_state()
+    loaded = ControlPolicy.load(tmp_path / "export")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert same(snapshot(loaded), snapshot(policy))
+    assert loaded.spaces == spaces
+    observations, noise = (
+        random(4, 3).float(),
+        policy.noise(row_keys(seed=0, stream=0, iteration=0, rows=torch.arange(4))),
+    )
+    assert torch.equal(loaded.act(observations, noise), policy.act(observations, noise))
+
+
+def test_policy_that_cannot_be_loaded_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"has no policy.json; expected the export of a run in an environment"):
+        ControlPolicy.load(tmp_path)
+    built(CHOICES).save(tmp_path)
+    (tmp_path / "policy.json").write_text(
+        (tmp_path / "policy.json").read_text().replace('"choices": 4', '"choices": 5')
+    )
+    with pytest.raises(UserError, match="holds no policy that can be loaded") as refusal:
+        ControlPolicy.load(tmp_path)
+    assert "\n" not in str(refusal.value)
 
 
 def test_critic_is_saved(tmp_path):
