@@ -11,6 +11,7 @@ import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -149,7 +150,7 @@ def file_lines(path: str, file: Path) -> Iterator[bytes]:
 
 def _json_object(where: str, line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8").rstrip())
+        value = json.loads(line.decode("utf-8").rstrip(), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text (byte {error.start + 1}); expected one JSON object") from error
     except (ValueError, RecursionError) as error:
@@ -159,6 +160,15 @@ def _json_object(where: str, line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         kind = {list: "an array", str: "a string", type(None): "null"}.get(type(value), "a number or boolean")
         raise UserError(f"{where}: {kind}; expected one JSON object per line")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different: JSON readers keep the last of two and say nothing."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice!r} is given twice")
     return value
 
 

@@ -173,8 +173,7 @@ class TextTask(Task):
                     "expected prompts to train on that are not held out"
                 )
         if dropped:
-            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
-            log.warning("%s: dropped %d records (%s)", self._source.path, sum(dropped.values()), counts)
+            log.warning("%s: dropped %d records (%s)", self._source.path, dropped.total(), _counted(dropped))
         return _Data({"train": train, "heldout": heldout}, dropped)
 
     def _read(self, source: Source) -> tuple[list[TextRecord], Counter[str]]:
@@ -201,7 +200,8 @@ class TextTask(Task):
                 )
             records.append(record)
         if not records:
-            raise UserError(f"{source.path}: all {dropped.total()} records were dropped; expected some to be left")
+            all_of_them = f"all {dropped.total()} records were dropped"
+            raise UserError(f"{source.path}: {all_of_them}; expected some to be left ({_counted(dropped)})")
         return records, dropped
 
     def _heldout_count(self, keys: list[str]) -> int:
@@ -218,6 +218,10 @@ class TextTask(Task):
 class _Data(NamedTuple):
     splits: dict[str, list[TextRecord]]
     dropped: Counter[str]
+
+
+def _counted(dropped: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
 
 
 def _first_layout(source: Source) -> Layout:
