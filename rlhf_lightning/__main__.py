@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from rlhf_lightning.cli.text_streams import BROKEN_PIPE, check_arguments, drop_output, show_any_character, use_utf8
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 
@@ -22,11 +23,20 @@ _NAMES = ", ".join(COMMANDS)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for a mistake of the user's, 130 when interrupted."""
-    if argv is None and not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())  # for modules of the user's own, as under ``python -m``
+    if argv is None:
+        use_utf8()
+        show_any_character()
+        if not {"", os.getcwd()} & set(sys.path):
+            sys.path.insert(0, os.getcwd())  # for modules of the user's own, as under ``python -m``
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(argv)
+        check_arguments(argv)
+        status = _dispatch(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        drop_output()
+        return BROKEN_PIPE
     except UserError as error:
         if os.environ.get("RLHF_LIGHTNING_TRACEBACK"):
             raise

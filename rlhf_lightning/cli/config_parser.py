@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
@@ -46,6 +49,13 @@ class ConfigParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         raise ParseError(message) from ex
+
+    def parse_path(self, path: str | os.PathLike[str], *arguments: Any, **options: Any) -> Namespace:
+        """Parse a file as UTF-8, in every locale; files that it names are looked for beside it."""
+        file = Path_fr(path)
+        with file.relative_path_context():
+            content = Path(file.absolute).read_text(encoding="utf-8")
+            return self.parse_string(content, Path(path).name, *arguments, **options)
 
 
 class ConfigFile(ActionConfigFile):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -89,6 +90,14 @@ def plan_run(
         UserError: the directory holds a finished run, an unfinished one with another configuration or with damaged
             checkpoints only, or no run.
     """
+    try:
+        os.fsencode(directory)
+        str(directory).encode()
+    except UnicodeEncodeError as error:
+        expected = "one that file names can have here (PYTHONUTF8=1 allows all)"
+        raise UserError(
+            f"the run directory {str(directory)!a} has a name that cannot be written; expected {expected}"
+        ) from error
     if file := next((parent for parent in directory.parents if parent.is_file()), None):
         raise UserError(f"{file} is a file; expected a folder for runs (choose another --runs_dir)")
     if directory.exists() and not directory.is_dir():

@@ -84,6 +84,11 @@ def test_run_directory_belongs_to_one_process_at_a_time():
     assert plan_run(run, {"a": 1}, overwrite=True).set_aside
 
 
+def test_run_name_that_is_no_text_is_refused():
+    with pytest.raises(UserError, match=r"the run directory 'runs/caf\\udce9' has a name that cannot be written"):
+        plan_run(Path("runs/caf\udce9"), {}, overwrite=False)
+
+
 def test_run_directory_of_a_process_that_trains_is_left_alone_by_one_that_fails():
     run, late = Path("run"), RunDirectory(plan_run(Path("run"), {}, overwrite=False), {})
     first = RunDirectory(plan_run(run, {}, overwrite=False), {"a": 1})

@@ -13,8 +13,10 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -125,17 +127,17 @@ def json_lines(path: str, lines: Iterable[bytes]) -> Iterator[Located]:
         yield where, _json_object(where, line)
 
 
-def file_lines(path: str, file: Path) -> Iterator[bytes]:
-    """The lines of a plain or gzipped file, without a byte-order mark.
+def file_lines(path: str, file: Path | BufferedReader) -> Iterator[bytes]:
+    """The lines of a plain or gzipped file, or of one that is open, without a byte-order mark.
 
     Raises:
         UserError: it cannot be read, or its gzip data is damaged.
     """
     number = 0
     try:
-        with file.open("rb") as raw:
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as raw:
             packed = raw.peek(2)[:2] == _GZIP_MAGIC
-            with gzip.open(raw) if packed else raw as stream:
+            with gzip.open(raw) if packed else nullcontext(raw) as stream:
                 for number, line in enumerate(stream, start=1):
                     yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except EOFError as error:
