@@ -39,6 +39,10 @@ class EncodedResponses:
     truncated_prompts: int = 0
     truncated_responses: int = 0
 
+    def rows(self) -> list[tuple[int, ...]]:
+        """The token ids of each response, without padding."""
+        return [tuple(ids[mask].tolist()) for ids, mask in zip(self.actions, self.action_mask, strict=True)]
+
     def to(self, device: torch.device | str) -> EncodedResponses:
         """The same on another device."""
         return replace(

@@ -47,6 +47,11 @@ class EncodedTexts:
     truncated_prompts: int = 0
     truncated_responses: int = 0
 
+    def rows(self) -> list[tuple[int, ...]]:
+        """The token ids of each prompt with its response, without padding."""
+        masks = self.inputs["attention_mask"].bool()
+        return [tuple(ids[mask].tolist()) for ids, mask in zip(self.inputs["input_ids"], masks, strict=True)]
+
     def to(self, device: torch.device | str) -> EncodedTexts:
         """The same on another device."""
         return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
