@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rlhf_lightning.cli.text_streams import BROKEN_PIPE, check_arguments, drop_output, show_any_character, use_utf8
+from rlhf_lightning.cli.text_streams import BROKEN_PIPE, check_arguments, output_failure, show_any_character, use_utf8
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 
@@ -22,7 +22,10 @@ _NAMES = ", ".join(COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for a mistake of the user's, 130 when interrupted."""
+    """Run one command and return its exit status.
+
+    0, 2 for a mistake of the user's, 130 when interrupted, 141 when nobody reads the output any more.
+    """
     if argv is None:
         use_utf8()
         show_any_character()
@@ -32,11 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_arguments(argv)
         status = _dispatch(argv)
-        sys.stdout.flush()
+        print(end="", flush=True)
         return status
-    except BrokenPipeError:  # whoever read the output has gone, as `head` does
-        drop_output()
-        return BROKEN_PIPE
+    except OSError:
+        failure = output_failure()
+        if failure is None:
+            raise
+        if isinstance(failure, BrokenPipeError):  # whoever read the output has gone, as `head` does
+            return BROKEN_PIPE
+        _tell(f"the output cannot be written: {failure.strerror}")
+        return 2
     except UserError as error:
         if os.environ.get("RLHF_LIGHTNING_TRACEBACK"):
             raise

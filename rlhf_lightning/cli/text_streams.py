@@ -47,6 +47,11 @@ def check_arguments(argv: Sequence[str]) -> None:
             raise UserError(f"the argument {given!r} is not UTF-8; expected text in UTF-8") from None
 
 
-def drop_output() -> None:
-    """Let what is still to be written go nowhere, so that the interpreter does not fail to write it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def output_failure() -> OSError | None:
+    """Why output cannot be written, if that is so; what is still to be written then goes nowhere, without complaint."""
+    try:
+        print(flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None

@@ -93,6 +93,8 @@ def _prompts(given: list[str], file: str | None) -> list[Prompt]:
         return list(given)
     if file and file != "-":
         return read_prompts(file)
+    if sys.stdin is None:
+        raise UserError("standard input is closed; expected prompts there, as arguments or by --file")
     if sys.stdin.isatty():
         print("reading prompts from standard input, one per line; end with Ctrl-D", file=sys.stderr)
     return read_prompts(sys.stdin)

@@ -87,6 +87,23 @@ def test_output_that_nobody_reads_ends_without_complaint():
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        ("--help > /dev/full", 2, b"error: the output cannot be written: No space left on device\n"),
+        ("--help >&-", 0, b""),
+        ("generate nothing <&-", 2, b"error: standard input is closed; expected prompts there, as arguments or by"),
+    ],
+)
+def test_streams_that_are_full_or_closed(words, status, line):
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    call = ["sh", "-c", f"{sys.executable} -m rlhf_lightning {words}"]
+    done = subprocess.run(call, env=env, capture_output=True, check=False)
+    assert done.returncode == status
+    assert done.stderr.startswith(line)
+    assert done.stderr.count(b"\n") == bool(line)
+
+
 @pytest.mark.slow
 def test_texts_pass_through_a_program_in_another_locale(tmp_path):
     """A byte-order mark is no text, input is UTF-8 in any locale, and output gets escapes for what it cannot hold."""
