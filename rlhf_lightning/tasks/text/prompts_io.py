@@ -67,7 +67,7 @@ def read_responses(path: str | Path) -> list[Answer]:
                 f"{where}: the layout is {record.layout.title}; expected prompt/response, prompt/completion or "
                 "messages ending with an assistant turn"
             )
-        answers.append(Answer(record.prompt, record.responses[0], {key: _storable(fields[key]) for key in fields}))
+        answers.append(Answer(record.prompt, record.responses[0], _storable(fields)))
     return answers
 
 
