@@ -21,7 +21,8 @@ def use_utf8() -> None:
     Outside of this mode, which Python 3.15 makes the default (PEP 686), arguments, names of files and whatever a
     library opens without naming an encoding are text in the encoding of the locale.
     """
-    if os.environ.get("PYTHONUTF8") != "1" and codecs.lookup(locale.getencoding()).name != "utf-8":
+    tried = sys.flags.utf8_mode or os.environ.get("PYTHONUTF8") == "1"
+    if not tried and codecs.lookup(locale.getencoding()).name != "utf-8":
         os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts, too
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
