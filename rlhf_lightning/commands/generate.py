@@ -60,7 +60,9 @@ def _parser() -> LineParser:
     parser.add_argument(
         "prompts", nargs="*", default=[], help="prompts; without any, they are read from --file or standard input"
     )
-    parser.add_argument("--file", help="JSONL of prompt or messages, or text with one prompt per line; - for stdin")
+    parser.add_argument(
+        "--file", help="JSONL of prompt or messages, or text with one prompt per line, in UTF-8; - for stdin"
+    )
     parser.add_argument("--raw", action="store_true", help="continue a text as it stands, without chat template")
     parser.add_argument("--samples", type=positive, default=1, help="answers per prompt (default %(default)s)")
     parser.add_argument("--greedy", action="store_true", help="take the most probable token each time")
