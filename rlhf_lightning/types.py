@@ -190,13 +190,14 @@ class Trajectories(Rows):
 
     Args:
         context: the inputs on which the actions are conditioned.
-        actions: token ids or discrete actions, or vectors [B, T, D]; undefined where ``action_mask`` is False.
+        actions: token ids or discrete actions, or vectors of whole or real numbers [B, T, D]; undefined where
+            ``action_mask`` is False.
         action_mask: True at the actions that were taken, the end-of-sequence token included; without gaps.
         old_logprobs: log-probability of each action at sampling, under the tempered distribution.
     """
 
     context: Context
-    actions: Int[Tensor, "B T"] | Float[Tensor, "B T D"]
+    actions: Int[Tensor, "B T *D"] | Float[Tensor, "B T D"]
     action_mask: Bool[Tensor, "B T"]
     old_logprobs: Float[Tensor, "B T"]
 
