@@ -15,15 +15,11 @@ from rlhf_lightning.records.metrics import Experience, Metric
 from rlhf_lightning.rewards.handling import RewardHandling
 from rlhf_lightning.rewards.objectives import DeclaredWeights, ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
-from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.rewards.source import RewardSource, is_reserved
 from rlhf_lightning.rollout.responses import ResponseCollector
 from rlhf_lightning.rollout.statistics import TEXT_METRICS, WIN_RATE, score_statistics, text_statistics
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Prompt, ScoredRollout
-
-TAKEN = ("score", "gold", "reward", "entropy", "perplexity", "length_mean", "eos_rate", "distinct_2", "disagreement")
-TAKEN_BEGINNINGS = ("score_", "gold_", "weight_", "kl_", "win_rate")
-"""Names that monitors cannot have, since ``objective/NAME`` and ``eval/NAME`` are metrics already."""
 
 
 class RolloutDataModule(CollectionDataModule):
@@ -242,5 +238,6 @@ def _text_policy(policy: Policy) -> TextPolicy:
 def _check_monitors(monitors: Mapping[str, RewardSource]) -> None:
     """Refuse names that other metrics have, or that cannot be the name of a metric."""
     for name in monitors:
-        if not re.fullmatch(r"[\w-]+", name) or name in TAKEN or name.startswith(TAKEN_BEGINNINGS):
+        taken = is_reserved(name) or name == "disagreement" or name.startswith(("score_", "gold_"))
+        if taken or not re.fullmatch(r"[\w-]+", name):
             raise UserError(f"data.init_args.monitors: {name!r} is taken or no name for a metric; expected another")

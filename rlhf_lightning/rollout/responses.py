@@ -25,7 +25,7 @@ from rlhf_lightning.models.language.text import decode_responses, encode_prompts
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.ops.rewards import last_action_rewards
-from rlhf_lightning.rewards.source import Judgement, RewardSource, judged
+from rlhf_lightning.rewards.source import Judgement, RewardSource, is_reserved, judged
 from rlhf_lightning.rewards.task_reward import give_gold
 from rlhf_lightning.rollout.engine import DecodingEngine, engine_for
 from rlhf_lightning.rollout.joining import join_rollouts
@@ -138,7 +138,7 @@ class ResponseCollector:
             judgement = judged(self.reward, prompts, texts)
             measures: dict[str, Tensor] = {}
             for name, values in self._measured(judgement, prompts, texts):
-                if name in measures:
+                if name in measures or (is_reserved(name) and name != "gold"):
                     raise UserError(f"{name} is measured twice; expected other names of monitors, objectives or parts")
                 measures[name] = values
         _check_same_measures({"score": judgement.scores, **measures})
