@@ -83,9 +83,8 @@ class IndependentCategoricals(ActionDistribution):
 
     def draw(self, noise: Float[Tensor, "*N A"] | None) -> Int[Tensor, "*N D"]:
         """A sample by the Gumbel-max rule; the noise has one number per choice, entry after entry."""
-        if noise is None:
-            return torch.stack([entry.draw(None) for entry in self.entries], dim=-1)
-        parts = noise.split([entry.log_softmax.shape[-1] for entry in self.entries], dim=-1)
+        sizes = [entry.log_softmax.shape[-1] for entry in self.entries]
+        parts = [None] * len(sizes) if noise is None else noise.split(sizes, dim=-1)
         return torch.stack([entry.draw(part) for entry, part in zip(self.entries, parts, strict=True)], dim=-1)
 
 

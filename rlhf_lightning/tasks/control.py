@@ -112,14 +112,14 @@ def _refusal(environment: str, kwargs: dict[str, Any], error: Exception) -> str:
 def _plain(env: Env[Any, Any], *, environment: str) -> Wrapper[Any, Any, Any, Any]:
     """The environment with each observation as one vector, where its space can be flattened, and rewards as numbers.
 
-    Images are left as they are: perceptrons do not see in them what is where.
+    Images (bytes in three dimensions) are left as they are: perceptrons do not see in them what is where.
     """
     from gymnasium.spaces import Box
     from gymnasium.wrappers import FlattenObservation, TransformReward
 
     numbers = TransformReward(env, partial(_one_number, environment=environment))
     space = numbers.observation_space
-    if isinstance(space, Box) and (len(space.shape) == 1 or space.dtype == np.uint8):
+    if isinstance(space, Box) and (len(space.shape) == 1 or (len(space.shape) == 3 and space.dtype == np.uint8)):
         return numbers
     try:
         flat = FlattenObservation(numbers)

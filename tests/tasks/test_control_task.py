@@ -134,6 +134,7 @@ def test_observations_that_are_no_vectors_are_refused(shown):
         (MultiDiscrete([2, 3]), 5),
         (MultiBinary(3), 3),
         (Box(-1, 1, (2, 2)), 4),
+        (Box(0, 2, (3, 3), np.uint8), 9),
         (Dict({"position": VECTOR, "gear": Discrete(4)}), 7),
         (Tuple([VECTOR, Dict({"switches": MultiBinary(2)})]), 5),
     ],
