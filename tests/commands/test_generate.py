@@ -8,8 +8,8 @@ import tiny_models
 import torch
 
 from rlhf_lightning.__main__ import main
+from rlhf_lightning.models.language.markup import prompt_ids
 from rlhf_lightning.models.language.policy import LanguagePolicy
-from rlhf_lightning.models.language.text import prompt_ids
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.models.language.lora import save_merged
-from rlhf_lightning.models.language.text import check_vocabulary, stop_ids
+from rlhf_lightning.models.language.markup import stop_ids
+from rlhf_lightning.models.language.text import check_vocabulary
 from rlhf_lightning.models.language.trunk import (
     chunk_tokens,
     context_length,
@@ -93,7 +94,14 @@ class LanguagePolicy(TextPolicy):
         return hidden_before(self.model, part.context, part.actions, part.action_mask)
 
     def save(self, path: Path) -> None:
-        """Write model and tokenizer, chat template included, in the Hugging Face format."""
+        """Write model and tokenizer, chat template included, in the Hugging Face format.
+
+        The generation settings name every token at which this policy stops.
+        """
+        settings = self.model.generation_config
+        named = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+        if unnamed := [token_id for token_id in self.stop_ids if token_id not in named]:
+            settings.eos_token_id = [*(token_id for token_id in named if token_id is not None), *unnamed]
         save_merged(self.model, path)
         self.tokenizer.save_pretrained(path)
 
