@@ -13,6 +13,14 @@ from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.spelling import (
+    marked,
+    marked_ids,
+    plain_ids,
+    special_tokens,
+    spells_special_tokens,
+    token_ids,
+)
 from rlhf_lightning.types import Message, Prompt
 
 PLAIN_CHAT_TEMPLATE = (
@@ -30,7 +38,7 @@ def plain_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The plain template, which begins with BOS if the tokenizer puts one before a text."""
     special = set(tokenizer.all_special_ids)
     word = str(tokenizer.convert_ids_to_tokens(next(i for i in range(len(tokenizer)) if i not in special)))
-    adds_bos = text_ids(word, tokenizer) == [tokenizer.bos_token_id, *_ids(word, tokenizer)]
+    adds_bos = _around(word, tokenizer)[0] == [tokenizer.bos_token_id]
     return "{{ bos_token }}" + PLAIN_CHAT_TEMPLATE if adds_bos else PLAIN_CHAT_TEMPLATE
 
 
@@ -51,26 +59,26 @@ def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, *, encoder: b
         encoder: for an encoder such as BERT: everything that its tokenizer puts around a text. A decoder continues the
             prompt, so what would stand behind it is left out.
     """
-    text = prompt_text(prompt, tokenizer)
-    if encoder:
-        ids = text_ids(without_bos(text, tokenizer), tokenizer, encoder=True)
-    else:
-        ids = text_ids(text, tokenizer) if isinstance(prompt, str) else _ids(text, tokenizer)
+    is_text = isinstance(prompt, str)
+    ids = plain_ids(prompt, tokenizer) if isinstance(prompt, str) else _conversation_ids(prompt, tokenizer)
+    if is_text or encoder:
+        before, behind = _around(prompt_text(prompt, tokenizer), tokenizer)
+        has_them = not is_text and ids[: len(before)] == before  # the template has written BOS
+        ids = [*([] if has_them else before), *ids, *(behind if encoder else [])]
     if not ids:
         raise UserError(f"the prompt {prompt!r} has no tokens; expected at least one")
     return ids
 
 
-def text_ids(text: str, tokenizer: PreTrainedTokenizerBase, *, encoder: bool = False) -> list[int]:
-    """Token ids of a text with what the tokenizer puts before it, and for an encoder with what it puts behind it."""
-    ids = _ids(text, tokenizer, add_special_tokens=True)
-    if encoder:
-        return ids
-    bare = _ids(text, tokenizer)
-    if not bare:
-        return ids[:1] if ids[:1] == [tokenizer.bos_token_id] else []
-    start = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), len(ids))
-    return ids[: start + len(bare)]
+def _around(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself puts before a text, and behind it."""
+    encoding = tokenizer(text, return_special_tokens_mask=True)
+    ids, added = encoding["input_ids"], encoding["special_tokens_mask"]
+    own = [place for place, by_the_tokenizer in enumerate(added) if not by_the_tokenizer]
+    if own:
+        return ids[: own[0]], ids[own[-1] + 1 :]
+    count = int(ids[:1] == [tokenizer.bos_token_id])  # what stands before no text is BOS alone
+    return ids[:count], ids[count:]
 
 
 def reply_ids(prompt: Prompt, response: str, tokenizer: PreTrainedTokenizerBase, *, stop_id: int) -> list[int]:
@@ -81,7 +89,7 @@ def reply_ids(prompt: Prompt, response: str, tokenizer: PreTrainedTokenizerBase,
     """
     eos = tokenizer.eos_token_id
     closing = eos if isinstance(prompt, str) and eos is not None else stop_id
-    return [*_ids(response, tokenizer), closing]
+    return [*plain_ids(response, tokenizer), closing]
 
 
 def answered_ids(
@@ -92,7 +100,8 @@ def answered_ids(
     The second part begins with the first token that the prompt alone does not have, and goes on to the end of the
     text, even behind the end of the turn.
     """
-    whole, prompt_alone = _ids(answered_text(prompt, response, tokenizer), tokenizer), prompt_ids(prompt, tokenizer)
+    turns = [*prompt, {"role": "assistant", "content": response}]
+    whole, prompt_alone = _conversation_ids(turns, tokenizer, answered=True), prompt_ids(prompt, tokenizer)
     pairs = zip(whole[:-1], prompt_alone, strict=False)
     start = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole) - 1, len(prompt_alone)))
     return whole[: max(start, 1)], whole[max(start, 1) :]
@@ -117,8 +126,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     except UserError:  # a prompt that needs the template is refused with its own message
         return None
     behind = text.rpartition(_PROBE[-1]["content"])[2]
-    added = tokenizer.added_tokens_decoder.values()
-    special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+    special = special_tokens(tokenizer)
     found = [(behind.index(token), -len(token), token) for token in special if token in behind]
     return cast(int, tokenizer.convert_tokens_to_ids(min(found)[2])) if found else None
 
@@ -153,13 +161,8 @@ def _rendered(turns: list[Message], tokenizer: PreTrainedTokenizerBase, *, answe
         raise UserError(f"the chat template cannot render the {what} {turns!r}: {error}") from error
 
 
-def _ids(text: str, tokenizer: PreTrainedTokenizerBase, *, add_special_tokens: bool = False) -> list[int]:
-    try:
-        return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
-    except Exception as error:  # the library's own class is the plain one
-        if "Missing [UNK]" not in str(error):
-            raise
-        raise UserError(
-            f"the tokenizer has no token for some of {text!r:.80}, and none for unknown words; expected words of its "
-            f"vocabulary, such as {', '.join(map(repr, sorted(tokenizer.get_vocab())[:5]))}"
-        ) from error
+def _conversation_ids(turns: list[Message], tokenizer: PreTrainedTokenizerBase, *, answered: bool = False) -> list[int]:
+    if not spells_special_tokens(turns, tokenizer):
+        return token_ids(_rendered(turns, tokenizer, answered=answered), tokenizer)
+    marked_turns, mark = marked(turns, tokenizer)
+    return marked_ids(_rendered(marked_turns, tokenizer, answered=answered), tokenizer, mark)

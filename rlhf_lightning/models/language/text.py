@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.markup import answered_ids, prompt_ids, reply_ids, shortened
+from rlhf_lightning.models.language.spelling import spells_special_tokens
 from rlhf_lightning.models.language.trunk import input_embedding
 from rlhf_lightning.types import Prompt, TokenContext
 
@@ -24,6 +25,7 @@ class EncodedResponses:
         actions: response tokens, the end-of-sequence token included, padded on the right.
         truncated_prompts: how many prompts were cut at the start to fit.
         truncated_responses: how many responses were cut at the end to fit.
+        spelled: how many rows spell out a special token in their text, which is read as plain text.
     """
 
     context: TokenContext
@@ -31,6 +33,7 @@ class EncodedResponses:
     action_mask: Bool[Tensor, "B T"]
     truncated_prompts: int = 0
     truncated_responses: int = 0
+    spelled: int = 0
 
     def to(self, device: torch.device | str) -> EncodedResponses:
         """The same on another device."""
@@ -120,7 +123,7 @@ def encode_responses(
     """
     contexts: list[list[int]] = []
     replies: list[list[int]] = []
-    truncated = 0
+    truncated = spelled = 0
     for prompt, response in zip(prompts, responses, strict=True):
         longest = max_response_tokens
         if as_rendered and not isinstance(prompt, str):
@@ -132,13 +135,24 @@ def encode_responses(
         contexts.append(context)
         replies.append(reply[:longest])
         truncated += len(reply) > longest
+        spelled += spells_special_tokens([prompt, response], tokenizer)
     context_batch, truncated_prompts = _contexts(contexts, [context_length - len(row) for row in replies], tokenizer)
-    return EncodedResponses(context_batch, *padded(replies, left=False), truncated_prompts, truncated)
+    return EncodedResponses(context_batch, *padded(replies, left=False), truncated_prompts, truncated, spelled)
 
 
 def decode_responses(
-    actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"], tokenizer: PreTrainedTokenizerBase
+    actions: Int[Tensor, "B T"],
+    action_mask: Bool[Tensor, "B T"],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    stop_ids: Sequence[int] | None = None,
 ) -> list[str]:
-    """Responses as text, without special tokens."""
+    """Responses as text, without special tokens.
+
+    Args:
+        stop_ids: keep all special tokens but one of these at the end of a response; None to keep none.
+    """
     rows = [row[mask].tolist() for row, mask in zip(actions.cpu(), action_mask.cpu(), strict=True)]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    if stop_ids is not None:
+        rows = [row[:-1] if row and row[-1] in stop_ids else row for row in rows]
+    return tokenizer.batch_decode(rows, skip_special_tokens=stop_ids is None, clean_up_tokenization_spaces=False)

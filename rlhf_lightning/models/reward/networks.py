@@ -28,6 +28,7 @@ from rlhf_lightning.models.language.markup import (
     turn_end,
     without_bos,
 )
+from rlhf_lightning.models.language.spelling import plain_ids, spells_special_tokens
 from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_responses
 from rlhf_lightning.models.language.trunk import context_length, hidden_states, score_layer, trainable
 from rlhf_lightning.models.reward.surprise import SurpriseHead
@@ -44,11 +45,13 @@ class EncodedTexts:
         inputs: arguments of the model's ``forward``, each [B, S] and padded on the right.
         truncated_prompts: how many prompts were cut at the start to fit.
         truncated_responses: how many responses were cut at the end to fit.
+        spelled: how many rows spell out a special token in their text, which is read as plain text.
     """
 
     inputs: dict[str, Int[Tensor, "B S"]]
     truncated_prompts: int = 0
     truncated_responses: int = 0
+    spelled: int = 0
 
     def to(self, device: torch.device | str) -> EncodedTexts:
         """The same on another device."""
@@ -224,7 +227,7 @@ class EncoderNetwork(ClassifierNetwork):
         texts: list[tuple[str, ...]] = []
         truncated_responses = 0
         for prompt, response in zip(prompts, responses, strict=True):
-            ids = tokenizer(response, add_special_tokens=False)["input_ids"]
+            ids = plain_ids(response, tokenizer)
             if len(ids) > length // 2:
                 truncated_responses += 1
                 response = str(tokenizer.decode(ids[: length // 2]))
@@ -234,7 +237,8 @@ class EncoderNetwork(ClassifierNetwork):
         if truncated_prompts:
             rows = [self._tokens(row, truncation="only_first", max_length=length) for row in texts]
         inputs = _padded(rows, pad_id=tokenizer.pad_token_id or 0)
-        return EncodedTexts(inputs, truncated_prompts, truncated_responses)
+        spelled = sum(spells_special_tokens(list(pair), tokenizer) for pair in zip(prompts, responses, strict=True))
+        return EncodedTexts(inputs, truncated_prompts, truncated_responses, spelled)
 
     def _texts(self, prompt: Prompt, response: str) -> tuple[str, ...]:
         """A prompt and a response, or both in one text where a template of the encoder's own renders them."""
@@ -245,7 +249,10 @@ class EncoderNetwork(ClassifierNetwork):
         return (answered_text(prompt, response, self.tokenizer),)
 
     def _tokens(self, texts: tuple[str, ...], **options: Any) -> Mapping[str, list[int]]:
-        return self.tokenizer(*texts, add_special_tokens=len(texts) == 2, return_attention_mask=True, **options)
+        pair = len(texts) == 2
+        if pair and spells_special_tokens(list(texts), self.tokenizer):
+            options["split_special_tokens"] = True
+        return self.tokenizer(*texts, add_special_tokens=pair, return_attention_mask=True, **options)
 
     def forward(self, encoded: EncodedTexts) -> Float[Tensor, "B C"]:
         """The model's own scores."""

@@ -15,6 +15,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.checkpoints import load_model, load_tokenizer
 from rlhf_lightning.models.language.lora import save_merged
 from rlhf_lightning.models.language.markup import reply_ids, stop_ids
+from rlhf_lightning.models.language.spelling import spells_special_tokens
 from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_prompts, padded
 from rlhf_lightning.models.language.trunk import context_length, padded_right, trainable
 from rlhf_lightning.models.reward.networks import KIND, RewardNetwork
@@ -79,8 +80,13 @@ class SeparateNetwork(RewardNetwork):
         words, length = self.tokenizer, context_length(self.prompts)
         context, cut = encode_prompts(prompts, words, max_tokens=length, encoder=words.sep_token_id is not None)
         replies = [reply_ids(*pair, words, stop_id=self.closing_id) for pair in zip(prompts, responses, strict=True)]
-        actions, action_mask = padded([reply[:length] for reply in replies], left=False)
-        return EncodedResponses(context, actions, action_mask, cut, sum(len(reply) > length for reply in replies))
+        return EncodedResponses(
+            context,
+            *padded([reply[:length] for reply in replies], left=False),
+            truncated_prompts=cut,
+            truncated_responses=sum(len(reply) > length for reply in replies),
+            spelled=sum(spells_special_tokens(list(pair), words) for pair in zip(prompts, responses, strict=True)),
+        )
 
     def forward(self, encoded: EncodedResponses) -> Float[Tensor, "B C"]:
         """Scores of each response to its prompt."""
