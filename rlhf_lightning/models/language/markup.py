@@ -59,12 +59,17 @@ def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, *, encoder: b
         encoder: for an encoder such as BERT: everything that its tokenizer puts around a text. A decoder continues the
             prompt, so what would stand behind it is left out.
     """
-    is_text = isinstance(prompt, str)
-    ids = plain_ids(prompt, tokenizer) if isinstance(prompt, str) else _conversation_ids(prompt, tokenizer)
-    if is_text or encoder:
-        before, behind = _around(prompt_text(prompt, tokenizer), tokenizer)
-        has_them = not is_text and ids[: len(before)] == before  # the template has written BOS
-        ids = [*([] if has_them else before), *ids, *(behind if encoder else [])]
+    before: list[int] = []
+    behind: list[int] = []
+    if isinstance(prompt, str):
+        ids = plain_ids(prompt, tokenizer)
+        before, behind = _around(prompt, tokenizer)
+    else:
+        ids = _conversation_ids(prompt, tokenizer)
+        if encoder:
+            before, behind = _around(prompt_text(prompt, tokenizer), tokenizer)
+            ids = ids[len(before) :] if ids[: len(before)] == before else ids  # the template may write BOS, too
+    ids = [*before, *ids, *(behind if encoder else [])]
     if not ids:
         raise UserError(f"the prompt {prompt!r} has no tokens; expected at least one")
     return ids

@@ -93,7 +93,7 @@ class ClassifierNetwork(RewardNetwork):
 
     Args:
         model: the model, with a label for each output.
-        given_head: the head was fitted by another program: it is read as transformers does.
+        given_head: the head is fitted already, and what the model says of padding holds.
     """
 
     as_rendered: bool

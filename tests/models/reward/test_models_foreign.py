@@ -7,7 +7,7 @@ import tiny_markup
 import tiny_models
 import torch
 from tiny_markup import FAMILIES
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 from rlhf_lightning.models.language.markup import turn_end
 from rlhf_lightning.models.reward.networks import DecoderNetwork
@@ -114,6 +114,20 @@ def test_an_export_of_an_earlier_version_is_read_as_it_was_fitted(tmp_path):
     ids = torch.tensor([[*prompt, *words("ok")["input_ids"], end]])  # without the line break behind the turn
     expected = own.score(own.base_model(ids).last_hidden_state[0, -1]).item()
     assert RewardModel.from_pretrained(tmp_path).score([SAID], ["ok"]).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_encoder_with_a_template_reads_what_it_renders(tmp_path):
+    tokens = ("[PAD]", "[CLS]", "[SEP]", "<|im_start|>", "<|im_end|>")
+    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    words = tiny_markup.tokenizer(*tokens, single="[CLS] $A [SEP]", template=tiny_markup.CHATML, **names)
+    words.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = BertConfig(
+        vocab_size=tiny_markup.VOCABULARY, pad_token_id=words.pad_token_id, num_labels=1, initializer_range=1.0, **sizes
+    )
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    found = RewardModel.from_pretrained(tmp_path).score(PROMPTS, RESPONSES)
+    close(found, by_transformers(tmp_path, conversations(tmp_path)))
 
 
 def test_a_long_reply_takes_the_room_that_its_prompt_leaves(tmp_path):
