@@ -42,6 +42,8 @@ class RolloutDataModule(CollectionDataModule):
         length_penalty: subtracted for each token beyond ``length_free``; 0.001 to 0.01 standard deviations of the
             rewards.
         length_free: number of tokens without penalty.
+        keep_special_tokens: rewards read the special tokens that the policy writes, such as an added ``<answer>``, but
+            not the one that ends a response.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class RolloutDataModule(CollectionDataModule):
         monitors: dict[str, RewardSource] | None = None,
         length_penalty: float = 0.0,
         length_free: int = 0,
+        keep_special_tokens: bool = False,
     ) -> None:
         super().__init__(task)
         task.require(frozenset({"prompts"}), by=type(self).__name__)
@@ -88,7 +91,12 @@ class RolloutDataModule(CollectionDataModule):
         self.samples_per_prompt = samples_per_prompt
         self.eval_prompts = eval_prompts
         self.responses = ResponseCollector(
-            reward, self.gold, monitors=monitors, max_new_tokens=max_new_tokens, decode_batch_size=decode_batch_size
+            reward,
+            self.gold,
+            monitors=monitors,
+            max_new_tokens=max_new_tokens,
+            decode_batch_size=decode_batch_size,
+            keep_special_tokens=keep_special_tokens,
         )
         self.handling = RewardHandling(
             _as_list(scaling),
