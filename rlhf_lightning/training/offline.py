@@ -24,7 +24,6 @@ from rlhf_lightning.training.optimization import Optimization
 
 Example = TypeVar("Example")
 
-PROMPTS_SHORTENED, RESPONSES_SHORTENED = "data/prompts_shortened", "data/responses_shortened"
 LEFT_OUT = "data/left_out"
 """Examples whose responses are equal once they are token ids and cut."""
 EQUAL = (
@@ -68,8 +67,8 @@ class Offline(Module, Generic[Example]):
         if log_every < 1:
             raise UserError(f"model.init_args.log_every must be at least 1, got {log_every}")
         self.log_every = log_every
-        self.counts = dict.fromkeys((PROMPTS_SHORTENED, RESPONSES_SHORTENED, LEFT_OUT), 0.0)
-        """What did not go into the steps so far as it was given; logged where it is not 0."""
+        self.counts = dict.fromkeys((*_counts(()), LEFT_OUT), 0.0)
+        """Examples that did not go into the steps so far as they were given; logged where it is not 0."""
 
     # -- what a subclass defines -------------------------------------------------------------------------------
 
@@ -175,12 +174,9 @@ class Offline(Module, Generic[Example]):
             self.manual_backward(loss / total)
             for name, value in {"loss": loss, **measured}.items():
                 sums[name] = sums[name] + value.detach()
-        counts = {
-            PROMPTS_SHORTENED: self._number(sum(part.encoded.truncated_prompts for part in parts)),
-            RESPONSES_SHORTENED: self._number(sum(part.encoded.truncated_responses for part in parts)),
-            LEFT_OUT: self._number(len(own_rows(len(examples))) - sum(len(part.examples) for part in parts)),
-        }
-        reduced = self.reduced(sums | counts)
+        left_out = len(own_rows(len(examples))) - sum(len(part.examples) for part in parts)
+        own = _counts([part.encoded for part in parts]) | {LEFT_OUT: left_out}
+        reduced = self.reduced(sums | {name: self._number(count) for name, count in own.items()})
         if counted:
             if reduced[LEFT_OUT] and not self.counts[LEFT_OUT] and rank() == 0:
                 log.warning(
@@ -236,3 +232,12 @@ class Offline(Module, Generic[Example]):
     def experience(self) -> Experience:
         """The examples of each step."""
         return Experience(self.data.unit, per_step=self.data.batch_size)
+
+
+def _counts(encoded: Sequence[EncodedResponses]) -> dict[str, int]:
+    """How many examples did not fit into the context, and how many spell out special tokens."""
+    return {
+        "data/prompts_shortened": sum(part.truncated_prompts for part in encoded),
+        "data/responses_shortened": sum(part.truncated_responses for part in encoded),
+        "data/special_tokens_spelled": sum(part.spelled for part in encoded),
+    }
