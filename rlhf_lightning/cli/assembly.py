@@ -24,7 +24,9 @@ from rlhf_lightning.cli.checks import as_list, by_iteration
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, process_rank
 from rlhf_lightning.records.config_files import read_config
-from rlhf_lightning.records.run_directory import CHECKPOINTS, RunDirectory, plan_run
+from rlhf_lightning.records.inputs import inputs_of
+from rlhf_lightning.records.run_directory import CHECKPOINTS, RunDirectory
+from rlhf_lightning.records.run_plan import plan_run
 
 log = logging.getLogger(__name__)
 

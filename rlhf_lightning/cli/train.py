@@ -97,6 +97,8 @@ def train(
     seed_everything(seed, workers=True, verbose=False)
     with run.cleaning_up(), _interruptible():
         run.set_aside()
+        parts = {key: getattr(model, key) for key in ("task", "backbone") if hasattr(model, key)}
+        run.note_inputs({**parts, "model": model, "data": data, "trainer.callbacks": list(callbacks)})
         run.fit(Trainer(**completed(trainer, run.directory, model, run)), model, datamodule=data)
     run.finish()
     return load_run(run.directory)

@@ -62,8 +62,12 @@ def inputs_of(components: Mapping[str, Any]) -> list[Input]:
 
 
 def write_inputs(directory: Path, inputs: Iterable[Input]) -> None:
-    """Keep them with a run."""
-    write_atomically(directory / INPUTS, json.dumps([asdict(one) for one in inputs], indent=1) + "\n")
+    """Keep them with a run; no file where there are none."""
+    content = [asdict(one) for one in inputs]
+    if content:
+        write_atomically(directory / INPUTS, json.dumps(content, indent=1) + "\n")
+    else:
+        (directory / INPUTS).unlink(missing_ok=True)
 
 
 def read_inputs(directory: Path) -> list[Input]:
