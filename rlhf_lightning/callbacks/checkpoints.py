@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -17,6 +18,8 @@ from rlhf_lightning.callbacks.listener import Listener, axis_of, position
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, is_dry_run, validation_follows
 from rlhf_lightning.records.checkpoint_files import BEST, LAST, kept, link, settle, sync_lines
+
+log = logging.getLogger(__name__)
 
 Mode: TypeAlias = Literal["max", "min"]
 
@@ -97,6 +100,8 @@ class Checkpoints(Checkpoint, Listener):
         self._began_at = position(trainer, None)
         if self._ended:  # killed between its last checkpoint and its end: Lightning's EarlyStopping would train on
             trainer.should_stop = True
+            if trainer.is_global_zero:
+                log.warning("a callback had ended this run before its length: it does not train on")
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:

@@ -13,9 +13,9 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.checkpoint_files import newest_intact
 from rlhf_lightning.records.config_files import read_config, setting
 from rlhf_lightning.records.files import is_temporary
-from rlhf_lightning.records.inputs import changed_inputs
+from rlhf_lightning.records.inputs import INPUTS, changed_inputs
 from rlhf_lightning.records.locks import check_free
-from rlhf_lightning.records.run_directory import CHECKPOINTS, CONFIG, DONE, ENVIRONMENT, INPUTS, KEPT, Plan
+from rlhf_lightning.records.run_directory import CHECKPOINTS, CONFIG, DONE, ENVIRONMENT, KEPT, Plan
 
 _OF_LOGGERS = frozenset({"wandb", "lightning_logs"})
 """What loggers may leave of a run that never started; W&B writes it as its process ends."""
