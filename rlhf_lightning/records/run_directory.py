@@ -177,7 +177,7 @@ class RunDirectory:
         """Put an earlier run back, the whole or the part of it that stands aside."""
         aside, halfway = self.path / ASIDE, self.path / HALFWAY
         try:
-            if aside.is_dir():
+            if aside.is_dir() and not halfway.is_dir():
                 aside.rename(halfway)
             if halfway.is_dir():
                 self._move(halfway, self.path, first=CONFIG, last=CHECKPOINTS)

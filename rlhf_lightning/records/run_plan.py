@@ -72,7 +72,7 @@ def plan_run(
         raise UserError(f"{directory} exists and holds no run ({CONFIG} is missing); choose another --name")
     if overwrite:
         return Plan(directory, set_aside=True)
-    if DONE in entries and not _is_longer(read_config(directory / CONFIG), config):
+    if DONE in entries and not _is_longer(directory / CONFIG, config):
         raise UserError(
             f"{directory} holds a finished run; pass --overwrite to replace it, --name for another directory, or a "
             "larger trainer.max_epochs or max_steps to train longer (in Python: overwrite=True, name, max_epochs, …)"
@@ -136,7 +136,12 @@ def _changes_nothing(key: str) -> bool:
     return below or key.rpartition(".")[2] in _NOT_COMPARED_ANYWHERE
 
 
-def _is_longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _is_longer(file: Path, new: Mapping[str, Any]) -> bool:
+    """Whether a run is to be longer than the one whose configuration is in a file."""
+    try:
+        old = read_config(file)
+    except UserError:  # damaged: nothing can be said, and the run that is there stays
+        return False
     return any(_is_larger(setting(old, key), setting(new, key)) for key in _LENGTH)
 
 
