@@ -88,7 +88,7 @@ class Optimization:
             groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
         )
         optimizer.register_load_state_dict_pre_hook(_with_own_settings)
-        return {"optimizer": optimizer, "lr_scheduler": Course(optimizer, partial(self.factor, length=length))}
+        return {"optimizer": optimizer, "lr_scheduler": ScheduledRates(optimizer, partial(self.factor, length=length))}
 
     def factor(self, step: int, *, length: int) -> float:
         """What learning rates are multiplied by at a step, counted from 0, of a schedule with ``length`` steps."""
@@ -106,7 +106,7 @@ class Optimization:
 # -- checkpoints: the state is theirs, the settings are the configuration's -----------------------------------------
 
 
-class Course(LambdaLR):
+class ScheduledRates(LambdaLR):
     """Learning rates over a run. A checkpoint says how far it is; the rates and their course are settings."""
 
     @override
