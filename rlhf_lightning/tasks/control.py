@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from textwrap import shorten
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -52,6 +54,8 @@ class Control(Task):
         try:
             self.spaces = _spaces(environment, vector)
             spec = vector.envs[0].spec
+            # the package that registers the environment, and the module that its class stands in
+            self._modules = (environment.rpartition(":")[0], type(vector.envs[0].unwrapped).__module__)
         finally:
             vector.close()
         if spec is None or spec.max_episode_steps is None:
@@ -60,6 +64,10 @@ class Control(Task):
                 "give task.init_args.max_episode_steps, such as 1000"
             )
         self.max_episode_steps = spec.max_episode_steps
+
+    def reads(self) -> list[ModuleType]:
+        """The environment's code."""
+        return [sys.modules[name] for name in self._modules if name in sys.modules]
 
     def interface(self) -> Spaces:
         """What the networks read and write."""

@@ -30,7 +30,8 @@ def failing(monkeypatch, where, *words):
 def test_fit_leaves_a_complete_run_directory(capsys):
     assert fit(*toy()) == 0
     assert run_files(RUN) == [
-        "DONE", "checkpoints", "config.yaml", "environment.json", "export", "metrics.csv", "samples.jsonl",
+        "DONE", "checkpoints", "config.yaml", "environment.json", "export", "inputs.json", "metrics.csv",
+        "samples.jsonl",
     ]  # fmt: skip
     assert run_files(RUN / "checkpoints") == ["best.ckpt", "last-1.ckpt", "last.ckpt"]
     environment = json.loads((RUN / "environment.json").read_text())
@@ -55,8 +56,8 @@ def test_fit_refuses_a_finished_directory(capsys):
     written = {path: path.stat().st_mtime_ns for path in RUN.rglob("*")}
     assert fit(*toy()) == 2
     assert capsys.readouterr().err == (
-        f"error: {RUN} holds a finished run; pass --overwrite to replace it, or --name for another directory "
-        "(in Python: overwrite=True, or another name)\n"
+        f"error: {RUN} holds a finished run; pass --overwrite to replace it, --name for another directory, or a "
+        "larger trainer.max_epochs or max_steps to train longer (in Python: overwrite=True, name, max_epochs, …)\n"
     )
     assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == written
 

@@ -148,7 +148,7 @@ class KLControl:
         return {"controller": type(self).__name__, "coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint.
+        """Restore the state of a checkpoint: none here, where the coefficient is a setting.
 
         Raises:
             UserError: another controller wrote it.
@@ -158,7 +158,6 @@ class KLControl:
                 f"the checkpoint was written with model.init_args.kl {state.get('controller')}, and this run has "
                 f"{type(self).__name__}; expected the same"
             )
-        self.coef = state["coef"]
 
 
 @dataclass
@@ -189,6 +188,11 @@ class TargetedKLControl(KLControl, ABC):
     @abstractmethod
     def update(self, kl: float) -> None:
         """Apply the rule."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the coefficient."""
+        super().load_state_dict(state)
+        self.coef = state["coef"]
 
 
 @dataclass

@@ -76,6 +76,10 @@ class LanguageBackbone(Backbone):
         self.special_tokens_in_text = special_tokens_in_text
         self.lora = lora
 
+    def reads(self) -> list[str]:
+        """The folder of the checkpoint."""
+        return [] if self.checkpoint is None else [self.checkpoint]
+
     def policy(self, interface: Callable[[], object], *, temperature: float = 1.0) -> LanguagePolicy:
         """The checkpoint as a policy, or a model built from scratch for the task's own tokenizer."""
         tokenizer = self.tokenizer(interface)
