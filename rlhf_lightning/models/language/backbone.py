@@ -97,8 +97,9 @@ class LanguageBackbone(Backbone):
             critic = LanguageCritic(self._adapted(self._reward_model(init, policy)))
         else:
             critic = LanguageCritic(self._adapted(_classifier_from(policy.model, outputs or 1)), outputs)
-            nn.init.zeros_(score_layer(critic.model).weight)
         check_scorer(critic.model)
+        if init is None:
+            nn.init.zeros_(score_layer(critic.model).weight)
         return critic
 
     def _reward_model(self, path: str, policy: LanguagePolicy) -> PreTrainedModel:

@@ -58,9 +58,10 @@ class JointEncoder(Architecture):
         if self.surprise and not hasattr(model, "score"):
             raise UserError(f"architecture.init_args.surprise needs a language model; {type(model).__name__} is none")
         head = new_surprise_head(backbone.policy(interface).model, outputs) if self.surprise else None
+        network = classifier_network(model, tokenizer, head)  # before scores that start at 0 would pass every check
         if new:
             _initialize(_scoring_layer(model), seed)
-        return classifier_network(model, tokenizer, head)
+        return network
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Each output is the score in one objective, by one annotator, or by one annotator
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lightning.models.language.check import check_scorer
+from rlhf_lightning.models.language.check import check_scorer, compare
 from rlhf_lightning.models.language.checkpoints import load_model, load_tokenizer
 from rlhf_lightning.models.language.lora import save_merged
 from rlhf_lightning.models.language.text import (
@@ -216,13 +216,29 @@ def classifier_network(
     """A reward network on a sequence-classification model, which is a decoder if it has a layer named ``score``.
 
     Raises:
-        UserError: a decoder cannot be run the way this package runs it.
+        UserError: the model cannot be run the way this package runs it.
     """
     if hasattr(model, "score"):
         network = DecoderNetwork(model, tokenizer, surprise)
         check_scorer(network.model)
         return network
-    return EncoderNetwork(model, tokenizer)
+    encoder = EncoderNetwork(model, tokenizer)
+    _check_encoder(encoder)
+    return encoder
+
+
+def _check_encoder(network: EncoderNetwork) -> None:
+    """Compare scores of a few texts of different lengths with those of each alone."""
+    middle = len(network.tokenizer) // 2  # where words are, behind special tokens and letters
+    texts = [str(network.tokenizer.decode(list(range(middle, middle + length)))) for length in (1, 3, 8, 20)]
+
+    def own() -> Iterator[Tensor]:
+        return iter([torch.cat([network(network.encode([a], [b])) for a, b in zip(texts, texts[::-1], strict=True)])])
+
+    def ours() -> Iterator[Tensor]:
+        return iter([network(network.encode(texts, texts[::-1]))])
+
+    compare(network.model, own, ours, "expected an encoder that reads each text by itself, such as bert or roberta")
 
 
 def _padded(rows: Sequence[Mapping[str, list[int]]], *, pad_id: int) -> dict[str, Int[Tensor, "B S"]]:
