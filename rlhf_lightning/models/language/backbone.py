@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,8 @@ from rlhf_lightning.models.language.trunk import context_length, score_layer
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.models.state import seeded
 
+log = logging.getLogger(__name__)
+
 _STYLES = ("gpt2", "llama")
 
 
@@ -41,7 +44,8 @@ class LanguageBackbone(Backbone):
         layers: number of its blocks.
         heads: attention heads per block.
         context_length: maximum number of tokens of prompt and response together.
-        checkpoint: folder or hub name of a causal language model; the arguments above are then not used.
+        checkpoint: folder or hub name of a causal language model; the arguments above are then not used. The auxiliary
+            loss that keeps the routers of a mixture of experts balanced is left out: no algorithm adds it to its own.
         trust_remote_code: run model code that comes with a checkpoint; only for checkpoints that you trust.
         lora: train low-rank adapters instead of the weights. This applies to every network: a critic and a reward
             model get adapters of their own on their trunk, and train all weights of their heads.
@@ -78,6 +82,8 @@ class LanguageBackbone(Backbone):
         policy = LanguagePolicy(model, tokenizer, temperature=temperature)
         if self.checkpoint is not None:
             check_language_model(policy.model)
+            if getattr(model.config.get_text_config(), "router_aux_loss_coef", 0.0):
+                log.warning("checkpoint %s: the auxiliary loss of its routers is left out", self.checkpoint)
         return policy
 
     def critic(
