@@ -138,8 +138,8 @@ def _loaded(auto: Any, path: str, kind: str, **options: Any) -> Any:
             ) from error
         if not Path(path).exists() and "couldn't connect" in reason:
             raise UserError(
-                f"{kind} {path} is no folder here, and the hub cannot be reached; expected a connection to it, the model "
-                "in its cache (HF_HOME), or a folder such as runs/NAME/export"
+                f"{kind} {path} is no folder here, and the hub cannot be reached; expected a connection to it, the "
+                "model in its cache (HF_HOME), or a folder such as runs/NAME/export"
             ) from error
         raise UserError(f"{kind} {path} cannot be loaded: {reason[:300]}") from error
 

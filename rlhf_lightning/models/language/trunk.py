@@ -45,11 +45,12 @@ def position_border(config: PretrainedConfig) -> int | None:
     of kind ``dynamic`` begins behind the context, where no row ends.
     """
     parameters = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    kinds = [
-        parameters,
-        *(kind for kind in parameters.values() if isinstance(kind, Mapping)),
-    ]  # some have one per layer
-    borders = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    layers = [kind for kind in parameters.values() if isinstance(kind, Mapping)]  # some have one for each kind of layer
+    borders = [
+        kind["original_max_position_embeddings"]
+        for kind in (parameters, *layers)
+        if kind.get("rope_type") == "longrope"
+    ]
     return min(borders, default=None)
 
 

@@ -223,22 +223,31 @@ def classifier_network(
         check_scorer(network.model)
         return network
     encoder = EncoderNetwork(model, tokenizer)
-    _check_encoder(encoder)
+    check_texts(encoder, encoder.model)
     return encoder
 
 
-def _check_encoder(network: EncoderNetwork) -> None:
-    """Compare scores of a few texts of different lengths with those of each alone."""
-    middle = len(network.tokenizer) // 2  # where words are, behind special tokens and letters
-    texts = [str(network.tokenizer.decode(list(range(middle, middle + length)))) for length in (1, 3, 8, 20)]
+def check_texts(network: RewardNetwork, model: PreTrainedModel) -> None:
+    """Compare scores of a few texts of different lengths with those of each alone, and with a second evaluation.
+
+    Args:
+        model: the network's own, which is named where it is refused.
+
+    Raises:
+        UserError: they differ.
+    """
+    known = range(len(network.tokenizer) // 2, len(network.tokenizer))  # words: letters come before them
+    ids = [known[i % len(known)] for i in range(20)]
+    texts = [str(network.tokenizer.decode(ids[:length])) for length in (1, 3, 8, 20)]
+    others = texts[::-1]
 
     def own() -> Iterator[Tensor]:
-        return iter([torch.cat([network(network.encode([a], [b])) for a, b in zip(texts, texts[::-1], strict=True)])])
+        return iter([torch.cat([network(network.encode([a], [b])) for a, b in zip(texts, others, strict=True)])])
 
     def ours() -> Iterator[Tensor]:
-        return iter([network(network.encode(texts, texts[::-1]))])
+        return iter([network(network.encode(texts, others))])
 
-    compare(network.model, own, ours, "expected an encoder that reads each text by itself, such as bert or roberta")
+    compare(model, own, ours, "expected one that reads each text by itself, such as bert or roberta")
 
 
 def _padded(rows: Sequence[Mapping[str, list[int]]], *, pad_id: int) -> dict[str, Int[Tensor, "B S"]]:

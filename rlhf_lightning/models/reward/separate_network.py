@@ -17,7 +17,7 @@ from rlhf_lightning.models.language.checkpoints import load_model, load_tokenize
 from rlhf_lightning.models.language.lora import save_merged
 from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_responses, stop_ids
 from rlhf_lightning.models.language.trunk import context_length, padded_right, trainable
-from rlhf_lightning.models.reward.networks import KIND, RewardNetwork
+from rlhf_lightning.models.reward.networks import KIND, RewardNetwork, check_texts
 from rlhf_lightning.models.state import save_weights
 from rlhf_lightning.types import Prompt, TokenContext
 
@@ -117,7 +117,9 @@ def load_separate(path: str) -> SeparateNetwork:
         interaction.load_state_dict(state)
     except Exception as error:  # safetensors has exceptions of its own
         raise UserError(f"{KIND} {path} cannot be loaded: {FILE} is missing or unreadable") from error
-    return SeparateNetwork(prompts, responses, interaction, load_tokenizer(path, kind=KIND))
+    network = SeparateNetwork(prompts, responses, interaction, load_tokenizer(path, kind=KIND))
+    check_texts(network, prompts)
+    return network
 
 
 def _mean_state(model: PreTrainedModel, ids: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B H"]:

@@ -250,6 +250,16 @@ def test_targets_in_a_mixture_are_the_ones_asked_for(target, layers):
     assert {name.split(".lora_")[0].removeprefix("model.") for name in trained(model)} == layers
 
 
+def test_a_mixture_says_that_the_loss_of_its_routers_is_left_out(tmp_path, caplog):
+    tiny_models.policy("mixtral", **MIXTURES["mixtral"]).save(tmp_path / "mixture")
+    tiny_models.policy("llama").save(tmp_path / "plain")
+    with caplog.at_level(logging.WARNING):
+        on(tmp_path / "plain").policy(None)
+        assert "routers" not in caplog.text
+        on(tmp_path / "mixture", lora=None).policy(None)
+    assert "mixture: the auxiliary loss of its routers is left out" in caplog.text
+
+
 # -- what is exported ------------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,8 @@ def test_an_encoder_that_mixes_texts_with_padding_is_refused(tmp_path):
     pair_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"FNetForSequenceClassification is not supported: .*beside other rows"):
         RewardModel.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"FNetModel is not supported"):
+        SeparateEncoders().build(LanguageBackbone(checkpoint=str(tmp_path)), None, outputs=1, seed=0)
 
 
 def test_an_encoder_is_trained_from_a_checkpoint_without_a_head(tmp_path):
