@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         "--kl_coef",
         type=_price,
         default=0.3,
-        help="β, the price of a nat of KL to the reference (default %(default)s)",
+        help="β, the price of a nat of KL to the reference, 0 for none (default %(default)s)",
     )
     parser.add_argument(
         "--runs",
@@ -121,6 +121,6 @@ def _price(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
     return number

@@ -29,7 +29,8 @@ class Optimization:
         betas: of Adam.
         eps: of Adam.
         microbatch_size: sequences per device whose activations exist at one time; None for all at once.
-            Trades memory for time and changes no result.
+            Trades memory for time and changes results by rounding only, which bf16-mixed makes visible: there metrics
+            differ by 1e-4 to 1e-1.
     """
 
     lr: float = 1e-4

@@ -201,8 +201,8 @@ class OnPolicy(Module, Generic[BatchT]):
         row = {**self.rollouts.statistics(drawn)}
         row |= {f"timing/{name}": value for name, value in drawn.timings.items()}
         row |= {"rollout/tokens_per_second": tokens / drawn.timings["rollout_seconds"]}
-        if drawn.prompts_shortened:
-            row |= {"rollout/prompts_shortened": drawn.prompts_shortened}
+        counts = {"prompts_shortened": drawn.prompts_shortened, "special_tokens_spelled": drawn.prompts_spelled}
+        row |= {f"rollout/{name}": count for name, count in counts.items() if count}
         return row | self.rollouts.counters(self.current_epoch)
 
     # -- for update --------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.trunk import context_length, feed, hidden_states, language_head, score_layer
@@ -48,7 +48,7 @@ def check_language_model(model: PreTrainedModel) -> None:
         head = language_head(model)
         return (head(states(model)) for states in (_read, _decoded, _beside_the_end))
 
-    compare(model, own, ours, _EXPECTED)
+    _compare(model, own, ours, _EXPECTED)
 
 
 def check_scorer(model: PreTrainedModel) -> None:
@@ -70,11 +70,37 @@ def check_scorer(model: PreTrainedModel) -> None:
     def ours() -> Iterator[Tensor]:
         return (score_layer(model)(states(model)) for states in (_read, _beside_the_end))
 
-    compare(model, own, ours, _EXPECTED)
+    _compare(model, own, ours, _EXPECTED)
+
+
+def check_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, scores: Callable[[list[str], list[str]], Tensor]
+) -> None:
+    """Compare scores of a few responses to prompts of other lengths with those of each alone.
+
+    Args:
+        model: what the scores come from.
+        scores: of responses (second argument) to prompts.
+
+    Raises:
+        UserError: they differ, or two evaluations do.
+    """
+    known = range(len(tokenizer) // 2, len(tokenizer))  # words: letters come before them
+    ids = [known[i % len(known)] for i in range(20)]
+    prompts = [str(tokenizer.decode(ids[:length])) for length in (1, 3, 8, 20)]
+    responses = prompts[::-1]
+
+    def own() -> Iterator[Tensor]:
+        return iter([torch.cat([scores([a], [b]) for a, b in zip(prompts, responses, strict=True)])])
+
+    def ours() -> Iterator[Tensor]:
+        return iter([scores(prompts, responses)])
+
+    _compare(model, own, ours, "expected one that reads each text by itself, such as bert or roberta")
 
 
 @torch.no_grad()
-def compare(
+def _compare(
     model: PreTrainedModel, own: Callable[[], Iterator[Tensor]], ours: Callable[[], Iterator[Tensor]], expected: str
 ) -> None:
     """Compare what this package computes with what the model gives for each row alone, and with a second evaluation.

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.language.backbone import LanguageBackbone
-from rlhf_lightning.models.reward.networks import RewardNetwork, check_texts, classifier_network
+from rlhf_lightning.models.reward.networks import RewardNetwork, classifier_network
 from rlhf_lightning.models.reward.separate_network import Interaction, SeparateNetwork
 from rlhf_lightning.models.reward.surprise import new_surprise_head
 from rlhf_lightning.models.state import seeded
@@ -58,8 +58,8 @@ class JointEncoder(Architecture):
         if self.surprise and not hasattr(model, "score"):
             raise UserError(f"architecture.init_args.surprise needs a language model; {type(model).__name__} is none")
         head = new_surprise_head(backbone.policy(interface).model, outputs) if self.surprise else None
-        network = classifier_network(model, tokenizer, head)  # checked before scores start at 0, which passes any check
-        if new:
+        network = classifier_network(model, tokenizer, head, given_head=not new)
+        if new:  # only now: scores of 0 would pass any check
             _initialize(_scoring_layer(model), seed)
         return network
 
@@ -78,7 +78,7 @@ class SeparateEncoders(Architecture):
         with seeded(seed):
             interaction = Interaction(prompts.config.get_text_config().hidden_size, outputs)
         network = SeparateNetwork(prompts, responses, interaction, tokenizer)
-        check_texts(network, network.prompts)
+        network.check()
         _initialize(interaction.score, seed)
         return network
 

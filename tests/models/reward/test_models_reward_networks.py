@@ -246,7 +246,7 @@ def test_separate_encoders_start_from_a_masked_language_model(tmp_path):
     encoded = network.encode(["the cat", long], ["red dog", long])
     assert (encoded.truncated_prompts, encoded.truncated_responses) == (1, 1)
     scores = network(encoded)
-    asked, said = torch.tensor([[3, 13, 8, 1]]), torch.tensor([[5, 9, 1]])
+    asked, said = encoded.context.input_ids[:1][encoded.context.attention_mask[:1]][None], torch.tensor([[5, 9, 1]])
     p, r = (trunk(ids).last_hidden_state[0].mean(0) for ids in (asked, said))
     torch.testing.assert_close(scores[0], network.interaction(p[None], r[None])[0], rtol=0, atol=1e-4)
     RewardModel([network]).save(tmp_path / "export")
