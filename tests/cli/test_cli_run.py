@@ -243,3 +243,17 @@ def test_validate_takes_the_checkpoint_of_the_run(capsys):
     assert "eval/loss" in shown
     before = Path("runs/steps/metrics.csv").read_text()
     assert before == Path("runs/steps/metrics.csv").read_text()
+
+
+def test_null_reaches_an_argument_of_an_object_among_the_arguments():
+    words = ["--config", "configs/tasks/bandit.yaml", "--config", "configs/algorithms/ppo.yaml", "--name", "a"]
+    words += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    nulls = {"critic": "clip_range", "optimization": "microbatch_size", "kl": "init_args.loss"}
+    words += [f"--model.init_args.{name}.{argument}=null" for name, argument in nulls.items()]
+    words += ["--model.init_args.critic.lr", "0.5"]  # one that is no null stays beside it
+    assert fit("fit", *words) == 0
+    arguments = yaml.safe_load(Path("runs/a/config.yaml").read_text())["model"]["init_args"]
+    assert arguments["critic"]["clip_range"] is None
+    assert arguments["critic"]["lr"] == 0.5
+    assert arguments["optimization"]["microbatch_size"] is None
+    assert arguments["kl"]["init_args"]["loss"] is None
