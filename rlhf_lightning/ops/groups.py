@@ -4,14 +4,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlhf_lightning.ops.scaling import magnitude
 
-def _deviations(scores: Float[Tensor, " B"], group_size: int) -> Float[Tensor, "N G"]:
-    """Score minus the mean of its group; exactly 0 where all scores of a group are equal."""
+
+def _deviations(scores: Float[Tensor, " B"], group_size: int) -> tuple[Float[Tensor, "N G"], Float[Tensor, "N 1"]]:
+    """Score minus the mean of its group, exactly 0 where all scores of a group are equal; and the unit it is in."""
     groups = scores.reshape(-1, group_size)
+    unit = magnitude(groups, each_row=True)  # sums and squares of scores of 1e19 and more would overflow
+    groups = groups / unit
     # The mean of equal numbers can differ from them by a rounding error, which dividing by the standard deviation would
     # amplify. Subtracting the first score makes them exactly 0.
     groups = groups - groups[:, :1]
-    return groups - groups.mean(-1, keepdim=True)
+    return groups - groups.mean(-1, keepdim=True), unit
 
 
 def leave_one_out_advantages(scores: Float[Tensor, " B"], *, group_size: int) -> Float[Tensor, " B"]:
@@ -23,7 +27,8 @@ def leave_one_out_advantages(scores: Float[Tensor, " B"], *, group_size: int) ->
     Args:
         group_size: G ≥ 2.
     """
-    return (_deviations(scores, group_size) * group_size / (group_size - 1)).reshape(-1)
+    deviations, unit = _deviations(scores, group_size)
+    return (deviations * group_size / (group_size - 1) * unit).reshape(-1)
 
 
 def group_advantages(
@@ -39,11 +44,11 @@ def group_advantages(
         group_size: G ≥ 2.
         eps: ε, such as 1e-4; advantages of equal scores are 0 with any ε.
     """
-    deviations = _deviations(scores, group_size)
-    if normalize_std:
-        std = (deviations.square().sum(-1, keepdim=True) / (group_size - 1)).sqrt()
-        deviations = deviations / (std + eps)
-    return deviations.reshape(-1)
+    deviations, unit = _deviations(scores, group_size)
+    if not normalize_std:
+        return (deviations * unit).reshape(-1)
+    std = (deviations.square().sum(-1, keepdim=True) / (group_size - 1)).sqrt()
+    return (deviations / (std + eps / unit)).reshape(-1)
 
 
 def best_of_group(scores: Float[Tensor, " B"], *, group_size: int) -> Int[Tensor, " N"]:

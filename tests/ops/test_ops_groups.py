@@ -128,6 +128,14 @@ def test_equal_scores_have_no_advantage_at_all(dtype, score, size):
     assert leave_one_out_advantages(scores, group_size=size).tolist() == [0] * size
 
 
+@pytest.mark.parametrize("size", [1e19, 3e38])
+def test_group_advantages_of_huge_scores(size):
+    # one score in four: deviations 3/4 and −1/4 of it, standard deviation 1/2 of it, as for a score of 1
+    scores = torch.tensor([size, 0, 0, 0, 1.0, 0, 0, 0])
+    advantages = group_advantages(scores, group_size=4, normalize_std=True, eps=1e-12)
+    assert advantages.tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5] * 2)
+
+
 def test_a_broken_score_stays_in_its_group():
     scores = torch.tensor([NAN, 1.0, 0.0, 2.0])
     for advantages in (
