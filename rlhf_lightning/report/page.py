@@ -50,20 +50,22 @@ def render(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
     }
     labels = names(runs)
     named = list(zip(labels, runs, strict=True))
-    verdicts = [(name, judge(policy)) for name, run in named if (policy := run.policy)]
+    verdicts = {name: judge(policy) for name, run in named if (policy := run.policy)}
     return environment.get_template("page.html").render(
         css=Markup(_stylesheet(folder)),
         title=" · ".join(labels),
         names=labels,
         state=[_state(run) for run in runs],
-        verdicts=verdicts,
+        verdicts=list(verdicts.items()),
         warnings=[(name, entry) for name, run in named for entry in _warnings(run)],
         supervised=[sentence for run in runs for sentence in _supervised(run)],
         groups=summary.summary(runs),
         missing=summary.missing(runs),
         differences=summary.differences(runs),
         figures=figures,
-        conversations=[_conversations(name, run, verdicts, 6 if len(runs) == 1 else 3) for name, run in named],
+        conversations=[
+            _conversations(name, run, verdicts.get(name), 6 if len(runs) == 1 else 3) for name, run in named
+        ],
         configurations=_configurations(runs),
         markup=Markup,
     )
@@ -111,10 +113,10 @@ def _supervised(run: Run) -> list[str]:
     return sentences
 
 
-def _conversations(name: str, run: Run, verdicts: Sequence[tuple[str, Verdict]], most: int) -> dict[str, Any]:
+def _conversations(name: str, run: Run, verdict: Verdict | None, most: int) -> dict[str, Any]:
     policy = run.policy
     samples = policy.samples if policy else []
-    peak = next((verdict.peak for of, verdict in verdicts if of == name), None)
+    peak = verdict.peak if verdict else None
     gold = any(sample.get("gold") is not None for sample in samples)
     scored = bool(policy and len(policy.series("eval/score")) and not (gold and trained_on_gold(policy)))
     # Where nobody judges replies, every score in the samples is 0.
