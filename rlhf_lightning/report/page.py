@@ -121,16 +121,25 @@ def _conversations(name: str, run: Run, verdict: Verdict | None, most: int) -> d
     scored = bool(policy and len(policy.series("eval/score")) and not (gold and trained_on_gold(policy)))
     # Where nobody judges replies, every score in the samples is 0.
     measure = "score" if scored else "gold" if gold else "kl"
-    moved = {"score": "score changed most", "gold": "gold reward changed most", "kl": "reply moved furthest"}
     return {
         "name": name,
         "axis": policy.axis if policy else "",
         "gold": gold,
         "score": scored,
-        "chosen": moved[measure],
+        "chosen": _chosen(list(replies.changes(samples, measure).values()), measure),
         "course": replies.through_training(samples, peak, measure),
         "exchanges": replies.before_and_after(samples, peak, most=most),
     }
+
+
+def _chosen(moved: Sequence[float], measure: str) -> str:
+    """Why a prompt is shown, and how many others went its way."""
+    if measure == "kl":
+        return "reply moved furthest"
+    rose = sum(moved) >= 0
+    alike = sum(change > 0 if rose else change < 0 for change in moved)
+    name = "gold reward" if measure == "gold" else measure
+    return f"{name} {'rose' if rose else 'fell'} most, as it did for {alike} of {len(moved)}"
 
 
 def _configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:
