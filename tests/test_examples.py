@@ -119,6 +119,7 @@ def workspace(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_runs(example, workspace, monkeypatch):
     monkeypatch.chdir(workspace)

@@ -24,7 +24,9 @@ from rlhf_lightning.cli.checks import as_list, by_iteration
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, process_rank
 from rlhf_lightning.records.config_files import read_config
-from rlhf_lightning.records.run_directory import CHECKPOINTS, RunDirectory, plan_run
+from rlhf_lightning.records.inputs import inputs_of
+from rlhf_lightning.records.run_directory import CHECKPOINTS, RunDirectory
+from rlhf_lightning.records.run_plan import plan_run
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +87,21 @@ class TrainingRun:
         if self.writer is not None:
             self.writer.set_aside()
 
+    def note_inputs(self, components: Mapping[str, Any]) -> None:
+        """Digest what the components read, to be kept with the run.
+
+        Args:
+            components: by their keys in the configuration.
+        """
+        if self.writer is not None:
+            self.writer.inputs = inputs_of(components)
+
     def callbacks(
         self, model: LightningModule, given: Sequence[Callback], progress: Sequence[Callback], *, checkpointing: bool
     ) -> list[Callback]:
         """What writes the files of the run, but for what the user's own callbacks replace, and shows how far it is."""
-        files = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), WarningsFile()]
+        begins = self.plan.resume_from is None
+        files = [RunFiles(self.writer, self.settings, begins=begins), MetricsFile(), SamplesFile(), WarningsFile()]
         own: list[Callback] = [*files, Sigterm(), *progress]  # a module that is not one of ours brings no Sigterm
         if by_iteration(model):
             own += default_detectors(besides=given)

@@ -41,6 +41,17 @@ class ConfigParser(LightningArgumentParser):
     given: Given
     """The settings that are parsed."""
 
+    @override
+    def parse_args(self, args: Any = None, namespace: Any = None, **options: Any) -> Any:
+        """Parse arguments.
+
+        For an argument of an object among the arguments, jsonargparse calls the parser of that object with the value as
+        text, and its null has become ``None`` by then (4.53).
+        """
+        if "defaults" in options:
+            args = [f"{word.removesuffix('None')}null" if word.endswith("=None") else word for word in args]
+        return super().parse_args(args, namespace, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `ParseError`."""
         if not self.exit_on_error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_lightning.plots.measures import measured
-from rlhf_lightning.records.run_directory import flattened
+from rlhf_lightning.records.run_plan import flattened
 from rlhf_lightning.records.runs import POLICIES, Run
 from rlhf_lightning.report.cells import Cell, sections
 

@@ -22,11 +22,12 @@ from rlhf_lightning.distributed import (
     world_size,
 )
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.spelling import spells_special_tokens
 from rlhf_lightning.models.language.text import decode_responses, encode_prompts
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.ops.rewards import last_action_rewards
-from rlhf_lightning.rewards.source import Judgement, RewardSource, judged
+from rlhf_lightning.rewards.source import Judgement, RewardSource, is_reserved, judged
 from rlhf_lightning.rewards.task_reward import give_gold
 from rlhf_lightning.rollout.engine import DecodingEngine, engine_for
 from rlhf_lightning.rollout.joining import join_rollouts
@@ -44,6 +45,7 @@ class ResponseCollector:
         max_new_tokens: maximum length of a response; longer ones are cut.
         monitors: further sources by name, which are only measured, too.
         decode_batch_size: number of responses that one device decodes at a time; None for all at once.
+        keep_special_tokens: responses are scored and shown with the special tokens in them, the last one excepted.
         engine: samples the responses; None for `engine_for` the policy.
     """
 
@@ -55,6 +57,7 @@ class ResponseCollector:
         max_new_tokens: int,
         monitors: Mapping[str, RewardSource] | None = None,
         decode_batch_size: int | None = None,
+        keep_special_tokens: bool = False,
         engine: DecodingEngine | None = None,
     ) -> None:
         self.reward, self.gold = reward, gold
@@ -63,6 +66,7 @@ class ResponseCollector:
             give_gold(source, gold)
         self.max_new_tokens = max_new_tokens
         self.decode_batch_size = decode_batch_size
+        self.keep_special_tokens = keep_special_tokens
         self.engine = engine
         self.prompts_shortened = 0
 
@@ -107,6 +111,7 @@ class ResponseCollector:
             measures=judgement.measures,
             timings={"rollout_seconds": decoded - started, "score_seconds": time.perf_counter() - decoded},
             prompts_shortened=int(all_sum(shortened)),
+            prompts_spelled=sum(spells_special_tokens(prompt, policy.tokenizer) for prompt in prompts),
         )
 
     def _decode(
@@ -131,7 +136,8 @@ class ResponseCollector:
             rows=rows.to(policy.device),
             max_new_tokens=self.max_new_tokens,
         )
-        return rollout, decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer)
+        stops = policy.stop_ids if self.keep_special_tokens else None
+        return rollout, decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer, stop_ids=stops)
 
     def _judge(self, prompts: Sequence[Prompt], texts: Sequence[str], device: torch.device) -> Judgement:
         """The judgement of all ranks' responses; its measures include the objectives, gold and the monitors.
@@ -146,7 +152,7 @@ class ResponseCollector:
             judgement = judged(self.reward, own_prompts, own_texts)
             measures: dict[str, Tensor] = {}
             for name, values in self._measured(judgement, own_prompts, own_texts):
-                if name in measures:
+                if name in measures or (is_reserved(name) and name != "gold"):
                     raise UserError(f"{name} is measured twice; expected other names of monitors, objectives or parts")
                 measures[name] = values
         _check_same_measures({"score": judgement.scores, **measures})

@@ -56,7 +56,7 @@ class Offline(Module, Generic[Example]):
         if log_every < 1:
             raise UserError(f"model.init_args.log_every must be at least 1, got {log_every}")
         self.log_every = log_every
-        self.shortened = {"data/prompts_shortened": 0.0, "data/responses_shortened": 0.0}
+        self.shortened = dict.fromkeys(_counts(()), 0.0)
 
     # -- what a subclass defines -------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Offline(Module, Generic[Example]):
         super().on_load_checkpoint(checkpoint)
         if "shortened" not in checkpoint:
             raise UserError(f"the checkpoint is not one of {type(self).__name__}")
-        self.shortened = checkpoint["shortened"]
+        self.shortened |= checkpoint["shortened"]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step on the global batch of this step."""
@@ -158,10 +158,7 @@ class Offline(Module, Generic[Example]):
             self.manual_backward(loss / total)
             for name, value in {"loss": loss, **measured}.items():
                 sums[name] = sums[name] + value.detach()
-        shortened = {
-            "data/prompts_shortened": self._number(sum(part.encoded.truncated_prompts for part in parts)),
-            "data/responses_shortened": self._number(sum(part.encoded.truncated_responses for part in parts)),
-        }
+        shortened = {name: self._number(count) for name, count in _counts([part.encoded for part in parts]).items()}
         reduced = self.reduced(sums | shortened)
         if counted:
             self.shortened = {name: count + reduced[name] for name, count in self.shortened.items()}
@@ -184,3 +181,12 @@ class Offline(Module, Generic[Example]):
     def experience(self) -> Experience:
         """The examples of each step."""
         return Experience(self.data.unit, per_step=self.data.batch_size)
+
+
+def _counts(encoded: Sequence[EncodedResponses]) -> dict[str, int]:
+    """How many examples did not fit into the context, and how many spell out special tokens."""
+    return {
+        "data/prompts_shortened": sum(part.truncated_prompts for part in encoded),
+        "data/responses_shortened": sum(part.truncated_responses for part in encoded),
+        "data/special_tokens_spelled": sum(part.spelled for part in encoded),
+    }

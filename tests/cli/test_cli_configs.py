@@ -10,7 +10,8 @@ from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records import config_files
 from rlhf_lightning.records.config_files import find_config, read_config
-from rlhf_lightning.records.run_directory import RunDirectory, plan_run
+from rlhf_lightning.records.run_directory import RunDirectory
+from rlhf_lightning.records.run_plan import plan_run
 
 
 @pytest.fixture(autouse=True)

@@ -47,6 +47,7 @@ CALLS = {
     kl.k1: partial(kl.k1, VALUES, VALUES),
     kl.k2: partial(kl.k2, VALUES, VALUES),
     kl.k3: partial(kl.k3, VALUES, VALUES),
+    kl.k3_ratio: partial(kl.k3_ratio, VALUES, VALUES, VALUES),
     kl.halve_double_coefficient: partial(kl.halve_double_coefficient, 0.1, 5.0, target=6.0),
     kl.threshold_coefficient: partial(kl.threshold_coefficient, 0.1, 5.0, target=6.0),
     kl.ziegler_coefficient: partial(kl.ziegler_coefficient, 0.1, 5.0, target=6.0, gain=0.1),

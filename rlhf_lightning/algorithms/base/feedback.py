@@ -138,8 +138,8 @@ class FeedbackAlgorithm(TextLearner[Example]):
     # -- evaluation --------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Measure the starting point, unless the run is resumed or evaluates nothing."""
-        if self.global_step or not self.trainer.enable_validation:
+        """Measure the starting point, unless the run goes on or evaluates nothing."""
+        if self.goes_on or not self.trainer.enable_validation:
             return
         # Lightning counts them here only where the first pass ends with a validation
         batches = self.trainer.num_val_batches or [len(self.data.val_dataloader())]

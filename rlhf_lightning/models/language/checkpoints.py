@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.language.text import PLAIN_CHAT_TEMPLATE
+from rlhf_lightning.models.language.markup import plain_chat_template
 from rlhf_lightning.models.state import seeded
 
 STAGES = {
@@ -96,7 +96,7 @@ def load_tokenizer(path: str, *, kind: str = "checkpoint", trust_remote_code: bo
     if len(tokenizer) == len(tokenizer.all_special_tokens):
         raise UserError(f"{kind} {path} has no tokenizer; expected tokenizer.json beside the model")
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+        tokenizer.chat_template = plain_chat_template(tokenizer)
     return tokenizer
 
 

@@ -60,7 +60,7 @@ class JointEncoder(Architecture):
         head = new_surprise_head(backbone.policy(interface).model, outputs) if self.surprise else None
         if new:
             _initialize(_scoring_layer(model), seed)
-        return classifier_network(model, tokenizer, head)
+        return classifier_network(model, tokenizer, head, given_head=not new)
 
 
 @dataclass(frozen=True)

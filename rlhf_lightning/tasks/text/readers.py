@@ -39,10 +39,12 @@ class Source:
     Args:
         path: as the user wrote it, for messages.
         open: starts reading the records.
+        place: the file or folder; None on the hub.
     """
 
     path: str
     open: Callable[[], Iterator[Located]]
+    place: Path | None = None
 
     def records(self) -> Iterator[Located]:
         """The records in order.
@@ -71,11 +73,12 @@ def locate(path: str) -> Source:
         raise UserError(f"the path of the data is empty; expected {ACCEPTED}")
     file = Path(path).expanduser()
     if file.is_file():
-        return Source(path, _file_reader(path, file))
+        return Source(path, _file_reader(path, file), file)
     folder, colon, split = path.rpartition(":")
     if file.is_dir() or (colon and Path(folder).expanduser().is_dir()):
         name, wanted = (path, None) if file.is_dir() else (folder, split)
-        return Source(path, partial(_read_dataset, path, _checked_folder(name), None, wanted))
+        checked = _checked_folder(name)
+        return Source(path, partial(_read_dataset, path, checked, None, wanted), Path(checked))
     name, wanted = (folder, split) if colon else (path, None)
     hub = _HUB_NAME.fullmatch(name)
     # A path below a folder that exists, or with the suffix of a file, is a file that is missing.

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rlhf_lightning.errors import UserError
@@ -84,6 +85,11 @@ class TextTask(Task):
         self.seed = seed
         self._source = locate(str(path))
         self._heldout_source = None if heldout_path is None else locate(str(heldout_path))
+
+    def reads(self) -> list[Path]:
+        """The files, or the folders of datasets."""
+        sources = (self._source, self._heldout_source)
+        return [source.place for source in sources if source is not None and source.place is not None]
 
     @cached_property
     def provides(self) -> frozenset[str]:  # type: ignore[override]

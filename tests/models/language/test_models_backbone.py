@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.backbone import LanguageBackbone
-from rlhf_lightning.models.language.text import PLAIN_CHAT_TEMPLATE
+from rlhf_lightning.models.language.markup import PLAIN_CHAT_TEMPLATE
 from rlhf_lightning.rewards.learned import LearnedReward
 from rlhf_lightning.types import Trajectories
 
