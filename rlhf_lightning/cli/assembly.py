@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.accelerators import MPSAccelerator
 
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
@@ -162,7 +164,32 @@ def completed(
     elif run is not None:
         checkpointing = arguments.get("enable_checkpointing") is not False
         own = run.callbacks(model, callbacks, own, checkpointing=checkpointing)
-    paths = {"default_root_dir": str(directory), "plugins": plugins, "callbacks": callbacks + own}
+    paths = {
+        "default_root_dir": str(directory),
+        "plugins": plugins,
+        "callbacks": callbacks + own,
+        "accelerator": _accelerator(arguments.get("accelerator", "auto")),
+    }
     if model is not None and by_iteration(model) and arguments.get("limit_val_batches") is None:
         return {**arguments, **paths, "limit_val_batches": 0}  # a policy optimizer evaluates itself, between iterations
     return {**arguments, **paths}
+
+
+def _accelerator(given: Any) -> Any:
+    """The accelerator that was asked for; on Apple silicon ``auto`` is the CPU.
+
+    Raises:
+        UserError: Apple's GPU was asked for: it has no float64, which noise, sums and moments are computed in.
+    """
+    if not MPSAccelerator.is_available():
+        return given
+    warnings.filterwarnings("ignore", message=".*GPU available but not used")  # Lightning would advise it
+    if given == "auto":
+        if process_rank() == 0:
+            log.warning("Apple silicon: training on the CPU, since sums and noise need float64 and the GPU has none")
+        return "cpu"
+    if given in ("gpu", "mps") or isinstance(given, MPSAccelerator):
+        raise UserError(
+            "trainer.accelerator is Apple's GPU, which has no float64, as sums and noise need; expected cpu"
+        )
+    return given

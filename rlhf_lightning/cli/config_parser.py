@@ -42,13 +42,15 @@ class ConfigParser(LightningArgumentParser):
     """The settings that are parsed."""
 
     @override
-    def parse_args(self, args: Any = None, namespace: Any = None, **options: Any) -> Any:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None, **options: Any
+    ) -> Namespace:
         """Parse arguments.
 
         For an argument of an object among the arguments, jsonargparse calls the parser of that object with the value as
         text, and its null has become ``None`` by then (4.53).
         """
-        if "defaults" in options:
+        if args is not None and "defaults" in options:
             args = [f"{word.removesuffix('None')}null" if word.endswith("=None") else word for word in args]
         return super().parse_args(args, namespace, **options)
 

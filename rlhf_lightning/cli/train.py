@@ -58,7 +58,8 @@ def train(
         max_epochs: number of iterations, for policy optimizers.
         max_steps: number of optimizer steps, for all others.
         seed: of the networks, of the order of the data and of the sampling noise.
-        accelerator: as Lightning calls it, such as ``cpu`` or ``gpu``.
+        accelerator: as Lightning calls it, such as ``cpu`` or ``gpu``; ``auto`` is the CPU on Apple silicon, whose GPU
+            has no float64.
         callbacks: of the user's own, beside those that write the files.
         runs_dir: folder of all runs.
         overwrite: replace a run that is there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,8 @@ from rlhf_lightning.models.language.trunk import context_length, score_layer
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.models.state import seeded
 
+log = logging.getLogger(__name__)
+
 _STYLES = ("gpt2", "llama")
 
 
@@ -42,7 +45,8 @@ class LanguageBackbone(Backbone):
         layers: number of its blocks.
         heads: attention heads per block.
         context_length: maximum number of tokens of prompt and response together.
-        checkpoint: folder or hub name of a causal language model; the arguments above are then not used.
+        checkpoint: folder or hub name of a causal language model; the arguments above are then not used. The auxiliary
+            loss that keeps the routers of a mixture of experts balanced is left out: no algorithm adds it to its own.
         trust_remote_code: run model code that comes with a checkpoint; only for checkpoints that you trust.
         special_tokens_in_text: special tokens that texts spell out are read as such, for data that is rendered already
             or marks answers with them; otherwise they are plain text. Exports keep the setting.
@@ -87,6 +91,8 @@ class LanguageBackbone(Backbone):
         policy = LanguagePolicy(model, tokenizer, temperature=temperature)
         if self.checkpoint is not None:
             check_language_model(policy.model)
+            if getattr(model.config.get_text_config(), "router_aux_loss_coef", 0.0):
+                log.warning("checkpoint %s: the auxiliary loss of its routers is left out", self.checkpoint)
         return policy
 
     def critic(
@@ -106,8 +112,9 @@ class LanguageBackbone(Backbone):
             critic = LanguageCritic(self._adapted(self._reward_model(init, policy)))
         else:
             critic = LanguageCritic(self._adapted(_classifier_from(policy.model, outputs or 1)), outputs)
-            nn.init.zeros_(score_layer(critic.model).weight)
         check_scorer(critic.model)
+        if init is None:
+            nn.init.zeros_(score_layer(critic.model).weight)
         return critic
 
     def _reward_model(self, path: str, policy: LanguagePolicy) -> PreTrainedModel:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lightning.models.language.check import check_scorer
+from rlhf_lightning.models.language.check import check_scorer, check_texts
 from rlhf_lightning.models.language.checkpoints import load_model, load_tokenizer
 from rlhf_lightning.models.language.lora import save_merged
 from rlhf_lightning.models.language.markup import (
@@ -282,13 +282,15 @@ def classifier_network(
     """A reward network on a sequence-classification model, which is a decoder if it has a layer named ``score``.
 
     Raises:
-        UserError: a decoder cannot be run the way this package runs it.
+        UserError: the model cannot be run the way this package runs it.
     """
     if hasattr(model, "score"):
         network = DecoderNetwork(model, tokenizer, surprise, given_head=given_head)
         check_scorer(network.model)
         return network
-    return EncoderNetwork(model, tokenizer, given_head=given_head)
+    encoder = EncoderNetwork(model, tokenizer, given_head=given_head)
+    check_texts(model, tokenizer, lambda prompts, responses: encoder(encoder.encode(prompts, responses)))
+    return encoder
 
 
 def _padded(rows: Sequence[Mapping[str, list[int]]], *, pad_id: int) -> dict[str, Int[Tensor, "B S"]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.check import check_texts
 from rlhf_lightning.models.language.checkpoints import load_model, load_tokenizer
 from rlhf_lightning.models.language.lora import save_merged
 from rlhf_lightning.models.language.markup import reply_ids, stop_ids
@@ -93,6 +94,10 @@ class SeparateNetwork(RewardNetwork):
         prompts = _mean_state(self.prompts, encoded.context.input_ids, encoded.context.attention_mask)
         return self.interaction(prompts, _mean_state(self.responses, encoded.actions, encoded.action_mask))
 
+    def check(self) -> None:
+        """Raise `UserError` if scores depend on the texts that are scored beside them."""
+        check_texts(self.prompts, self.tokenizer, lambda prompts, responses: self(self.encode(prompts, responses)))
+
     def save(self, path: Path) -> None:
         """Write each encoder in the Hugging Face format, and the head beside them."""
         save_merged(self.prompts, path / "prompts")
@@ -116,7 +121,9 @@ def load_separate(path: str) -> SeparateNetwork:
         interaction.load_state_dict(state)
     except Exception as error:  # safetensors has exceptions of its own
         raise UserError(f"{KIND} {path} cannot be loaded: {FILE} is missing or unreadable") from error
-    return SeparateNetwork(prompts, responses, interaction, load_tokenizer(path, kind=KIND))
+    network = SeparateNetwork(prompts, responses, interaction, load_tokenizer(path, kind=KIND))
+    network.check()
+    return network
 
 
 def _mean_state(model: PreTrainedModel, ids: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B H"]:

@@ -151,6 +151,14 @@ def test_missing_checkpoint_names_the_command_that_makes_it(load, tmp_path):
         assert f"python -m rlhf_lightning fit --config TASK.yaml --config configs/algorithms/{stage}.yaml" in line
 
 
+@pytest.mark.parametrize("load", [load_policy, LearnedReward])
+def test_model_of_the_hub_that_cannot_be_reached_is_one_line_about_the_hub(load, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as HF_HUB_OFFLINE=1 sets it
+    line = refused(load, "no-such-owner/no-such-model")
+    assert "no folder here, and the hub cannot be reached; expected a connection to it" in line
+    assert "fit --config" not in line
+
+
 @pytest.mark.parametrize(("name", "load"), [("policy", load_policy), ("reward", LearnedReward)])
 @pytest.mark.parametrize(
     ("file", "content"),
