@@ -27,8 +27,10 @@ KEY = "reward.init_args.function"
 class FunctionReward(RewardSource):
     """Scores from a function ``(prompts, responses) -> numbers``, one number per response.
 
-    A prompt is a text, or a conversation as a list of messages. The numbers are a list, an array or a tensor. With
-    ``weights``, the function returns a mapping from each objective to such numbers.
+    A prompt is a text, or a conversation as a list of messages. The same response to the same prompt is passed once,
+    however many rows of a rollout have it: a function that draws random numbers judges all of them alike. The numbers
+    are a list, an array or a tensor. With ``weights``, the function returns a mapping from each objective to such
+    numbers.
 
     Args:
         function: import path, ``package.module:name`` or ``package.module.name``; the working directory is on the

@@ -17,6 +17,7 @@ from rlhf_lightning.distributed import (
     gather_padded,
     gather_rows,
     own_rows,
+    rank,
     run_seed,
     world_size,
 )
@@ -92,11 +93,11 @@ class ResponseCollector:
                 self._decode(policy, [prompts[row] for row in some.tolist()], some, some_keys)
                 for some, some_keys in zip(rows.split(size), keys.split(size), strict=True)
             ]
-        texts = [text for _, part in parts for text in part]
+        texts = gather_items([text for _, part in parts for text in part], count)
         rollout = _gathered([part for part, _ in parts], count)
         decoded = time.perf_counter()
         device = rollout.actions.device
-        judgement = self._judge([prompts[row] for row in rows.tolist()], texts, count, device)
+        judgement = self._judge(prompts, texts, device)
         shortened = torch.tensor(self.prompts_shortened - shortened_before, device=device)
         return ScoredRollout(
             rollout=rollout,
@@ -106,7 +107,7 @@ class ResponseCollector:
             weights=dict(self.reward.objectives),
             group_size=group_size,
             prompts=list(prompts),
-            responses=gather_items(texts, count),
+            responses=texts,
             measures=judgement.measures,
             timings={"rollout_seconds": decoded - started, "score_seconds": time.perf_counter() - decoded},
             prompts_shortened=int(all_sum(shortened)),
@@ -138,19 +139,30 @@ class ResponseCollector:
         stops = policy.stop_ids if self.keep_special_tokens else None
         return rollout, decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer, stop_ids=stops)
 
-    def _judge(self, prompts: list[Prompt], texts: list[str], count: int, device: torch.device) -> Judgement:
-        """The judgement of all ranks' responses; its measures include the objectives, gold and the monitors."""
+    def _judge(self, prompts: Sequence[Prompt], texts: Sequence[str], device: torch.device) -> Judgement:
+        """The judgement of all ranks' responses; its measures include the objectives, gold and the monitors.
+
+        A response that several rows give to the same prompt is judged once, so that they have the same scores: those of
+        a network depend, in their last digits, on what else is in its batch.
+        """
+        distinct, copies = _distinct(prompts, texts)
+        own = distinct[rank() :: world_size()] or distinct[:1]  # a source always has something to judge
+        own_prompts, own_texts = [prompts[row] for row in own], [texts[row] for row in own]
         with failing_together():
-            judgement = judged(self.reward, prompts, texts)
+            judgement = judged(self.reward, own_prompts, own_texts)
             measures: dict[str, Tensor] = {}
-            for name, values in self._measured(judgement, prompts, texts):
+            for name, values in self._measured(judgement, own_prompts, own_texts):
                 if name in measures or (is_reserved(name) and name != "gold"):
                     raise UserError(f"{name} is measured twice; expected other names of monitors, objectives or parts")
                 measures[name] = values
         _check_same_measures({"score": judgement.scores, **measures})
-        scores = gather_rows(judgement.scores.to(device), count)
-        gathered = {name: gather_rows(values.to(device), count) for name, values in measures.items()}
-        return Judgement(scores, {name: gathered[f"score_{name}"] for name in judgement.objectives}, gathered)
+
+        def of_all_rows(values: Tensor) -> Tensor:
+            return gather_rows(values.to(device), len(distinct))[torch.tensor(copies, device=device)]
+
+        gathered = {name: of_all_rows(values) for name, values in measures.items()}
+        objectives = {name: gathered[f"score_{name}"] for name in judgement.objectives}
+        return Judgement(of_all_rows(judgement.scores), objectives, gathered)
 
     def _measured(self, judgement: Judgement, prompts: list[Prompt], texts: list[str]) -> Iterator[tuple[str, Tensor]]:
         for name, values in judgement.objectives.items():
@@ -162,6 +174,16 @@ class ResponseCollector:
                 yield name, other.scores
                 for part, values in (other.objectives | other.measures).items():
                     yield f"{name}_{part}", values
+
+
+def _distinct(prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The first row of each distinct pair of prompt and response, and for every row the place of its own in these."""
+    pairs = [(repr(prompt), text) for prompt, text in zip(prompts, texts, strict=True)]
+    first: dict[tuple[str, str], int] = {}
+    for row, pair in enumerate(pairs):
+        first.setdefault(pair, row)
+    places = {pair: place for place, pair in enumerate(first)}
+    return list(first.values()), [places[pair] for pair in pairs]
 
 
 def _check_same_measures(measures: Mapping[str, Tensor]) -> None:

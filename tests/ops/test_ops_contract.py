@@ -98,6 +98,7 @@ CALLS = {
     ratios.mean_log_ratio: partial(ratios.mean_log_ratio, VALUES, VALUES, MASK),
     rewards.last_action_rewards: partial(rewards.last_action_rewards, VALUES[:, 0], MASK),
     rewards.kl_shaped_rewards: partial(rewards.kl_shaped_rewards, VALUES, VALUES, MASK, kl_coef=0.1),
+    scaling.magnitude: partial(scaling.magnitude, VALUES, each_row=True),
     scaling.mean_and_std: partial(scaling.mean_and_std, VALUES[0]),
     scaling.standardized: partial(scaling.standardized, VALUES[0], VALUES[1, 0], VALUES[1, 1], center=False),
     scaling.min_max: partial(scaling.min_max, VALUES[0]),
