@@ -20,6 +20,7 @@ from rlhf_lightning.callbacks.progress import PrintedRows, Progress
 from rlhf_lightning.callbacks.run_files import RunFiles
 from rlhf_lightning.callbacks.samples_file import SamplesFile
 from rlhf_lightning.callbacks.sigterm import Sigterm
+from rlhf_lightning.callbacks.stops import early_end
 from rlhf_lightning.cli.checks import as_list, by_iteration
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, process_rank
@@ -112,6 +113,8 @@ class TrainingRun:
         elif ckpt_path == "last":
             ckpt_path = None
         trainer.fit(model, ckpt_path=ckpt_path, **arguments)
+        if self.writer is not None and (reason := early_end(trainer)) is not None:
+            print(f"{self.directory}: {reason}", flush=True)
         if any(isinstance(callback, RunFiles) and callback.started for callback in callbacks_of(trainer)):
             return
         if self.plan.resume_from is None:

@@ -82,6 +82,7 @@ class Module(Constructed, LightningModule):
         self.backbone = backbone
         self.optimization = optimization
         self.steps_loaded = 0
+        self.reported_names: set[str] = set()
         self._grad_norms: dict[str, list[float]] = {}
 
     # -- what a subclass defines -------------------------------------------------------------------------------
@@ -316,6 +317,8 @@ class Module(Constructed, LightningModule):
         axis, *names = row
         position = int(row[axis])
         row = {axis: position} | {name: v if isinstance(v := row[name], int) else float(v) for name in names}
+        if self.fitting:
+            self._show_to_callbacks(row)
         for callback in callbacks_of(self.trainer):
             if isinstance(callback, Listener):
                 callback.on_row(self.trainer, self, row)
@@ -323,7 +326,18 @@ class Module(Constructed, LightningModule):
             # Lightning passes these on to loggers, and returns them from `Trainer.validate`.
             self.log_dict(row, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
             return
-        # Not `self.log`, which would give callbacks the mean over an epoch; every rank has the same numbers already.
-        self.trainer.callback_metrics.update({name: torch.tensor(float(row[name])) for name in names})
         if rank() == 0:
             tell_loggers(self.trainer, lambda logger: logger.log_metrics(dict(row), step=position))
+
+    def _show_to_callbacks(self, row: Mapping[str, float]) -> None:
+        """Put a row where Lightning's callbacks look; a row of an iteration replaces the one before.
+
+        Otherwise `EarlyStopping` would take an evaluation for a new one at each iteration until the next.
+        """
+        # Not `self.log`, which would give callbacks the mean over an epoch; every rank has the same numbers already.
+        metrics = self.trainer.callback_metrics
+        for name in self.reported_names if self.by_iteration else ():
+            metrics.pop(name, None)
+        own = {name: torch.tensor(float(value)) for name, value in list(row.items())[1:]}
+        metrics.update(own)
+        self.reported_names |= own.keys()
