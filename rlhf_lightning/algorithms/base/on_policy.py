@@ -30,7 +30,7 @@ from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.records.metrics import Experience, Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import BatchT, Loss, Minibatch, shuffled_minibatches, whole_batch
-from rlhf_lightning.training.module import Module, on_cpu
+from rlhf_lightning.training.module import Module
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import AdvantageBatch, Rollout, ScoredRollout, Trajectories
 
@@ -323,6 +323,7 @@ class OnPolicy(Module, Generic[BatchT]):
     def on_train_start(self) -> None:
         """Measure the starting point, unless the run is resumed."""
         if self.current_epoch == 0:
+            self.announce("evaluates for the first time")
             self.publish({"iteration": 0, **self.evaluate(iteration=0)})
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -347,7 +348,7 @@ class OnPolicy(Module, Generic[BatchT]):
     @torch.no_grad()
     def evaluate(self, *, iteration: int) -> dict[str, float]:
         """Judge the policy on held-out prompts, or in fresh episodes."""
-        with self.trainer.precision_plugin.forward_context(), located(self.position()):
+        with self.timed("evaluation"), self.trainer.precision_plugin.forward_context(), located(self.position()):
             if isinstance(self.policy, TextPolicy):
                 row = self._heldout.row(self.policy, self.reference.text_policy, iteration)
             else:
@@ -415,7 +416,7 @@ class OnPolicy(Module, Generic[BatchT]):
         """Build policy, reference and critic, once."""
         if hasattr(self, "policy"):
             return
-        with on_cpu():
+        with self.building():
             self.policy = self.backbone.policy(self.task.interface, temperature=self.temperature)
             if self.has_reference:
                 self.reference.freeze(self.policy)
