@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.cli.introspection import import_class
-from rlhf_lightning.errors import UserError, raise_all
+from rlhf_lightning.errors import UserError, raise_all, raised_in
 from rlhf_lightning.records.run_directory import read_environment
 from rlhf_lightning.training.module import Module
 
@@ -158,7 +158,9 @@ def as_user_error(error: BaseException) -> UserError:
     while cause is not None:  # jsonargparse wraps what a class raises
         if isinstance(cause, UserError):
             return cause
-        cause = cause.__cause__ or cause.__context__
+        innermost, cause = cause, cause.__cause__ or cause.__context__
+    if "Union subtypes" in str(error):  # so jsonargparse calls any error of a constructor
+        return UserError(raised_in(innermost))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if type(error).__name__ == "OutOfMemoryError":
         return UserError(f"{lines[0].split(' If reserved')[0]}; a smaller microbatch_size needs less memory")
