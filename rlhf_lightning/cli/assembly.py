@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
@@ -25,6 +26,7 @@ from rlhf_lightning.cli.checks import as_list, by_iteration
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, process_rank
 from rlhf_lightning.records.config_files import read_config
+from rlhf_lightning.records.files import writing
 from rlhf_lightning.records.run_directory import CHECKPOINTS, RunDirectory, plan_run
 
 log = logging.getLogger(__name__)
@@ -64,9 +66,13 @@ class TrainingRun:
     ) -> None:
         self.directory = directory
         self.settings = settings
-        self.plan = plan_run(directory, settings, overwrite=overwrite, read=read)
+        with writing(directory):
+            self.plan = plan_run(directory, settings, overwrite=overwrite, read=read)
         self.writer: RunDirectory | None = None
         if process_rank() == 0:
+            folder = next(parent for parent in directory.absolute().parents if parent.exists())
+            with writing(directory), TemporaryDirectory(prefix=f".{directory.name}.", dir=folder):
+                pass  # refused now rather than after networks have been loaded
             self.writer = RunDirectory(self.plan, settings)
             for path in self.plan.damaged:
                 log.warning("%s is damaged: the run continues from %s", path, self.plan.resume_from)

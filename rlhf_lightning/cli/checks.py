@@ -101,6 +101,8 @@ def _trainer_mistakes(trainer: Namespace, model: Any) -> Iterator[str]:
     if trainer.num_nodes > 1 and not {"RANK", "SLURM_PROCID"} & os.environ.keys():
         yield f"trainer.num_nodes is {trainer.num_nodes}: start one process per device by torchrun or srun"
     replaced = dict(_TRAINER_INSTEAD)
+    if trainer.val_check_interval == 0 and not by_iteration(model):
+        yield "trainer.val_check_interval is 0; expected more than 0"
     if by_iteration(model):
         replaced |= dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), "model.init_args.eval_every")
     for key, instead in replaced.items():
