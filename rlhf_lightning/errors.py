@@ -1,7 +1,9 @@
 """The exception that ends a command with a single line and exit status 2, and checks that raise it."""
 
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -15,6 +17,15 @@ def located(place: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{error} (at {place}; the checkpoint before it is kept)") from error
+
+
+def raised_in(error: BaseException) -> str:
+    """Type and message of an exception, and the line of code that raised it: for errors of a user's own code."""
+    kind = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) or not frames:
+        return kind
+    return f"{kind} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
 def raise_all(mistakes: Iterable[str]) -> None:

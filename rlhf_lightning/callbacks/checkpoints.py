@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -30,6 +30,15 @@ BEST_BY: tuple[tuple[str, Mode], ...] = (
     ("eval/perplexity", "min"),
 )
 """What ``best.ckpt`` goes by where no detector knows better: the first of these that a run reports."""
+
+
+@runtime_checkable
+class EvaluatesItself(Protocol):
+    """A module that evaluates itself between iterations, without Lightning's validation."""
+
+    def evaluate_last(self) -> None:
+        """Evaluate what training ends with, unless that has been done."""
+        ...
 
 
 class Checkpoints(Checkpoint, Listener):
@@ -122,6 +131,8 @@ class Checkpoints(Checkpoint, Listener):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.should_stop and isinstance(pl_module, EvaluatesItself):
+            pl_module.evaluate_last()  # all callbacks that may end a run have been called
         if trainer.max_steps < 0:
             # the last iteration is always saved: the counter has moved past it when training ends
             due = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop

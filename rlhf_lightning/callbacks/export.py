@@ -28,5 +28,7 @@ class Export(Callback):
         with writing(target):
             temporary.mkdir(parents=True)
             cast(Any, pl_module).export(temporary)
+            if target.is_symlink():
+                target.unlink()  # what it points to is not ours
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)

@@ -21,6 +21,9 @@ class Listener(Constructed, Callback):
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
         """A row of metrics is complete."""
 
+    def on_phase(self, trainer: Trainer, module: LightningModule, phase: str) -> None:
+        """Work begins that may take minutes and belongs to no step: loading, a first evaluation."""
+
     def on_samples(self, trainer: Trainer, module: LightningModule, samples: Sequence[Mapping[str, Any]]) -> None:
         """Samples were drawn: ``iteration, row, prompt, response, score, gold, kl`` each."""
 

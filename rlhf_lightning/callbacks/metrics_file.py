@@ -20,13 +20,15 @@ class MetricsFile(Listener):
     """Appends each row to ``metrics.csv`` in the trainer's ``default_root_dir``.
 
     A fresh run replaces the file. A resumed one drops the rows after the point that it resumes from, so that the
-    file reads as if the run had never stopped. A metric that appears late widens the table.
+    file reads as if the run had never stopped. A metric that appears late widens the table, and what is reported of
+    an iteration later, as its evaluation is where a run ends early, goes into the same row.
     """
 
     def __init__(self, filename: str = "metrics.csv") -> None:
         self.filename = filename
         self._path: Path | None = None
         self._columns: list[str] = []
+        self._last: str | None = None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,7 +47,12 @@ class MetricsFile(Listener):
         if self._path is None:
             return
         cells = {name: _cell(value) for name, value in row.items()}
-        if set(cells) <= set(self._columns):
+        axis = axis_of(row)
+        again, self._last = axis == "iteration" and cells[axis] == self._last, cells[axis]
+        if again:
+            *before, last = _complete_rows(self._path)
+            self._rewrite(self._path, [*before, last | cells])
+        elif set(cells) <= set(self._columns):
             with writing(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerow(cells)
         else:

@@ -69,6 +69,11 @@ class Progress(ProgressBar, Listener):
             self._bar.start()
 
     @override
+    def on_phase(self, trainer: Trainer, module: LightningModule, phase: str) -> None:
+        if self._enabled:
+            self.print(f"{type(module).__name__}  {phase} …")
+
+    @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
         self._axis = axis_of(row)
         self._shown.update({key: float(value) + 0.0 for key, value in row.items()})  # no negative zero

@@ -18,7 +18,7 @@ from rlhf_lightning.records.json_lines import add_lines, keep_lines
 
 
 class SamplesFile(Listener):
-    """Appends samples to ``samples.jsonl`` in the trainer's ``default_root_dir``, and to W&B as a table.
+    """Appends samples to ``samples.jsonl`` in the trainer's ``default_root_dir``, and to W&B as a table, ``responses``.
 
     A fresh run replaces the file; a resumed one drops the samples after the point that it resumes from.
     """
@@ -47,7 +47,7 @@ class SamplesFile(Listener):
         add_lines(self._path, ({name: _plain(value) for name, value in sample.items()} for sample in samples))
         columns = list(samples[0])
         data = [[_table_cell(sample.get(name)) for name in columns] for sample in samples]
-        table = {"key": "samples", "columns": columns, "data": data, "step": int(samples[0]["iteration"])}
+        table = {"key": "responses", "columns": columns, "data": data, "step": int(samples[0]["iteration"])}
         tell_loggers(trainer, lambda one: one.log_table(**table) if hasattr(one, "log_table") else None)
 
     @override

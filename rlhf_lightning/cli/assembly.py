@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
@@ -22,10 +23,12 @@ from rlhf_lightning.callbacks.progress import PrintedRows, Progress
 from rlhf_lightning.callbacks.run_files import RunFiles
 from rlhf_lightning.callbacks.samples_file import SamplesFile
 from rlhf_lightning.callbacks.sigterm import Sigterm
+from rlhf_lightning.callbacks.stops import early_end
 from rlhf_lightning.cli.checks import as_list, by_iteration
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, process_rank
 from rlhf_lightning.records.config_files import read_config
+from rlhf_lightning.records.files import writing
 from rlhf_lightning.records.inputs import inputs_of
 from rlhf_lightning.records.run_directory import CHECKPOINTS, RunDirectory
 from rlhf_lightning.records.run_plan import plan_run
@@ -67,9 +70,13 @@ class TrainingRun:
     ) -> None:
         self.directory = directory
         self.settings = settings
-        self.plan = plan_run(directory, settings, overwrite=overwrite, read=read)
+        with writing(directory):
+            self.plan = plan_run(directory, settings, overwrite=overwrite, read=read)
         self.writer: RunDirectory | None = None
         if process_rank() == 0:
+            folder = next(parent for parent in directory.absolute().parents if parent.exists())
+            with writing(directory), TemporaryDirectory(prefix=f".{directory.name}.", dir=folder):
+                pass  # refused now rather than after networks have been loaded
             self.writer = RunDirectory(self.plan, settings)
             for path in self.plan.damaged:
                 log.warning("%s is damaged: the run continues from %s", path, self.plan.resume_from)
@@ -126,6 +133,8 @@ class TrainingRun:
         elif ckpt_path == "last":
             ckpt_path = None
         trainer.fit(model, ckpt_path=ckpt_path, **arguments)
+        if self.writer is not None and (reason := early_end(trainer)) is not None:
+            print(f"{self.directory}: {reason}", flush=True)
         if any(isinstance(callback, RunFiles) and callback.started for callback in callbacks_of(trainer)):
             return
         if self.plan.resume_from is None:

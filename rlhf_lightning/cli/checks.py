@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.cli.introspection import import_class
-from rlhf_lightning.errors import UserError, raise_all
+from rlhf_lightning.errors import UserError, raise_all, raised_in
 from rlhf_lightning.records.run_directory import read_environment
 from rlhf_lightning.training.module import Module
 
@@ -26,6 +26,16 @@ _TRAINER_INSTEAD = {
 }
 """Trainer arguments that would do nothing or harm here, and what to give instead."""
 
+_CALLBACKS_INSTEAD = {
+    "BatchSizeFinder": "model.init_args.optimization.microbatch_size",
+    "GradientAccumulationScheduler": "model.init_args.optimization.microbatch_size",
+    "LearningRateFinder": "model.init_args.optimization.lr",
+}
+"""Callbacks of Lightning that would do nothing or harm, likewise."""
+
+_DEFAULTS = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1}
+"""Defaults of trainer arguments, where they are not null."""
+
 _NOISE = (
     "does not have many workers",
     "dataloader is not resumable",
@@ -33,14 +43,16 @@ _NOISE = (
     "LeafSpec",
     "in eval mode at the start of training",
     "callbacks used to create the checkpoint need to be provided",
+    "could not find the monitored key",
 )
-"""Warnings about loaders that only count, frozen networks, and libraries among themselves."""
+"""Warnings about loaders that only count, frozen networks, absent metrics, and libraries among themselves."""
 
 
 def quiet_libraries() -> None:
     """Leave out what Lightning says on every run and nobody acts on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # this is how profilers show their tables
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=f"(?s).*{message}.*")
     transformers_logging.disable_progress_bar()
@@ -88,10 +100,18 @@ def _trainer_mistakes(trainer: Namespace, model: Any) -> Iterator[str]:
     """Arguments that would silently do nothing, or cannot work together."""
     if trainer.num_nodes > 1 and not {"RANK", "SLURM_PROCID"} & os.environ.keys():
         yield f"trainer.num_nodes is {trainer.num_nodes}: start one process per device by torchrun or srun"
-    for key, instead in _TRAINER_INSTEAD.items():
-        default = 1 if key == "accumulate_grad_batches" else None
-        if trainer.get(key) != default and (issubclass(model, Module) or key == "default_root_dir"):
+    replaced = dict(_TRAINER_INSTEAD)
+    if trainer.val_check_interval == 0 and not by_iteration(model):
+        yield "trainer.val_check_interval is 0; expected more than 0"
+    if by_iteration(model):
+        replaced |= dict.fromkeys(("val_check_interval", "check_val_every_n_epoch"), "model.init_args.eval_every")
+    for key, instead in replaced.items():
+        if trainer.get(key) != _DEFAULTS.get(key) and (issubclass(model, Module) or key == "default_root_dir"):
             yield f"trainer.{key} has no effect here; give {instead}"
+    for callback in as_list(trainer.callbacks):
+        name = str(callback.get("class_path")).rpartition(".")[2] if isinstance(callback, Namespace) else ""
+        if name in _CALLBACKS_INSTEAD and issubclass(model, Module):
+            yield f"trainer.callbacks: {name} has no effect here; give {_CALLBACKS_INSTEAD[name]}"
     if str(trainer.strategy).startswith("single_") and str(trainer.devices) not in ("1", "auto"):
         devices = f"trainer.devices is {trainer.devices}"
         yield f"trainer.strategy {trainer.strategy} is for one device, and {devices}; give ddp"
@@ -140,7 +160,9 @@ def as_user_error(error: BaseException) -> UserError:
     while cause is not None:  # jsonargparse wraps what a class raises
         if isinstance(cause, UserError):
             return cause
-        cause = cause.__cause__ or cause.__context__
+        innermost, cause = cause, cause.__cause__ or cause.__context__
+    if "Union subtypes" in str(error):  # so jsonargparse calls any error of a constructor
+        return UserError(raised_in(innermost))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if type(error).__name__ == "OutOfMemoryError":
         return UserError(f"{lines[0].split(' If reserved')[0]}; a smaller microbatch_size needs less memory")

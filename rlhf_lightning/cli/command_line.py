@@ -180,6 +180,8 @@ class CommandLine(OneConfigCLI):
         """Train, or go on training, and mark the run as done when it is."""
         with self._cleaning_up(), self.endings.of(self.trainer, self.directory / LAST_CHECKPOINT):
             if self.run is None:
+                if process_rank() == 0:
+                    print("fit: fast_dev_run tries a few batches; nothing is saved", flush=True)
                 self.trainer.fit(model, ckpt_path=None if ckpt_path == "last" else ckpt_path, **kwargs)
             else:
                 self.run.fit(self.trainer, model, ckpt_path, **kwargs)

@@ -16,6 +16,7 @@ from typing_extensions import override
 from rlhf_lightning.cli.assembly import ONLY_IN_PYTHON
 from rlhf_lightning.cli.class_paths import with_todays_classes
 from rlhf_lightning.cli.given import Given
+from rlhf_lightning.cli.introspection import search_beside
 from rlhf_lightning.cli.messages import explain
 from rlhf_lightning.cli.values import value_mistakes
 from rlhf_lightning.errors import UserError
@@ -72,12 +73,16 @@ class ConfigParser(LightningArgumentParser):
 
 
 class ConfigFile(ActionConfigFile):
-    """``--config``: a file of the user's or one of the package's, checked before it is taken apart."""
+    """``--config``: a file of the user's or one of the package's, checked before it is taken apart.
+
+    Modules that it names are found beside it, too.
+    """
 
     @override
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = find_config(values)
         content = read_settings(path)
+        search_beside(path)
         if only_in_python := content.get(ONLY_IN_PYTHON):
             what = "was started from Python with what no configuration can express"
             raise UserError(f"{path} {what}: {', '.join(only_in_python)}")

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -71,6 +73,8 @@ class Endings:
                 self._fail(UserError(f"W&B: {error}; WANDB_MODE=offline needs no account"), error)
             if isinstance(error, RuntimeError):
                 self._blame_launched_rank(error)
+            if _raised_by_lightning(error):
+                self._fail(UserError(f"trainer: {' '.join(str(error).split()) or type(error).__name__}"), error)
             raise
 
     def _terminated(self, *_: Any) -> None:
@@ -111,6 +115,12 @@ class Endings:
 
 _ONE_LINE = (UserError, MisconfigurationException, torch.OutOfMemoryError)
 """What ends in one line wherever it is raised."""
+
+
+def _raised_by_lightning(error: Exception) -> bool:
+    """Whether the trainer, or one of Lightning's callbacks, refuses something; other code has bugs, to be traced."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(lightning.__file__).parent)
 
 
 def _restore_error(error: Exception) -> Exception:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_lightning.records.config_files import setting
+
 
 class Given:
     """The arguments of a command, and the files that they name."""
@@ -36,6 +38,11 @@ class Given:
         if self._words(path) or self._words(path.removesuffix(".class_path")):
             return None
         return next((file for file in reversed(list(self._files)) if _contains(self._files[file], path)), None)
+
+    def value(self, key: str) -> Any:
+        """The value of a setting in the file where it stands; None where it stands in none."""
+        file = self.file_of(key)
+        return None if file is None else setting(self._files[file], _without_indices(key))
 
     def where(self, key: str) -> str:
         """The end of a line that says in which file a key stands; empty where that is clear."""

@@ -9,11 +9,14 @@ import pkgutil
 import sys
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
+from rlhf_lightning.errors import raised_in
+from rlhf_lightning.records.config_files import shipped_configs
 from rlhf_lightning.rewards.objectives import ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
 from rlhf_lightning.rewards.source import RewardSource
@@ -43,6 +46,13 @@ def import_components() -> None:
     set_parsing_settings(subclasses_enabled=families)
 
 
+def search_beside(config: Path) -> None:
+    """Have modules found in the folder of a configuration of the user's own, too, after all other places."""
+    folder, shipped = config.resolve().parent, shipped_configs()
+    if str(folder) not in sys.path and (shipped is None or not folder.is_relative_to(shipped)):
+        sys.path.append(str(folder))
+
+
 def package_classes() -> list[type]:
     """Every class of the package that is imported."""
     modules = [module for name, module in sys.modules.items() if name.startswith("rlhf_lightning.")]
@@ -54,8 +64,20 @@ def import_class(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError):
+    except Exception:  # a module of the user's own can raise anything; `import_problem` says what
         return None
+
+
+def import_problem(path: str) -> str | None:
+    """What the module of a dotted path raises when it is imported; None where it is there, or is not found."""
+    module = path.rpartition(".")[0]
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError:
+        return None
+    except Exception as error:
+        return raised_in(error)
+    return None
 
 
 def argument_types(cls: type) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rlhf_lightning.cli.introspection import (
     argument_types,
     class_names,
     import_class,
+    import_problem,
     subclasses,
 )
 
@@ -70,6 +71,8 @@ def explain(message: str, *, options: Sequence[str] = (), given: Given | None = 
     for name in FILLED_IN:
         if re.fullmatch(rf"(model|data)\.init_args\.{name}.*", key):
             return Mistake(f"{key} is filled in from --{name}; leave it out", key)
+    if failed := _failed_import(message, key, given):
+        return Mistake(failed)  # without its key: what else is wrong may follow from it
     return _unknown_argument(message, key, given) or Mistake(
         _class_problem(message, key, given) or _type_problem(message, key, given) or plain, key
     )
@@ -99,6 +102,14 @@ def _unknown_argument(message: str, key: str, given: Given) -> Mistake | None:
         f"unknown key {unknown}{given.where(unknown)}: {_short(path)} has no such argument{hint}",
         unknown,
     )
+
+
+def _failed_import(message: str, key: str, given: Given) -> str | None:
+    """A class in a module of the user's own that cannot be imported because of an error in it."""
+    path = _last_class(message) or str(given.value(f"{key}.class_path") or "")
+    problem = import_problem(path) if "." in path else None
+    where = given.where(f"{key}.class_path")
+    return f"{key}: importing {path.rpartition('.')[0]} raised {problem}{where}" if problem else None
 
 
 def _class_problem(message: str, key: str, given: Given) -> str | None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
+from lightning.pytorch.utilities.seed import isolate_rng
+
 from rlhf_lightning.data.numbered import NumberedDataModule
+from rlhf_lightning.distributed import failing_together
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.records.metrics import Experience, Metric
-from rlhf_lightning.types import ScoredRollout
+from rlhf_lightning.rollout.responses import ResponseCollector
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.types import Prompt, ScoredRollout
 
 PolicyT = TypeVar("PolicyT", bound=Policy)
 
@@ -64,6 +69,24 @@ class CollectionDataModule(NumberedDataModule):
 
         Called after the policy has been updated on the rollout.
         """
+
+
+def try_rewards(responses: ResponseCollector, task: Task, prompts: Sequence[Prompt], count: int = 2) -> None:
+    """Score two rows of the task before anything is loaded or built; random numbers go on as if it had not happened.
+
+    The rows are held-out demonstrations or preferred responses, where the task has some, or else prompts as responses.
+
+    Raises:
+        UserError: a reward source fails.
+    """
+    rows: list[tuple[Prompt, str]] = []
+    if "demonstrations" in task.provides:
+        rows = [(one.prompt, one.response) for one in task.demonstrations("heldout")[:count]]
+    elif "preferences" in task.provides:
+        rows = [(one.prompt, one.chosen) for one in task.preferences("heldout")[:count]]
+    invented = [(prompt, prompt if isinstance(prompt, str) else prompt[-1]["content"]) for prompt in prompts[:count]]
+    with failing_together(), isolate_rng():
+        responses.try_out(rows or invented, invented=not rows)
 
 
 def checked_policy(policy: Policy, kind: type[PolicyT], needed: str, expected: str) -> PolicyT:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from rlhf_lightning.data.collection import CollectionDataModule, checked_policy
+from rlhf_lightning.data.collection import CollectionDataModule, checked_policy, try_rewards
 from rlhf_lightning.data.passes import from_passes
 from rlhf_lightning.distributed import FURTHER, Stream, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
@@ -151,6 +151,7 @@ class RolloutDataModule(CollectionDataModule):
                 f"data.init_args.rollout_batch_size is {self.rollout_batch_size}, "
                 f"which {world_size()} devices do not divide"
             )
+        try_rewards(self.responses, self.task, self.heldout_prompts)
 
     def iteration_prompts(self, iteration: int, attempt: int = 0) -> list[Prompt]:
         """The prompts of a rollout: batches from shuffled passes over the training prompts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import yaml
 
 from rlhf_lightning.errors import UserError, raise_all
+
+MOST_VALUES = 100_000
+"""Number of values that a file may hold."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -65,7 +69,8 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; empty for an empty file.
 
     Raises:
-        UserError: it cannot be read, is no YAML, holds a key twice, or is not a mapping; the message names the line.
+        UserError: it cannot be read, is no YAML, is too deep or too large, holds a key twice, or is not a mapping; the
+            message names the line.
     """
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
@@ -77,11 +82,26 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a YAML text ({' '.join(str(error).split())})") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
+    if _size(content, {}) > MOST_VALUES:
+        raise UserError(f"{path}: more than {MOST_VALUES:,} values, with those that its aliases repeat")
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     return content
+
+
+def _size(content: Any, known: dict[int, float]) -> float:
+    """Number of values, those counted again that an alias repeats; infinite where something contains itself."""
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = math.inf
+        values = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_size(value, known) for value in values)
+    return known[id(content)]
 
 
 def setting(config: Mapping[str, Any], key: str) -> Any:

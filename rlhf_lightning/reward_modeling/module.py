@@ -34,7 +34,6 @@ from rlhf_lightning.reward_modeling.losses import BradleyTerry, RewardLoss
 from rlhf_lightning.reward_modeling.report import Scored, evaluated, known_ceiling
 from rlhf_lightning.reward_modeling.scores import flat_texts, judged_scores
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.training.module import on_cpu
 from rlhf_lightning.training.offline import EQUAL, Offline, Part
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import OVERALL, Feedback, Rating
@@ -158,7 +157,7 @@ class RewardModeling(Offline[Feedback]):
             return
         columns = max(len(self.weights), 1) * max(len(self.annotators), 1)
         seeds = [None] if self.members == 1 else [run_seed() + (n + 1) * 1_000_003 for n in range(self.members)]
-        with on_cpu():
+        with self.building():
             members = [
                 self.architecture.build(self.backbone, self.task.interface, outputs=columns, seed=seed)
                 for seed in seeds

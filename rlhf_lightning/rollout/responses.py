@@ -76,6 +76,18 @@ class ResponseCollector:
             if source is not None:
                 source.to(device)
 
+    def try_out(self, rows: Sequence[tuple[Prompt, str]], *, invented: bool) -> None:
+        """Score a few responses, so that a source that fails does so before networks are built.
+
+        Args:
+            invented: whether the responses are none that the task knows of; gold is then left out, since it may be a
+                table of possible responses.
+        """
+        prompts, responses = [prompt for prompt, _ in rows], [response for _, response in rows]
+        for source in (self.reward, self.gold, *self.monitors.values()):
+            if source is not None and not (invented and source is self.gold):
+                judged(source, prompts, responses)
+
     def collect(
         self, policy: TextPolicy, prompts: Sequence[Prompt], *, stream: Stream, iteration: int, group_size: int = 1
     ) -> ScoredRollout:

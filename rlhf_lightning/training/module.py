@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -37,11 +38,6 @@ from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.records.metrics import Description, Experience, Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.optimization import Optimization
-
-
-def on_cpu() -> AbstractContextManager[Any]:
-    """Context in which networks are built on the CPU, so that they start alike on every device."""
-    return torch.device("cpu")
 
 
 def text_policy(backbone: Backbone, task: Task) -> TextPolicy:
@@ -83,6 +79,8 @@ class Module(Constructed, LightningModule):
         self.backbone = backbone
         self.optimization = optimization
         self.steps_loaded = 0
+        self.reported_names: set[str] = set()
+        self.seconds: dict[str, float] = {}
         self._grad_norms: dict[str, list[float]] = {}
 
     # -- what a subclass defines -------------------------------------------------------------------------------
@@ -202,6 +200,30 @@ class Module(Constructed, LightningModule):
         if has_trainer(self) and self.trainer.precision_plugin.precision == "64-true":
             self.double()  # Lightning converts after loading: networks from a folder would round to float32 first
 
+    # -- what takes long ---------------------------------------------------------------------------------------
+
+    def announce(self, phase: str) -> None:
+        """Tell callbacks, in words, of work that begins and may take minutes."""
+        if has_trainer(self):
+            for callback in callbacks_of(self.trainer):
+                if isinstance(callback, Listener):
+                    callback.on_phase(self.trainer, self, phase)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Measure a part of the work, as ``timing/NAME_seconds`` of the next row of a policy run."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Context in which networks are built or loaded, on the CPU, so that they start alike on every device."""
+        source = getattr(self.backbone, "checkpoint", None)
+        self.announce(f"loads {source}" if source else "builds its networks")
+        with self.timed("loading"), torch.device("cpu"):
+            yield
+
     # -- optimization ------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
@@ -319,10 +341,15 @@ class Module(Constructed, LightningModule):
 
     def publish(self, row: Mapping[str, float]) -> None:
         """Report a finished row of metrics, its x-axis first, to callbacks and loggers."""
+        if self.fitting and self.by_iteration:
+            row = {**row, **{f"timing/{name}_seconds": seconds for name, seconds in self.seconds.items()}}
+            self.seconds = {}
         row = from_first_rank(dict(row))  # times differ, and perhaps a last bit: callbacks decide by these numbers
         axis, *names = row
         position = int(row[axis])
         row = {axis: position} | {name: v if isinstance(v := row[name], int) else float(v) for name in names}
+        if self.fitting:
+            self._show_to_callbacks(row)
         for callback in callbacks_of(self.trainer):
             if isinstance(callback, Listener):
                 callback.on_row(self.trainer, self, row)
@@ -330,7 +357,18 @@ class Module(Constructed, LightningModule):
             # Lightning passes these on to loggers, and returns them from `Trainer.validate`.
             self.log_dict(row, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
             return
-        # Not `self.log`, which would give callbacks the mean over an epoch; every rank has the same numbers already.
-        self.trainer.callback_metrics.update({name: torch.tensor(float(row[name])) for name in names})
         if rank() == 0:
             tell_loggers(self.trainer, lambda logger: logger.log_metrics(dict(row), step=position))
+
+    def _show_to_callbacks(self, row: Mapping[str, float]) -> None:
+        """Put a row where Lightning's callbacks look; a row of an iteration replaces the one before.
+
+        Otherwise `EarlyStopping` would take an evaluation for a new one at each iteration until the next.
+        """
+        # Not `self.log`, which would give callbacks the mean over an epoch; every rank has the same numbers already.
+        metrics = self.trainer.callback_metrics
+        for name in self.reported_names if self.by_iteration else ():
+            metrics.pop(name, None)
+        own = {name: torch.tensor(float(value)) for name, value in list(row.items())[1:]}
+        metrics.update(own)
+        self.reported_names |= own.keys()

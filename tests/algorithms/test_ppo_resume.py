@@ -136,7 +136,7 @@ def test_module_is_loaded_without_a_trainer(tmp_path):
 
 
 class Fails(CountsB):
-    """NaN for one prompt, from the third time on that it is asked to score."""
+    """NaN for one prompt, from the second iteration on."""
 
     def __init__(self, prompt):
         super().__init__()
@@ -145,7 +145,7 @@ class Fails(CountsB):
     def score(self, prompts, responses):
         self.calls += 1
         scores = super().score(prompts, responses)
-        if self.calls > 4:  # the start and its reference, iteration 1 with its evaluation
+        if self.calls > 5:  # the trial, the start and its reference, iteration 1 with its evaluation
             scores[list(prompts).index(self.prompt)] = float("nan")
         return scores
 

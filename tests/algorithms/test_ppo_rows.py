@@ -35,6 +35,7 @@ EVALUATION = {
     "eval/win_rate_low",
     "eval/win_rate_high",
     "eval/perplexity",
+    "timing/evaluation_seconds",
 }
 TRAINING = {
     "iteration",
@@ -64,6 +65,7 @@ TRAINING = {
     "rollout/tokens_per_second",
     "timing/rollout_seconds",
     "timing/score_seconds",
+    "timing/reference_seconds",
     "timing/update_seconds",
 }
 
@@ -73,7 +75,7 @@ def test_rows_have_the_documented_names():
     module = ppo(task, eval_every=2, critic=CriticOptions(clip_range=0.2))
     rows = fit(module, rollouts(task), max_epochs=3).rows
     assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
-    assert set(rows[0]) == {"iteration"} | EVALUATION
+    assert set(rows[0]) == {"iteration", "timing/loading_seconds"} | EVALUATION
     assert set(rows[1]) == TRAINING
     assert set(rows[2]) == TRAINING | EVALUATION  # every second iteration
     assert set(rows[3]) == TRAINING | EVALUATION  # and at the end

@@ -66,7 +66,7 @@ def test_samples_file_fills_a_table_where_a_logger_has_them(tmp_path):
     callback.on_train_start(trainer, None)
     callback.on_samples(trainer, None, [sample(3, prompt=[{"role": "user", "content": "hi"}]), sample(3, row=1)])
     (call,) = logger.calls
-    assert call["key"] == "samples"
+    assert call["key"] == "responses"
     assert call["step"] == 3
     assert call["columns"] == ["iteration", "row", "prompt", "response", "score"]
     assert call["data"][0] == [3, 0, '[{"role": "user", "content": "hi"}]', "r", 1.0]

@@ -216,9 +216,25 @@ def test_fit_names_runs_of_a_sweep_apart(monkeypatch):
     assert run_files("runs") == [f"{RUN.name}-abc123"]
 
 
-def test_fit_fast_dev_run_writes_nothing():
+def test_fit_fast_dev_run_writes_nothing_and_says_so(capsys):
     assert fit(*toy(), "--trainer.fast_dev_run", "true") == 0
     assert not Path("runs").exists()
+    assert "nothing is saved" in capsys.readouterr().out
+
+
+def test_profiler_shows_its_table(caplog):
+    assert fit(*toy(epochs=1), "--trainer.profiler", "simple") == 0
+    assert "Profiler Report" in caplog.text
+
+
+def test_run_that_ends_early_says_why(capsys):
+    words = ["--config", "configs/tasks/bandit.yaml", "--config", "configs/algorithms/reinforce.yaml", "--name", "a"]
+    words += ["--trainer.accelerator", "cpu", "--data.rollout_batch_size", "4", "--trainer.callbacks", "EarlyStopping"]
+    words += ["--trainer.callbacks.monitor", "objective/score", "--trainer.callbacks.stopping_threshold", "9"]
+    assert fit("fit", *words) == 0
+    shown = capsys.readouterr().out
+    assert "runs/a: training ends early, after iteration 1: EarlyStopping: Stopping threshold reached" in shown
+    assert shown.endswith("runs/a: done\n")
 
 
 def test_fit_ignores_how_the_pipeline_runs_a_task():

@@ -14,6 +14,7 @@ from rlhf_lightning.algorithms.parts.claims import Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import GRADIENT, KL_TO_REFERENCE
 from rlhf_lightning.algorithms.parts.reference import Reference
+from rlhf_lightning.data.collection import try_rewards
 from rlhf_lightning.data.feedback import FeedbackDataModule
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.distributed import Stream, world_size
@@ -106,6 +107,7 @@ class FeedbackAlgorithm(TextLearner[Example]):
                 f"{type(self.task).__name__} gives {len(self._prompts)} held-out prompts; "
                 "expected one for each device at least"
             )
+        try_rewards(self._responses, self.task, self._prompts)
         self._heldout = HeldoutEvaluation(self, self._respond)
 
     # -- examples ----------------------------------------------------------------------------------------------
@@ -146,6 +148,7 @@ class FeedbackAlgorithm(TextLearner[Example]):
         """Measure the starting point, unless the run goes on or evaluates nothing."""
         if self.goes_on or not self.trainer.enable_validation:
             return
+        self.announce("evaluates for the first time")
         # Lightning counts them here only where the first pass ends with a validation
         batches = self.trainer.num_val_batches or [len(self.data.val_dataloader())]
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic
 
 import torch
 from jaxtyping import Float
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from rlhf_lightning.algorithms.parts.claims import Variant
@@ -18,6 +19,7 @@ from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT, UNSHOWN
 from rlhf_lightning.algorithms.parts.reference import Reference, ShapedRewards
 from rlhf_lightning.algorithms.parts.updates import means, summary, total
+from rlhf_lightning.callbacks.stops import check_monitors, monitoring
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.distributed import from_first_rank, over_own_rows, world_size
 from rlhf_lightning.errors import UserError, located
@@ -28,7 +30,7 @@ from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.records.metrics import Experience, Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import BatchT, Loss, Minibatch, shuffled_minibatches, whole_batch
-from rlhf_lightning.training.module import Module, on_cpu
+from rlhf_lightning.training.module import Module
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import AdvantageBatch, Rollout, ScoredRollout, Trajectories
 
@@ -125,6 +127,8 @@ class OnPolicy(Module, Generic[BatchT]):
         self.temperature = temperature
         self.eval_every = eval_every
         self.iterations_done = 0
+        self._needs_evaluation = False
+        self._monitoring: list[Callback] = []
         self.policy: Policy
 
     # -- the iteration -----------------------------------------------------------------------------------------
@@ -154,6 +158,9 @@ class OnPolicy(Module, Generic[BatchT]):
         due = iteration % self.eval_every == 0 or iteration == self.trainer.max_epochs
         evaluated = self.evaluate(iteration=iteration) if due else {}
         self.publish({"iteration": iteration, **collected, **prepared.metrics, **updated, **evaluated})
+        self._needs_evaluation = not due
+        if due or iteration == 1:  # both kinds of metrics have been reported by now
+            check_monitors(self._monitoring, self.reported_names | self.trainer.callback_metrics.keys())
 
     def collect(self) -> ScoredRollout:
         """This iteration's rollout."""
@@ -316,6 +323,7 @@ class OnPolicy(Module, Generic[BatchT]):
     def on_train_start(self) -> None:
         """Measure the starting point, unless the run goes on."""
         if not self.goes_on:
+            self.announce("evaluates for the first time")
             self.publish({"iteration": self.current_epoch, **self.evaluate(iteration=self.current_epoch)})
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -326,10 +334,21 @@ class OnPolicy(Module, Generic[BatchT]):
 
     test_step = validation_step
 
+    def evaluate_last(self) -> None:
+        """Add an evaluation to the last row of a run that ends before its time, where that has none.
+
+        Called before the last checkpoint is written, and at the end of runs without checkpoints.
+        """
+        if self._needs_evaluation:
+            self._needs_evaluation = False
+            self.publish({"iteration": self.iterations_done, **self.evaluate(iteration=self.iterations_done)})
+
+    on_train_end = evaluate_last
+
     @torch.no_grad()
     def evaluate(self, *, iteration: int) -> dict[str, float]:
         """Judge the policy on held-out prompts, or in fresh episodes."""
-        with self.trainer.precision_plugin.forward_context(), located(self.position()):
+        with self.timed("evaluation"), self.trainer.precision_plugin.forward_context(), located(self.position()):
             if isinstance(self.policy, TextPolicy):
                 row = self._heldout.row(self.policy, self.reference.text_policy, iteration)
             else:
@@ -367,6 +386,7 @@ class OnPolicy(Module, Generic[BatchT]):
                 "expected a multiple of the number of devices"
             )
         self._heldout = HeldoutEvaluation(self, data.collect_heldout)
+        self._monitoring = monitoring(self.trainer)
 
     @property
     def rollouts(self) -> CollectionDataModule:
@@ -396,7 +416,7 @@ class OnPolicy(Module, Generic[BatchT]):
         """Build policy, reference and critic, once."""
         if hasattr(self, "policy"):
             return
-        with on_cpu():
+        with self.building():
             self.policy = self.backbone.policy(self.task.interface, temperature=self.temperature)
             if self.has_reference:
                 self.reference.freeze(self.policy)

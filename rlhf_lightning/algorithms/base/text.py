@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.text import EncodedResponses, encode_responses
 from rlhf_lightning.models.policy import TextPolicy
-from rlhf_lightning.training.module import on_cpu, text_policy
+from rlhf_lightning.training.module import text_policy
 from rlhf_lightning.training.offline import EQUAL, Example, Offline
 from rlhf_lightning.types import Prompt
 
@@ -26,7 +26,7 @@ class TextLearner(Offline[Example]):
     def configure_model(self) -> None:
         """Build the policy, once."""
         if not hasattr(self, "policy"):
-            with on_cpu():
+            with self.building():
                 self.policy = text_policy(self.backbone, self.task)
 
     def networks(self) -> dict[str, nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +71,7 @@ class Reference(nn.Module):
 
     def shape(self, scored: ScoredRollout, policy: Policy) -> ShapedRewards:
         """Measure the KL to the reference at each action, and subtract its price from the rewards."""
-        rollout = scored.rollout
+        started, rollout = time.perf_counter(), scored.rollout
         mask = rollout.action_mask
         if self.policy is None:
             return ShapedRewards(masked(scored.rewards, mask))
@@ -86,6 +87,7 @@ class Reference(nn.Module):
             "objective/kl_ref_sequence": kl_sequence,
             "objective/kl_ref_token": (kl.sum() / mask.sum()).item(),
             "kl_control/coef": self.kl.coef,
+            "timing/reference_seconds": time.perf_counter() - started,
         }
         return ShapedRewards(rewards, kl_sequence, None if self.kl.active_loss is None else ref_logprobs, metrics)
 

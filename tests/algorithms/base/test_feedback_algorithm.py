@@ -227,7 +227,9 @@ def test_wrong_data_is_refused_before_training(algorithm):
 def test_reward_source_that_fails_names_prompt_and_step():
     class Fails(CountsB):
         def score(self, prompts, responses):
-            raise ValueError("out of order")
+            if len(responses) > 2:  # works where it is tried
+                raise ValueError("out of order")
+            return super().score(prompts, responses)
 
     task = Letters()
     with pytest.raises(UserError, match=r"reward source Fails raised ValueError: out of order .*\(at step 1;"):

@@ -99,6 +99,7 @@ def test_shape_subtracts_the_price_of_the_kl_at_each_action(estimator, microbatc
         assert not found[~mask].any()
     assert shaped.kl == pytest.approx(sum(map(sum, kl)) / 4)
     assert shaped.ref_logprobs is None  # the loss needs none
+    assert shaped.metrics.pop("timing/reference_seconds") > 0
     assert shaped.metrics == {
         "objective/reward": pytest.approx(sum(map(sum, rewards)) / 4),
         "objective/kl_ref_sequence": shaped.kl,
