@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.pipeline.stages import Stage, changes, key_of
+from rlhf_lightning.pipeline.stages import Stage, changed_files, changes, key_of
 from rlhf_lightning.records.files import write_atomically
 from rlhf_lightning.records.run_directory import CONFIG, DONE, STAGE
 
@@ -42,34 +42,45 @@ def run_stage(stage: Stage, *, overwrite: bool, otherwise: str) -> int:
         print(f"{stage.name}: {state}", flush=True)
     command = _command(stage, overwrite=overwrite or state not in ("new", "continues"))
     stage.directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(stage.directory / STAGE, json.dumps({**key, "done": False}, indent=1) + "\n")
     if stage.command[0] != "fit":
         (stage.directory / DONE).unlink(missing_ok=True)
+    _note(stage, key, done=False, replaces=_finished(stage))
     print(f"{stage.name}: {command_line(command)}", flush=True)
     status = _call([sys.executable, "-m", "rlhf_lightning", *command])
     if status == 0:
         if not (stage.directory / DONE).exists():
             write_atomically(stage.directory / DONE, "")
-        write_atomically(stage.directory / STAGE, json.dumps({**key, "done": True}, indent=1) + "\n")
+        _note(stage, key, done=True)
     return status
+
+
+def _note(stage: Stage, key: dict[str, Any], **state: Any) -> None:
+    write_atomically(stage.directory / STAGE, json.dumps({**key, **state}, indent=1) + "\n")
+
+
+def _finished(stage: Stage) -> str | None:
+    """What the finished run in the stage's folder left to say so, its time; None if there is none."""
+    done = stage.directory / DONE
+    return done.read_text(encoding="utf-8") if done.is_file() else None
 
 
 def _state(stage: Stage, key: dict[str, Any]) -> str:
     """``new``, ``continues``, ``unchanged``, ``foreign`` (made by another command), or what has changed in words."""
-    note, done = stage.directory / STAGE, stage.directory / DONE
+    note, finished = stage.directory / STAGE, _finished(stage)
     if not note.is_file():
-        return "foreign" if done.is_file() else "new"
+        return "new" if finished is None else "foreign"
     try:
         old = json.loads(note.read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         old = {}
+    begun = (stage.directory / CONFIG).exists()
     if {name: old.get(name) for name in key} != key:
-        exists = (stage.directory / CONFIG).exists() or done.exists()
-        return f"{', '.join(changes(old, key))}: made again" if exists else "new"
-    if not done.is_file():
-        return "continues" if (stage.directory / CONFIG).exists() else "new"
-    finished_since = done.stat().st_mtime_ns >= note.stat().st_mtime_ns
-    return "unchanged" if old.get("done") or finished_since else "made again"
+        return f"{', '.join(changes(old, key))}: made again" if begun or finished is not None else "new"
+    if changed := changed_files(stage, key):
+        return f"{', '.join(changed)} changed: made again"
+    if finished is None:
+        return "continues" if begun else "new"
+    return "unchanged" if old.get("done") or finished != old.get("replaces") else "made again"
 
 
 def _call(command: list[str]) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.config_files import find_config, read_config, setting
-from rlhf_lightning.records.environment import package_version
-from rlhf_lightning.records.inputs import digest
+from rlhf_lightning.records.environment import git_commit, package_version
+from rlhf_lightning.records.inputs import changed_inputs, digest, read_inputs
 from rlhf_lightning.records.run_directory import STAGES
 
 CHECKPOINT = "backbone.init_args.checkpoint"
@@ -211,25 +211,42 @@ def _word(value: Any) -> str:
 
 
 def key_of(stage: Stage) -> dict[str, Any]:
-    """Everything that a stage's result depends on: arguments, contents of files, and the package's version."""
-    command = stage.command
-    files = _options(command).get("--config", [])
+    """What a stage is made from: its command, its configurations, earlier stages' results, and the package's code.
+
+    The place of the runs is no part of it: they may be moved, or named in another way. What the components of a run
+    read is in its ``inputs.json``, see `changed_inputs`.
+    """
+    files = _options(stage.command).get("--config", [])
     # Without the pipeline sections, which say what to do in other stages; the stage's own settings are in its command.
     configs = {file: {k: v for k, v in read_config(find_config(file)).items() if k != "pipeline"} for file in files}
-    words = [*_strings(list(configs.values())), *(word for word in command[1:] if word not in files)]
-    paths = {Path(word) for word in words if _is_path(word)} | set(stage.inputs.values())
     texts = {file: json.dumps(content, sort_keys=True, default=str) for file, content in configs.items()}
     contents = {file: hashlib.sha256(text.encode()).hexdigest() for file, text in texts.items()}
-    paths -= {stage.makes, stage.directory, stage.directory.parent}
-    contents |= {str(path): digest(path) for path in sorted(paths) if path.exists()}
-    return {"version": package_version(), "command": command, "contents": contents}
+    contents |= {_placed(str(path), stage): digest(path) for path in stage.inputs.values()}
+    if stage.name == "pairs":  # no run, and has the task that the supervised model was trained on
+        contents |= {one.path: digest(Path(one.path)) for one in read_inputs(stage.inputs["sft"].parent)}
+    command = [_placed(word, stage) for word in stage.command]
+    return {"version": package_version(), "commit": git_commit(), "command": command, "contents": contents}
+
+
+def changed_files(stage: Stage, key: Mapping[str, Any]) -> list[str]:
+    """What the components of a stage read and is not as it was, but for earlier stages' results, which have moved."""
+    known = key["contents"].values()
+    return [one.path for one in changed_inputs(stage.directory) if one.digest not in known]
+
+
+def _placed(word: str, stage: Stage) -> str:
+    """A path in the pipeline's folder as seen from there; other words as they are."""
+    path, folder = Path(word), stage.directory.parent
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else word
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two keys, in words."""
-    differences = []
-    if old.get("version") != new["version"]:
-        differences.append(f"package version {old.get('version')} → {new['version']}")
+    differences = [
+        f"{what} of the package {old.get(what)} → {new.get(what)}"
+        for what in ("version", "commit")
+        if old.get(what) != new.get(what)
+    ]
     before, after = _options(old.get("command", [])), _options(new["command"])
     for option in dict.fromkeys([*after, *before]):
         if before.get(option) != after.get(option):
@@ -250,19 +267,3 @@ def _options(command: Sequence[str]) -> dict[str, list[str]]:
         else:
             values.append(word)
     return options
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-
-
-def _is_path(value: str) -> bool:
-    """Whether a value names an existing file or folder, such as data or a checkpoint."""
-    return ("/" in value or "." in value) and len(value) < 4096 and Path(value).exists()

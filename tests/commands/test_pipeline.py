@@ -13,6 +13,8 @@ import pytest
 
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.pipeline import processes as running
+from rlhf_lightning.pipeline import stages as described
+from rlhf_lightning.records.inputs import Input, digest, write_inputs
 
 FILES = {
     "task.yaml": "task: {class_path: Assistant}\nbackbone: {class_path: LanguageBackbone, init_args: {width: 96}}\n",
@@ -75,6 +77,8 @@ def stages(monkeypatch):
                 Path(options["--out"]).write_text(result(command))
                 return 0
             (folder / "config.yaml").write_text("model: 1")
+            read = [Path("data.jsonl"), *(Path(word) for word in command if word.endswith("/export"))]
+            write_inputs(folder, [Input("task", str(path), digest(path)) for path in read if path.exists()])
             if name in self.cut:
                 return 143
             (folder / "export").mkdir(exist_ok=True)
@@ -202,8 +206,8 @@ ALL = ["sft", "pairs", "reward", "policy"]
         ("argument", ["--policy.trainer.max_epochs", "9"], ALL[3:], "policy: trainer.max_epochs 100 → 9: made again"),
         ("argument", ["--pairs.max_new_tokens", "9"], ALL[1:], "pairs: max_new_tokens not given → 9: made again"),
         ("config", [], ["policy"], "policy: ppo.yaml changed: made again"),
-        ("artefact", [], ["policy"], "policy: runs/q/reward/export changed: made again"),
-        ("pairs", [], ["reward", "policy"], "reward: runs/q/pairs/pairs.jsonl changed: made again"),
+        ("artefact", [], ["policy"], "policy: reward/export changed: made again"),
+        ("pairs", [], ["reward", "policy"], "reward: pairs/pairs.jsonl changed: made again"),
         ("data", [], ALL, "sft: data.jsonl changed: made again"),
         ("pipeline section", [], ["policy"], "policy: trainer.max_epochs 100 → 50: made again"),
         ("comment", [], [], "sft: unchanged, skipped"),
@@ -269,10 +273,46 @@ def test_pipeline_killed_after_a_stage_finished_does_not_repeat_it(stages):
     stages.names()
     note = Path("runs/q/sft/stage.json")
     content = json.loads(note.read_text())
-    note.write_text(json.dumps({**content, "done": False}))
-    os.utime(note, ns=(0, 0))
+    note.write_text(json.dumps({**content, "done": False, "replaces": None}))
+    os.utime(note, ns=(2**62, 2**62))  # copies and clocks change times: they say nothing
     assert run() == 0
     assert stages.names() == []
+
+
+@pytest.mark.parametrize("place", ["moved", "absolute"])
+def test_pipeline_is_unchanged_wherever_its_runs_are(place, stages, tmp_path):
+    Path("data.jsonl").write_text("read by every stage")
+    assert run() == 0
+    stages.names()
+    folder = tmp_path / ("runs" if place == "absolute" else "elsewhere")
+    Path("runs").rename(folder)
+    assert run("--runs_dir", str(folder) if place == "absolute" else "elsewhere") == 0
+    assert stages.names() == []
+    (folder / "q/reward/export/model").write_text("retrained by hand")
+    assert run("--runs_dir", str(folder)) == 0
+    assert stages.names() == ["policy"]
+
+
+def test_pipeline_is_made_again_by_other_code_of_the_package(stages, capsys, monkeypatch):
+    monkeypatch.setattr(described, "git_commit", lambda: "one")
+    assert run() == 0
+    stages.names()
+    monkeypatch.setattr(described, "git_commit", lambda: "two")
+    capsys.readouterr()
+    assert run("--stages", "sft") == 0
+    assert stages.names() == ["sft"]
+    assert "sft: commit of the package one → two: made again" in capsys.readouterr().out
+
+
+def test_pairs_notice_by_themselves_that_the_data_changed(stages, capsys):
+    Path("data.jsonl").write_text("old")
+    assert run() == 0
+    stages.names()
+    change("data")
+    capsys.readouterr()
+    assert run("--stages", "pairs") == 0
+    assert stages.names() == ["pairs"]
+    assert "pairs: data.jsonl changed: made again" in capsys.readouterr().out
 
 
 def test_pipeline_leaves_a_run_alone_that_it_did_not_make(stages, capsys):
