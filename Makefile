@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rlhf_lightning
-TEST := $(BIN)/python -m pytest -n auto --dist loadfile
+TEST := $(BIN)/python -m pytest -n auto
 
-.PHONY: install quickstart prove drills test test-unit test-slow check format clean help
+.PHONY: install quickstart prove drills test test-unit test-examples test-slow check format clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,11 +29,14 @@ drills: install  ## kill runs and pipelines at random moments, bring about fault
 	$(BIN)/python benchmarks/drills.py --kills 30 --two_ranks 8 --pipelines 6 --seed 1
 	$(BIN)/python benchmarks/bad_configs.py
 
-test: install  ## all tests
-	$(TEST)
+test: install  ## the tests that need minutes, too
+	$(TEST) --dist loadfile
 
 test-unit: install  ## the fast tests
-	$(TEST) -m "not slow"
+	$(TEST) --dist loadfile -m "not slow"
+
+test-examples: install  ## every example that a help text, a configuration or the README shows
+	$(TEST) --dist worksteal -m examples
 
 test-slow: install  ## known results of control over five seeds
 	$(BIN)/python -m pytest -s -m long

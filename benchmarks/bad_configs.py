@@ -19,6 +19,7 @@ import math
 import os
 import random
 import shlex
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
@@ -184,10 +185,12 @@ def tried(cases: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, stopping_before_training():
         os.chdir(folder)
+        sys.path.insert(0, folder)  # as under ``python -m``
         try:
             for case in cases:
                 yield case, attempt(case)
         finally:
+            sys.path.remove(folder)
             os.chdir(before)
 
 

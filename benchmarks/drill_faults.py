@@ -235,6 +235,16 @@ def data_cut_between(run: Run, whole: Run) -> int:
     return status
 
 
+def data_replaced_between(run: Run, whole: Run) -> int:
+    """A run is killed, and finds other data of the same size when it goes on; then its own come back."""
+    content = Path("words.jsonl").read_bytes()
+    signalled(signal.SIGKILL)(run, whole)
+    Path("words.jsonl").write_bytes(content.replace(b"say", b"ask"))
+    status = run.start().wait()
+    Path("words.jsonl").write_bytes(content)
+    return status
+
+
 def data_cut_while_open(run: Run, whole: Run) -> int:
     """Half of the data vanishes under a run that has opened them."""
     content = Path("words.jsonl").read_bytes()
@@ -252,6 +262,7 @@ FAULTS = (
     Fault("last.ckpt cut to a half", damaged(cut), redone=1),
     Fault("last.ckpt, one bit wrong", damaged(flip), redone=1),
     Fault("data file cut between runs", data_cut_between, whole=words_run),
+    Fault("data file replaced between runs", data_replaced_between, whole=words_run),
     Fault("data file cut while open", data_cut_while_open, ends=False, warns=False, whole=words_run),
     Fault("SIGTERM", signalled(signal.SIGTERM)),
     Fault("SIGINT", signalled(signal.SIGINT)),

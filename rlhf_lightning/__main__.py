@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from rlhf_lightning.cli.text_streams import BROKEN_PIPE, check_arguments, output_failure, show_any_character, use_utf8
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 
@@ -21,12 +22,29 @@ _NAMES = ", ".join(COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for a mistake of the user's, 130 when interrupted."""
-    if argv is None and not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())  # for modules of the user's own, as under ``python -m``
+    """Run one command and return its exit status.
+
+    0, 2 for a mistake of the user's, 130 when interrupted, 141 when nobody reads the output any more.
+    """
+    if argv is None:
+        use_utf8()
+        show_any_character()
+        if not {"", os.getcwd()} & set(sys.path):
+            sys.path.insert(0, os.getcwd())  # for modules of the user's own, as under ``python -m``
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(argv)
+        check_arguments(argv)
+        status = _dispatch(argv)
+        print(end="", flush=True)
+        return status
+    except OSError:
+        failure = output_failure()
+        if failure is None:
+            raise
+        if isinstance(failure, BrokenPipeError):  # whoever read the output has gone, as `head` does
+            return BROKEN_PIPE
+        _tell(f"the output cannot be written: {failure.strerror}")
+        return 2
     except UserError as error:
         if os.environ.get("RLHF_LIGHTNING_TRACEBACK"):
             raise

@@ -190,13 +190,14 @@ class Trajectories(Rows):
 
     Args:
         context: the inputs on which the actions are conditioned.
-        actions: token ids or discrete actions, or vectors [B, T, D]; undefined where ``action_mask`` is False.
+        actions: token ids or discrete actions, or vectors of whole or real numbers [B, T, D]; undefined where
+            ``action_mask`` is False.
         action_mask: True at the actions that were taken, the end-of-sequence token included; without gaps.
         old_logprobs: log-probability of each action at sampling, under the tempered distribution.
     """
 
     context: Context
-    actions: Int[Tensor, "B T"] | Float[Tensor, "B T D"]
+    actions: Int[Tensor, "B T *D"] | Float[Tensor, "B T D"]
     action_mask: Bool[Tensor, "B T"]
     old_logprobs: Float[Tensor, "B T"]
 
@@ -248,10 +249,11 @@ class ScoredRollout:
         raw_objective_means: mean score of each objective before any scaling, where weights are learned from them.
         group_size: number of consecutive rows that are responses to the same prompt.
         prompts: the prompts as text or conversation; empty for environments.
-        responses: the responses as text without special tokens; empty for environments.
+        responses: the responses as text; empty for environments.
         measures: further numbers per trajectory, which are logged and never trained on (such as ``gold``).
         timings: seconds by stage.
         prompts_shortened: number of prompts that lost their first tokens to fit into the context.
+        prompts_spelled: number of prompts that spell out special tokens, which are read as plain text.
         drawn: the whole collection, if these rows are a selection from it; metrics describe the whole collection.
     """
 
@@ -267,6 +269,7 @@ class ScoredRollout:
     measures: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     prompts_shortened: int = 0
+    prompts_spelled: int = 0
     drawn: ScoredRollout | None = None
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.ppo import PPO
@@ -127,7 +127,58 @@ class Numbered(Seeded):
     action_space = Discrete(3, start=3)
 
 
-for cls in (Scripted, Seeded, Pushed, Forgetful, Paying, Broken, Numbered):
+class Chosen(Seeded):
+    """`Seeded`, whose actions are two choices: one of −1 and 0, and one of 4, 5 and 6."""
+
+    action_space = MultiDiscrete([2, 3], dtype=np.int32, start=[-1, 4])
+
+
+class Copied(Watched):
+    """Shows two choices and pays one for each that is made alike, in an array; an episode has four steps."""
+
+    observation_space = Dict(
+        {"light": MultiBinary(1), "place": Tuple([Discrete(3, start=4), Box(0, 1, (2, 2), np.float64)])}
+    )
+    action_space = MultiDiscrete([2, 3], start=[0, 4])
+
+    def observation(self):
+        self.light, self.place = int(self.np_random.integers(2)), int(self.np_random.integers(4, 7))
+        return {"light": np.array([self.light], np.int8), "place": (self.place, np.full((2, 2), 0.5))}
+
+    def outcome(self, action):
+        paid = np.array([float(action[0] == self.light) + float(action[1] == self.place)])
+        return paid, self.time == 4, False
+
+
+class Within(Watched):
+    """Ends a run whose action is not in its action space, which it is given."""
+
+    observation_space = Box(-1, 1, (2,))
+
+    def __init__(self, action_space):
+        super().__init__()
+        self.action_space = action_space
+
+    def observation(self):
+        return np.zeros(2, np.float32)
+
+    def outcome(self, action):
+        assert self.action_space.contains(action)
+        return 1.0, False, False
+
+
+class Paid(Within):
+    """Pays what it is told to."""
+
+    def __init__(self, reward):
+        super().__init__(Discrete(2))
+        self.reward = reward
+
+    def outcome(self, action):
+        return self.reward, False, False
+
+
+for cls in (Scripted, Seeded, Pushed, Forgetful, Paying, Broken, Numbered, Chosen, Copied, Within, Paid):
     gymnasium.register(f"{cls.__name__}-v0", cls, max_episode_steps=10, disable_env_checker=True)
 
 

@@ -24,8 +24,6 @@ from rlhf_lightning.commands import COMMANDS
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = "python -m rlhf_lightning "
 STANDS_FOR = {
-    "YOUR_PAIRS.jsonl": "pairs.jsonl",
-    "pairs.jsonl.gz": "pairs.jsonl",
     "HuggingFaceTB/SmolLM2-135M": "runs/sft/export",  # nothing is downloaded in tests
     "LunarLander-v3": "Acrobot-v1",  # needs a further package
     "harmless-base.jsonl.gz": "pairs.jsonl",
@@ -121,6 +119,7 @@ def workspace(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_runs(example, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
@@ -135,6 +134,13 @@ def test_example_runs(example, workspace, monkeypatch):
         assert main(words) == 0
     if words[0] == "fit" and "--name" in words:
         assert load_run(workspace / "runs" / words[words.index("--name") + 1]).done
+
+
+def test_commands_of_the_readme_can_be_copied():
+    text = (ROOT / "README.md").read_text("utf-8")
+    shown = re.findall(r"^```\n(.*?)^```", text, re.M | re.S) + re.findall(r"`(python [^`]+)`", text)
+    left_open = re.compile(r"…|\bYOUR_|(?<!\$)\b(NAME|HOST|SHARED|FILE)\b(?!=)")
+    assert [command for command in shown if "rlhf_lightning" in command and left_open.search(command)] == []
 
 
 def test_there_are_examples_of_every_command():

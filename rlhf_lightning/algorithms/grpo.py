@@ -22,8 +22,10 @@ The gradient at the first step on a rollout: without ``normalize_std`` and with 
 expectation. The standard deviation raises the weight of prompts with little spread, ``ResponseMean`` that of the tokens
 of short responses; neither leaves a policy gradient. The KL in the loss is differentiated at the tokens that were
 drawn, not in how often they are drawn. There k3, the paper's estimator, has the value of KL(π‖π_ref) but the gradient
-of KL(π_ref‖π); k2 and exact have that of KL(π‖π_ref). With ``kl.loss`` null the KL is a part of the rewards, before
-they are compared.
+of KL(π_ref‖π); k2 and exact have that of KL(π‖π_ref), and so has ``k3_ratio``, k3 times the token's probability ratio
+(DeepSeek-V3.2, and TRL's default), in later steps on the rollout, too. The ratio is the token's own even where
+``ratio`` is of whole responses, because that of a response has another gradient. With ``kl.loss`` null the KL is a
+part of the rewards, before they are compared.
 
 Deviations from the papers: ``TokenMean`` divides by the tokens of the minibatch instead of each group, ``ResponseSum``
 by the responses alone (Dr. GRPO's further constant is a matter of the learning rate). ``dynamic_sampling`` has a limit,
@@ -290,6 +292,12 @@ class GRPO(OnPolicy[AdvantageBatch]):
             BIASED,
             {"normalize_std": False, "average": ResponseSum()},
             kl_loss=KLLoss("k3"),
+        ),
+        Variant(
+            "GRPO, no std, response sum, k3 × ratio in the loss",
+            BIASED,
+            {"normalize_std": False, "average": ResponseSum()},
+            kl_loss=KLLoss("k3_ratio"),
         ),
         Variant("GRPO, no std, response mean", BIASED, {"normalize_std": False}),
         Variant("GRPO, no std, token mean", BIASED, {"normalize_std": False, "average": TokenMean()}),

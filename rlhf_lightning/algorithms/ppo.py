@@ -163,9 +163,10 @@ class PPO(OnPolicy[AdvantageBatch]):
         checkpoint["surrogate_kl_coef"] = self.surrogate.kl_coef
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore it where it adapts; a fixed one is a setting."""
         super().on_load_checkpoint(checkpoint)
-        self.surrogate.kl_coef = checkpoint["surrogate_kl_coef"]
+        if self.surrogate.adapts:
+            self.surrogate.kl_coef = checkpoint["surrogate_kl_coef"]
 
     variants = (
         Variant("PPO, λ = 0.95, exact values", UNBIASED, {"whiten_advantages": False}),

@@ -36,6 +36,10 @@ class PreferredFT(FeedbackAlgorithm[PreferencePair]):
         """The chosen responses alone."""
         return self.encode_texts([pair.prompt for pair in examples], [pair.chosen for pair in examples])
 
+    def owners(self, examples: Sequence[PreferencePair]) -> Sequence[int]:
+        """One response of each pair: nothing is compared."""
+        return range(len(examples))
+
     def loss_sum(self, part: Part[PreferencePair]) -> tuple[Tensor, dict[str, Tensor]]:
         """−log π(y_w), summed over pairs."""
         return -self.logprobs(self.policy, part.encoded).sum(), {}

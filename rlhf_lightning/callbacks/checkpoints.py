@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,10 +14,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.detectors.detector import Detector
-from rlhf_lightning.callbacks.listener import Listener, axis_of
+from rlhf_lightning.callbacks.listener import Listener, axis_of, position
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, is_dry_run, validation_follows
 from rlhf_lightning.records.checkpoint_files import BEST, LAST, kept, link, settle, sync_lines
+
+log = logging.getLogger(__name__)
 
 Mode: TypeAlias = Literal["max", "min"]
 
@@ -75,6 +78,7 @@ class Checkpoints(Checkpoint, Listener):
         self.monitor, self.mode = monitor, mode
         self.best: float | None = None
         self._improved = self._ended = False
+        self._began_at = 0
         self._saved_at: tuple[int, int] | None = None
 
     @override
@@ -102,8 +106,11 @@ class Checkpoints(Checkpoint, Listener):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began_at = position(trainer, None)
         if self._ended:  # killed between its last checkpoint and its end: Lightning's EarlyStopping would train on
             trainer.should_stop = True
+            if trainer.is_global_zero:
+                log.warning("a callback had ended this run before its length: it does not train on")
 
     @override
     def on_row(self, trainer: Trainer, module: LightningModule, row: Mapping[str, float]) -> None:
@@ -112,7 +119,7 @@ class Checkpoints(Checkpoint, Listener):
             choices: list[tuple[str, Mode]] = [(one.best_by, "max") for one in detectors if one.best_by is not None]
             choices += BEST_BY
             self.monitor, self.mode = next((choice for choice in choices if choice[0] in row), (None, self.mode))
-        if self.monitor is None or self.monitor not in row or not row[axis_of(row)]:
+        if self.monitor is None or self.monitor not in row or row[axis_of(row)] == self._began_at:
             return
         # Lightning calls checkpoint callbacks last: the detectors have seen this row
         if any(detector.in_trouble and detector.taints(self.monitor) for detector in detectors):
@@ -154,7 +161,10 @@ class Checkpoints(Checkpoint, Listener):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.monitor, self.mode, self.best = state_dict["monitor"], state_dict["mode"], state_dict["best"]
+        if self.monitor is None:
+            self.monitor, self.mode = state_dict["monitor"], state_dict["mode"]
+        if (self.monitor, self.mode) == (state_dict["monitor"], state_dict["mode"]):
+            self.best = state_dict["best"]
 
     def _step_is_due(self, trainer: Trainer) -> bool:
         every = self.every or max(1, trainer.max_steps // 10)

@@ -19,10 +19,11 @@ class RunFiles(Callback):
     Args:
         directory: where to; None on ranks other than 0.
         config: the full configuration, for the loggers.
+        begins: whether the run begins here, be it at a checkpoint of another run, as opposed to one that goes on.
     """
 
-    def __init__(self, directory: RunDirectory | None, config: dict[str, Any]) -> None:
-        self.directory = directory
+    def __init__(self, directory: RunDirectory | None, config: dict[str, Any], *, begins: bool) -> None:
+        self.directory, self.begins = directory, begins
         self.config = config
         self.started = False
         """Whether training has started; on every rank."""
@@ -33,7 +34,7 @@ class RunFiles(Callback):
         if self.directory is None:
             return
         done = position(trainer, None)
-        resumed = self.directory.plan.resume_from is not None
+        resumed = not self.begins
         wandb_run = next((logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
         description = pl_module.describe() if isinstance(pl_module, Reporting) else None
         self.directory.start(description, resumed_at=done if resumed else None, wandb_run=wandb_run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.accelerators import MPSAccelerator
 
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.callbacks.checkpoints import Checkpoints
@@ -27,7 +29,9 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, process_rank
 from rlhf_lightning.records.config_files import read_config
 from rlhf_lightning.records.files import writing
-from rlhf_lightning.records.run_directory import CHECKPOINTS, RunDirectory, plan_run
+from rlhf_lightning.records.inputs import inputs_of
+from rlhf_lightning.records.run_directory import CHECKPOINTS, RunDirectory
+from rlhf_lightning.records.run_plan import plan_run
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +96,21 @@ class TrainingRun:
         if self.writer is not None:
             self.writer.set_aside()
 
+    def note_inputs(self, components: Mapping[str, Any]) -> None:
+        """Digest what the components read, to be kept with the run.
+
+        Args:
+            components: by their keys in the configuration.
+        """
+        if self.writer is not None:
+            self.writer.inputs = inputs_of(components)
+
     def callbacks(
         self, model: LightningModule, given: Sequence[Callback], progress: Sequence[Callback], *, checkpointing: bool
     ) -> list[Callback]:
         """What writes the files of the run, but for what the user's own callbacks replace, and shows how far it is."""
-        files = [RunFiles(self.writer, self.settings), MetricsFile(), SamplesFile(), WarningsFile()]
+        begins = self.plan.resume_from is None
+        files = [RunFiles(self.writer, self.settings, begins=begins), MetricsFile(), SamplesFile(), WarningsFile()]
         own: list[Callback] = [*files, Sigterm(), *progress]  # a module that is not one of ours brings no Sigterm
         if by_iteration(model):
             own += default_detectors(besides=given)
@@ -159,7 +173,32 @@ def completed(
     elif run is not None:
         checkpointing = arguments.get("enable_checkpointing") is not False
         own = run.callbacks(model, callbacks, own, checkpointing=checkpointing)
-    paths = {"default_root_dir": str(directory), "plugins": plugins, "callbacks": callbacks + own}
+    paths = {
+        "default_root_dir": str(directory),
+        "plugins": plugins,
+        "callbacks": callbacks + own,
+        "accelerator": _accelerator(arguments.get("accelerator", "auto")),
+    }
     if model is not None and by_iteration(model) and arguments.get("limit_val_batches") is None:
         return {**arguments, **paths, "limit_val_batches": 0}  # a policy optimizer evaluates itself, between iterations
     return {**arguments, **paths}
+
+
+def _accelerator(given: Any) -> Any:
+    """The accelerator that was asked for; on Apple silicon ``auto`` is the CPU.
+
+    Raises:
+        UserError: Apple's GPU was asked for: it has no float64, which noise, sums and moments are computed in.
+    """
+    if not MPSAccelerator.is_available():
+        return given
+    warnings.filterwarnings("ignore", message=".*GPU available but not used")  # Lightning would advise it
+    if given == "auto":
+        if process_rank() == 0:
+            log.warning("Apple silicon: training on the CPU, since sums and noise need float64 and the GPU has none")
+        return "cpu"
+    if given in ("gpu", "mps") or isinstance(given, MPSAccelerator):
+        raise UserError(
+            "trainer.accelerator is Apple's GPU, which has no float64, as sums and noise need; expected cpu"
+        )
+    return given

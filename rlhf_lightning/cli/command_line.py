@@ -24,7 +24,8 @@ from rlhf_lightning.errors import UserError, raise_all
 from rlhf_lightning.lightning_seams import OneConfigCLI, process_rank
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.records.config_files import merged, read_config
-from rlhf_lightning.records.run_directory import LAST_CHECKPOINT, check_name, first_difference
+from rlhf_lightning.records.run_directory import LAST_CHECKPOINT, check_name
+from rlhf_lightning.records.run_plan import first_difference
 from rlhf_lightning.tasks.task import Task
 
 _NOT_SAVED = ("overwrite", "pipeline", "config")
@@ -149,6 +150,10 @@ class CommandLine(OneConfigCLI):
                 super().instantiate_classes()
             except (UserError, *_REFUSALS) as error:
                 raise_all([str(checks.as_user_error(error)), *self._further_mistakes()])
+            if self.run is not None:
+                built = self.config_init[self.command]
+                parts = {key: built[key] for key in ("task", "backbone", "model", "data")}
+                self.run.note_inputs({**parts, "trainer.callbacks": built.trainer.callbacks})
 
     def _further_mistakes(self) -> Iterator[str]:
         """What a run without its model, and one without its data, would be refused for."""

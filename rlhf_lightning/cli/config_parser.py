@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
@@ -42,11 +45,31 @@ class ConfigParser(LightningArgumentParser):
     given: Given
     """The settings that are parsed."""
 
+    @override
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None, **options: Any
+    ) -> Namespace:
+        """Parse arguments.
+
+        For an argument of an object among the arguments, jsonargparse calls the parser of that object with the value as
+        text, and its null has become ``None`` by then (4.53).
+        """
+        if args is not None and "defaults" in options:
+            args = [f"{word.removesuffix('None')}null" if word.endswith("=None") else word for word in args]
+        return super().parse_args(args, namespace, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise `ParseError`."""
         if not self.exit_on_error:
             super().error(message, ex)
         raise ParseError(message) from ex
+
+    def parse_path(self, path: str | os.PathLike[str], *arguments: Any, **options: Any) -> Namespace:
+        """Parse a file as UTF-8, in every locale; files that it names are looked for beside it."""
+        file = Path_fr(path)
+        with file.relative_path_context():
+            content = Path(file.absolute).read_text(encoding="utf-8")
+            return self.parse_string(content, Path(path).name, *arguments, **options)
 
 
 class ConfigFile(ActionConfigFile):

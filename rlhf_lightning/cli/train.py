@@ -40,9 +40,10 @@ def train(
 ) -> Run:
     """Train a model and write what the ``fit`` command writes, below ``runs_dir``.
 
-    A finished run is refused; an unfinished one, with the same configuration, continues from its last checkpoint: the
-    same call again, with new objects, ends like a run that was never interrupted. The configuration that is written is
-    that of the objects. ``fit --config runs/NAME/config.yaml`` repeats the run, unless the file lists under
+    An unfinished run, with the same configuration, continues from its last checkpoint: the same call again, with new
+    objects, ends like a run that was never interrupted. A finished one is refused, unless ``max_epochs`` or
+    ``max_steps`` is larger than it was: then it is trained longer. The configuration that is written is that of the
+    objects. ``fit --config runs/NAME/config.yaml`` repeats the run, unless the file lists under
     ``only_in_python`` what no configuration can express, such as a class that is defined in a notebook.
 
     ```python
@@ -57,7 +58,8 @@ def train(
         max_epochs: number of iterations, for policy optimizers.
         max_steps: number of optimizer steps, for all others.
         seed: of the networks, of the order of the data and of the sampling noise.
-        accelerator: as Lightning calls it, such as ``cpu`` or ``gpu``.
+        accelerator: as Lightning calls it, such as ``cpu`` or ``gpu``; ``auto`` is the CPU on Apple silicon, whose GPU
+            has no float64.
         callbacks: of the user's own, beside those that write the files.
         runs_dir: folder of all runs.
         overwrite: replace a run that is there.
@@ -68,7 +70,8 @@ def train(
 
     Raises:
         UserError: the length of the run is missing, an argument of the trainer does not go with a run directory, the
-            model has been trained before, or the directory holds a finished run, another run, or something else.
+            model has been trained before, or the directory holds a run that is complete, another run, one whose inputs
+            have changed, or something else.
         KeyboardInterrupt: the run was interrupted; the same call continues it.
     """
     _check(model, max_epochs, max_steps, trainer_arguments)
@@ -97,6 +100,8 @@ def train(
     seed_everything(seed, workers=True, verbose=False)
     with run.cleaning_up(), _interruptible():
         run.set_aside()
+        parts = {key: getattr(model, key) for key in ("task", "backbone") if hasattr(model, key)}
+        run.note_inputs({**parts, "model": model, "data": data, "trainer.callbacks": list(callbacks)})
         run.fit(Trainer(**completed(trainer, run.directory, model, run)), model, datamodule=data)
     run.finish()
     return load_run(run.directory)

@@ -26,11 +26,14 @@ def main(argv: list[str]) -> None:
         prompts = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
 
     from rlhf_lightning.distributed import Stream
+    from rlhf_lightning.models.language.spelling import READ
     from rlhf_lightning.models.language.text import plain_text
     from rlhf_lightning.rollout.sampling import sample_responses
     from rlhf_lightning.tasks.text.prompts_io import write_jsonl
 
     policy = load_policy(arguments.model, temperature=arguments.temperature)
+    if arguments.special_tokens:
+        policy.tokenizer.init_kwargs[READ] = True
     answers: list[tuple[Prompt, str]] = []
     for start in track(range(0, len(prompts), arguments.batch_size), "generate"):
         part = prompts[start : start + arguments.batch_size]
@@ -44,6 +47,7 @@ def main(argv: list[str]) -> None:
             iteration=0,
             max_new_tokens=arguments.max_new_tokens,
             greedy=arguments.greedy,
+            keep_special_tokens=arguments.special_tokens,
         )
         answers += [(part[i // arguments.samples], text) for i, text in enumerate(texts)]
     if arguments.out:
@@ -60,8 +64,15 @@ def _parser() -> LineParser:
     parser.add_argument(
         "prompts", nargs="*", default=[], help="prompts; without any, they are read from --file or standard input"
     )
-    parser.add_argument("--file", help="JSONL of prompt or messages, or text with one prompt per line; - for stdin")
+    parser.add_argument(
+        "--file", help="JSONL of prompt or messages, or text with one prompt per line, in UTF-8; - for stdin"
+    )
     parser.add_argument("--raw", action="store_true", help="continue a text as it stands, without chat template")
+    parser.add_argument(
+        "--special_tokens",
+        action="store_true",
+        help="read special tokens that a prompt spells out, and show answers' own",
+    )
     parser.add_argument("--samples", type=positive, default=1, help="answers per prompt (default %(default)s)")
     parser.add_argument("--greedy", action="store_true", help="take the most probable token each time")
     parser.add_argument("--temperature", type=float, default=1.0, help="(default %(default)s)")
@@ -93,6 +104,8 @@ def _prompts(given: list[str], file: str | None) -> list[Prompt]:
         return list(given)
     if file and file != "-":
         return read_prompts(file)
+    if sys.stdin is None:
+        raise UserError("standard input is closed; expected prompts there, as arguments or by --file")
     if sys.stdin.isatty():
         print("reading prompts from standard input, one per line; end with Ctrl-D", file=sys.stderr)
     return read_prompts(sys.stdin)

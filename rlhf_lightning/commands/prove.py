@@ -7,18 +7,18 @@ import math
 from typing import TYPE_CHECKING
 
 from rlhf_lightning.cli.arguments import LineParser, track
+from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from rlhf_lightning.training.module import Module
 
-HELP = "compare each optimizer's expected gradient with the exact one, by enumerating all batches of a tiny task"
 EXAMPLE = "prove --seed 1"
 
 
 def main(argv: list[str]) -> int:
     """Run the command; status 1 if an expectation, or the end of a run, is not what it is said to be."""
-    parser = LineParser("prove", HELP, EXAMPLE)
+    parser = LineParser("prove", COMMANDS["prove"], EXAMPLE)
     parser.add_argument("--seed", type=_seed, default=0, help="of rewards, policies and critics (default %(default)s)")
     parser.add_argument(
         "--batch_size",
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         "--kl_coef",
         type=_price,
         default=0.3,
-        help="β, the price of a nat of KL to the reference (default %(default)s)",
+        help="β, the price of a nat of KL to the reference, 0 for none (default %(default)s)",
     )
     parser.add_argument(
         "--runs",
@@ -121,6 +121,6 @@ def _price(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
     return number

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, TypeVar
 
 from rlhf_lightning.data.passes import PassDataModule
 from rlhf_lightning.errors import UserError, check_limits
+from rlhf_lightning.records.constructed import Readable
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.tasks.text.splits import folds as folds_of
 from rlhf_lightning.tasks.text.splits import prompt_key
@@ -74,6 +75,10 @@ class FeedbackDataModule(PassDataModule[Example]):
         self.objectives = objectives
         self.folds = folds
         self.fold = fold
+
+    def reads(self) -> Iterable[Readable]:
+        """The file of the feedback."""
+        return () if self.source is self.task else self.source.reads()
 
     def load(self) -> tuple[Sequence[Example], Sequence[Example]]:
         """The two splits, which share no prompt."""

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from rlhf_lightning.distributed import Stream
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.judges.labels import ATTEMPTS, Judge, Judgement
+from rlhf_lightning.judges.labels import ATTEMPTS, Comparison, Judge
 from rlhf_lightning.models.language.policy import LanguagePolicy
 from rlhf_lightning.rollout.sampling import sample_responses
 from rlhf_lightning.types import Prompt
@@ -27,13 +27,13 @@ class JudgedGroup:
     """
 
     responses: tuple[str, ...]
-    judgements: list[Judgement]
+    judgements: list[Comparison]
 
     def records(self) -> list[dict[str, Any]]:
         """As they are written to a file: a ranking refers to the responses by number."""
         return [self._record(judgement) for judgement in self.judgements]
 
-    def _record(self, judgement: Judgement) -> dict[str, Any]:
+    def _record(self, judgement: Comparison) -> dict[str, Any]:
         fields = dataclasses.asdict(judgement)
         if len(self.responses) > 2:
             order = [self.responses.index(text) for text in fields.pop("responses")]

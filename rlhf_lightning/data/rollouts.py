@@ -15,15 +15,11 @@ from rlhf_lightning.records.metrics import Experience, Metric
 from rlhf_lightning.rewards.handling import RewardHandling
 from rlhf_lightning.rewards.objectives import DeclaredWeights, ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
-from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.rewards.source import RewardSource, is_reserved
 from rlhf_lightning.rollout.responses import ResponseCollector
 from rlhf_lightning.rollout.statistics import TEXT_METRICS, WIN_RATE, score_statistics, text_statistics
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Prompt, ScoredRollout
-
-TAKEN = ("score", "gold", "reward", "entropy", "perplexity", "length_mean", "eos_rate", "distinct_2", "disagreement")
-TAKEN_BEGINNINGS = ("score_", "gold_", "weight_", "kl_", "win_rate")
-"""Names that monitors cannot have, since ``objective/NAME`` and ``eval/NAME`` are metrics already."""
 
 
 class RolloutDataModule(CollectionDataModule):
@@ -46,6 +42,8 @@ class RolloutDataModule(CollectionDataModule):
         length_penalty: subtracted for each token beyond ``length_free``; 0.001 to 0.01 standard deviations of the
             rewards.
         length_free: number of tokens without penalty.
+        keep_special_tokens: rewards read the special tokens that the policy writes, such as an added ``<answer>``, but
+            not the one that ends a response.
     """
 
     def __init__(
@@ -63,6 +61,7 @@ class RolloutDataModule(CollectionDataModule):
         monitors: dict[str, RewardSource] | None = None,
         length_penalty: float = 0.0,
         length_free: int = 0,
+        keep_special_tokens: bool = False,
     ) -> None:
         super().__init__(task)
         task.require(frozenset({"prompts"}), by=type(self).__name__)
@@ -92,7 +91,12 @@ class RolloutDataModule(CollectionDataModule):
         self.samples_per_prompt = samples_per_prompt
         self.eval_prompts = eval_prompts
         self.responses = ResponseCollector(
-            reward, self.gold, monitors=monitors, max_new_tokens=max_new_tokens, decode_batch_size=decode_batch_size
+            reward,
+            self.gold,
+            monitors=monitors,
+            max_new_tokens=max_new_tokens,
+            decode_batch_size=decode_batch_size,
+            keep_special_tokens=keep_special_tokens,
         )
         self.handling = RewardHandling(
             _as_list(scaling),
@@ -243,5 +247,6 @@ def _text_policy(policy: Policy) -> TextPolicy:
 def _check_monitors(monitors: Mapping[str, RewardSource]) -> None:
     """Refuse names that other metrics have, or that cannot be the name of a metric."""
     for name in monitors:
-        if not re.fullmatch(r"[\w-]+", name) or name in TAKEN or name.startswith(TAKEN_BEGINNINGS):
+        taken = is_reserved(name) or name == "disagreement" or name.startswith(("score_", "gold_"))
+        if taken or not re.fullmatch(r"[\w-]+", name):
             raise UserError(f"data.init_args.monitors: {name!r} is taken or no name for a metric; expected another")

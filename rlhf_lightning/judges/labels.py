@@ -19,7 +19,7 @@ ATTEMPTS = 20
 DECIMALS = 5
 """To which gold scores are rounded before they are compared: the last bits of a sum depend on the batch around it."""
 
-Judgement: TypeAlias = "PreferencePair | Ranking"
+Comparison: TypeAlias = "PreferencePair | Ranking"
 
 
 class Judge:
@@ -64,7 +64,7 @@ class Judge:
 
     def judge(
         self, numbers: Sequence[int], prompts: Sequence[Prompt], groups: Sequence[tuple[str, ...]]
-    ) -> list[list[Judgement]]:
+    ) -> list[list[Comparison]]:
         """The judgements of each group; none where it cannot be said which response is better.
 
         Annotators are asked about the objectives in which gold finds any difference, gold about those in which it finds
@@ -92,7 +92,7 @@ class Judge:
 
     def _ask(
         self, number: int, prompt: Prompt, texts: tuple[str, ...], objective: str | None, annotator: str | None
-    ) -> Judgement:
+    ) -> Comparison:
         options = {"objective": objective, "annotator": annotator}
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         if len(texts) == 2:
@@ -116,7 +116,7 @@ class Judge:
         return [dict(zip(by_name, values, strict=True)) for values in zip(*rounded, strict=True)]
 
 
-def _ordered(prompt: Prompt, texts: tuple[str, ...], row: dict[str | None, list[float]]) -> Iterator[Judgement]:
+def _ordered(prompt: Prompt, texts: tuple[str, ...], row: dict[str | None, list[float]]) -> Iterator[Comparison]:
     """The responses with the higher score first, by each objective that finds no two of them equal."""
     from rlhf_lightning.tasks.feedback import as_pairs
     from rlhf_lightning.types import Ranking

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
@@ -53,6 +55,37 @@ class Categorical(ActionDistribution):
     def draw(self, noise: Float[Tensor, "*N A"] | None) -> Int[Tensor, "*N"]:
         """A sample by the Gumbel-max rule: argmax of log-probabilities plus Gumbel noise."""
         return (self.log_softmax if noise is None else self.log_softmax + noise).argmax(-1)
+
+
+class IndependentCategoricals(ActionDistribution):
+    """Distributions over vectors of D choices, which are drawn independently of each other.
+
+    Args:
+        entries: the distributions of each entry.
+    """
+
+    def __init__(self, entries: Sequence[Categorical]) -> None:
+        self.entries = tuple(entries)
+
+    def logprobs(self, actions: Int[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
+        """Log-probability of one action under each distribution."""
+        pairs = zip(self.entries, actions.unbind(-1), strict=True)
+        return torch.stack([entry.logprobs(chosen) for entry, chosen in pairs]).sum(0)
+
+    def entropy(self) -> Float[Tensor, "*N"]:
+        """Entropy in nats."""
+        return torch.stack([entry.entropy() for entry in self.entries]).sum(0)
+
+    def kl(self, other: IndependentCategoricals) -> Float[Tensor, "*N"]:
+        """Exact KL(self‖other)."""
+        pairs = zip(self.entries, other.entries, strict=True)
+        return torch.stack([entry.kl(another) for entry, another in pairs]).sum(0)
+
+    def draw(self, noise: Float[Tensor, "*N A"] | None) -> Int[Tensor, "*N D"]:
+        """A sample by the Gumbel-max rule; the noise has one number per choice, entry after entry."""
+        sizes = [entry.log_softmax.shape[-1] for entry in self.entries]
+        parts = [None] * len(sizes) if noise is None else noise.split(sizes, dim=-1)
+        return torch.stack([entry.draw(part) for entry, part in zip(self.entries, parts, strict=True)], dim=-1)
 
 
 class DiagonalGaussian(ActionDistribution):

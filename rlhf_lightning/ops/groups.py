@@ -4,14 +4,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlhf_lightning.ops.masking import masked
+from rlhf_lightning.ops.scaling import magnitude
 
-def _deviations(scores: Float[Tensor, " B"], group_size: int) -> Float[Tensor, "N G"]:
-    """Score minus the mean of its group; exactly 0 where all scores of a group are equal."""
+
+def _deviations(scores: Float[Tensor, " B"], group_size: int) -> tuple[Float[Tensor, "N G"], Float[Tensor, "N 1"]]:
+    """Score minus the mean of its group, 0 in a group whose scores are equal but for rounding; and the unit it is in.
+
+    Dividing by the standard deviation would amplify rounding.
+    """
     groups = scores.reshape(-1, group_size)
-    # The mean of equal numbers can differ from them by a rounding error, which dividing by the standard deviation would
-    # amplify. Subtracting the first score makes them exactly 0.
+    unit = magnitude(groups, each_row=True)  # sums and squares of scores of 1e19 and more would overflow
+    groups = groups / unit
     groups = groups - groups[:, :1]
-    return groups - groups.mean(-1, keepdim=True)
+    deviations = groups - groups.mean(-1, keepdim=True)
+    differ = groups_that_differ(scores, group_size=group_size).view_as(groups)
+    return masked(deviations, differ), unit
 
 
 def leave_one_out_advantages(scores: Float[Tensor, " B"], *, group_size: int) -> Float[Tensor, " B"]:
@@ -23,7 +31,8 @@ def leave_one_out_advantages(scores: Float[Tensor, " B"], *, group_size: int) ->
     Args:
         group_size: G ≥ 2.
     """
-    return (_deviations(scores, group_size) * group_size / (group_size - 1)).reshape(-1)
+    deviations, unit = _deviations(scores, group_size)
+    return (deviations * group_size / (group_size - 1) * unit).reshape(-1)
 
 
 def group_advantages(
@@ -39,11 +48,11 @@ def group_advantages(
         group_size: G ≥ 2.
         eps: ε, such as 1e-4; advantages of equal scores are 0 with any ε.
     """
-    deviations = _deviations(scores, group_size)
-    if normalize_std:
-        std = (deviations.square().sum(-1, keepdim=True) / (group_size - 1)).sqrt()
-        deviations = deviations / (std + eps)
-    return deviations.reshape(-1)
+    deviations, unit = _deviations(scores, group_size)
+    if not normalize_std:
+        return (deviations * unit).reshape(-1)
+    std = (deviations.square().sum(-1, keepdim=True) / (group_size - 1)).sqrt()
+    return (deviations / (std + eps / unit)).reshape(-1)
 
 
 def best_of_group(scores: Float[Tensor, " B"], *, group_size: int) -> Int[Tensor, " N"]:
@@ -58,10 +67,13 @@ def best_of_group(scores: Float[Tensor, " B"], *, group_size: int) -> Int[Tensor
 def groups_that_differ(scores: Float[Tensor, " B"], *, group_size: int) -> Bool[Tensor, " B"]:
     """True at every row of a group whose scores differ; groups of equal scores have advantage 0 and teach nothing.
 
+    Scores whose difference is a rounding error, at most eight units in the last place of the largest, are equal.
     Dynamic sampling keeps the rows that are True: Yu et al. 2025, "DAPO", eq. 11.
     """
     groups = scores.reshape(-1, group_size)
-    return (groups != groups[:, :1]).any(-1).repeat_interleave(group_size)
+    low, high = groups.aminmax(dim=-1)
+    rounding = 8 * torch.finfo(scores.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return ~(high - low <= rounding).repeat_interleave(group_size)
 
 
 def overlong_penalty(lengths: Int[Tensor, " B"], *, max_length: int, cache_length: int) -> Float[Tensor, " B"]:

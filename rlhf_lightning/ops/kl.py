@@ -3,7 +3,7 @@
 With Δ = log π(a) − log q(a): k1 is unbiased with large variance, k2 is biased with small variance, k3 is unbiased,
 never negative and has small variance (Schulman 2020, "Approximating KL Divergence"). That is about the *value*. As a
 term of a loss, an estimator is differentiated at the sampled actions; its expected gradient is 0 for k1, ∇KL(π‖q)
-for k2 and ∇KL(q‖π) for k3.
+for k2 and ∇KL(q‖π) for k3. Times the probability ratio, k3 has the gradient ∇KL(π‖q), too.
 """
 
 from typing import Literal, TypeAlias
@@ -33,6 +33,17 @@ def k3(logprobs: Float[Tensor, "*B"], other_logprobs: Float[Tensor, "*B"]) -> Fl
     """k3 = e^{−Δ} − 1 + Δ."""
     delta = logprobs - other_logprobs
     return torch.expm1(-delta) + delta
+
+
+def k3_ratio(
+    logprobs: Float[Tensor, "*B"], other_logprobs: Float[Tensor, "*B"], old_logprobs: Float[Tensor, "*B"]
+) -> Float[Tensor, "*B"]:
+    """(π/π_old) k3, which has the expectation KL(π‖q) and the expected gradient ∇KL(π‖q) at actions of π_old.
+
+    DeepSeek-AI 2025, "DeepSeek-V3.2: Pushing the Frontier of Open Large Language Models", § 3.1. The derivative is
+    (π/π_old) Δ ∇ log π: the ratio adds k3 to k3's own factor 1 − e^{−Δ}. At π = π_old it is that of k2.
+    """
+    return (logprobs - old_logprobs).exp() * k3(logprobs, other_logprobs)
 
 
 def ziegler_coefficient(kl_coef: float, kl: float, *, target: float, gain: float) -> float:

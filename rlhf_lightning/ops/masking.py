@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from rlhf_lightning.ops.scaling import magnitude
+
 
 def masked(values: Shaped[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """The values where the mask is True; 0 elsewhere."""
@@ -43,8 +45,10 @@ def whiten(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], *, eps
     Args:
         eps: added to the standard deviation, so that equal values become 0 instead of NaN.
     """
+    scale = magnitude(masked(values, mask))
+    values = masked(values, mask) / scale
     mean, variance = masked_mean_and_variance(values, mask)
-    return masked((masked(values, mask) - mean) / (variance.sqrt() + eps), mask)
+    return masked((values - mean) / (variance.sqrt() + eps / scale), mask)
 
 
 def explained_variance(
@@ -54,6 +58,7 @@ def explained_variance(
 
     It is 0 where the targets do not vary.
     """
-    _, residual = masked_mean_and_variance(targets - predictions, mask)
-    _, total = masked_mean_and_variance(targets, mask)
+    scale = magnitude(masked(targets, mask))
+    _, residual = masked_mean_and_variance((targets - predictions) / scale, mask)
+    _, total = masked_mean_and_variance(targets / scale, mask)
     return masked(1 - residual / total, total > 0)

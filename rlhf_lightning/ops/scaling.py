@@ -5,6 +5,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def magnitude(values: Float[Tensor, "*shape"], *, each_row: bool = False) -> Float[Tensor, "..."]:
+    """The power of two at or just below the largest absolute value; 1 where all values are 0.
+
+    Dividing by it changes no digit, and what is left lies between −2 and 2: its squares and their sums cannot overflow.
+
+    Args:
+        each_row: one for each row (the last axis, which is kept with length 1) instead of one for all values.
+    """
+    sizes = values.detach().abs()
+    largest = sizes.amax(-1, keepdim=True) if each_row else sizes.amax()
+    mantissa, _ = torch.frexp(largest)  # at least 1/2 and below 1
+    return torch.where(largest > 0, largest / (2 * mantissa), torch.ones_like(largest))
+
+
 def mean_and_std(scores: Float[Tensor, " B"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean and population standard deviation, in float64, so that equal scores deviate by exactly 0."""
     scores = scores.double()

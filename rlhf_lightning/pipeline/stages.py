@@ -12,6 +12,7 @@ from typing import Any
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records.config_files import find_config, read_config, setting
 from rlhf_lightning.records.environment import package_version
+from rlhf_lightning.records.inputs import digest
 from rlhf_lightning.records.run_directory import STAGES
 
 CHECKPOINT = "backbone.init_args.checkpoint"
@@ -237,17 +238,6 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     contents = old.get("contents", {})
     differences += [f"{name} changed" for name, value in new["contents"].items() if contents.get(name, value) != value]
     return differences or ["its inputs changed"]
-
-
-def digest(path: Path) -> str:
-    """Hash of a file, or of all files below a folder."""
-    hashed = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
-        hashed.update(str(file.relative_to(path)).encode())
-        with open(file, "rb") as content:
-            hashed.update(hashlib.file_digest(content, "sha256").digest())
-    return hashed.hexdigest()
 
 
 def _options(command: Sequence[str]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,16 @@ def reward_evaluation(run: Run) -> tuple[str, Mapping[str, Any]]:
     """Name of a reward model's run and what was measured of it, both empty where there is none."""
     found = run.find("reward")
     return (found.name, found.evaluation or {}) if found else ("", {})
+
+
+def chance_error(bins: Sequence[Mapping[str, Any]]) -> float:
+    """The calibration error that a perfectly calibrated model can be expected to show on so many pairs.
+
+    The share that comes true in a bin of n pairs deviates from p by √(2/π · p (1 − p) / n) on average.
+    """
+    total = sum(entry["count"] for entry in bins)
+    deviations = (math.sqrt(entry["confidence"] * (1 - entry["confidence"]) * entry["count"]) for entry in bins)
+    return math.sqrt(2 / math.pi) * sum(deviations) / total if total else 0.0
 
 
 def attainable(ceiling: float | None) -> str:

@@ -25,7 +25,7 @@ from rlhf_lightning.models.tabular import PREFIXES
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.tasks.bandit.exact import flat_gradient, probabilities
 from rlhf_lightning.tasks.bandit.tree import PROMPT, RESPONSES, as_rollout
-from rlhf_lightning.training.offline import Offline
+from rlhf_lightning.training.offline import Offline, Part
 from rlhf_lightning.types import LabelledResponse, PreferencePair, Rollout, ScoredRollout
 
 
@@ -104,10 +104,14 @@ def expected_feedback_gradient(
 
 
 def feedback_gradient(module: FeedbackAlgorithm[Any], examples: Sequence[Any]) -> Float[Tensor, " P"]:
-    """Gradient of the loss of one batch of feedback with respect to the policy's parameters."""
-    parts = module.parts(examples)
-    loss = torch.stack([module.loss_sum(part)[0] for part in parts]).sum()
-    return flat_gradient(loss / sum(module.weight(part) for part in parts), module.policy)
+    """Gradient of the loss of one batch of feedback with respect to the policy's parameters.
+
+    A pair of equal responses, which training leaves out, counts like any other.
+    """
+    with torch.no_grad():
+        statistics = module.statistics(examples)
+    part = Part(examples, module.encode(examples).to(module.device), statistics)
+    return flat_gradient(module.loss_sum(part)[0] / module.weight(part), module.policy)
 
 
 def _moments(weighted: Iterable[tuple[Tensor, Tensor]]) -> GradientMoments:

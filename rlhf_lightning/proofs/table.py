@@ -9,7 +9,8 @@ from rlhf_lightning.proofs.estimators import MEASURED, Estimator
 from rlhf_lightning.proofs.instance import Instance
 
 EXACT = 1e-9
-"""Largest ‖E[g] − c ∇J‖ of an estimator that is said to be exact, and smallest of one that is said to be biased."""
+"""Largest ‖E[g] − c ∇J‖ of an estimator that is said to be exact, and smallest of one that is said to be biased, over
+what it is compared with (`EstimatorRow.size`)."""
 
 HEADER = ("optimizer", "E[g]", "c", "‖E[g] − c ∇J‖", "variance / c²")
 
@@ -34,6 +35,8 @@ class EstimatorRow:
         estimator: which.
         scale: c, stated, or fitted where E[g] is biased.
         error: ‖E[g] − c ∇J‖.
+        size: what the error is compared with: ‖c ∇J‖, and where a bias is said to come from a KL in the loss or from
+            wrong values not more than β or their error, with which it vanishes.
         bias: the same over ‖c ∇J‖.
         cosine: of the angle between E[g] and ∇J.
         variance: E‖g − E[g]‖² / c².
@@ -42,6 +45,7 @@ class EstimatorRow:
     estimator: Estimator
     scale: float
     error: float
+    size: float
     bias: float
     cosine: float
     variance: float
@@ -49,7 +53,7 @@ class EstimatorRow:
     @property
     def exact(self) -> bool:
         """Whether E[g] is c ∇J."""
-        return self.error < EXACT
+        return self.error < EXACT * self.size
 
     @property
     def holds(self) -> bool:
@@ -57,7 +61,7 @@ class EstimatorRow:
         claim = self.estimator.variant.claim
         if claim is MEASURED:
             return True
-        return self.exact if claim.scale is not None else self.error >= EXACT
+        return self.exact if claim.scale is not None else self.error >= EXACT * self.size
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
@@ -71,7 +75,7 @@ class EstimatorRow:
             self.estimator.variant.name,
             text + ("" if self.holds else " — REFUTED"),
             f"{self.scale:.4g}" if claim.scale is not None else f"≈ {self.scale:.3f}",
-            f"< {EXACT:.0e}" if self.exact else f"{self.error:.4f}",
+            f"< {EXACT * max(self.size, 1):.0e}" if self.exact else _number(self.error),
             f"{self.variance:.4f}",
         )
 
@@ -80,17 +84,28 @@ def measure(estimator: Estimator, instance: Instance, *, batch_size: int) -> Est
     """Moments of an estimator's gradient over all batches of so many responses, which are one group."""
     moments = estimator.moments(instance, batch_size=batch_size)
     found, exact = -moments.mean, instance.objective.gradient(instance.policy)
-    stated = estimator.variant.claim.scale
+    variant = estimator.variant
+    stated = variant.claim.scale
     scale = stated(batch_size) if stated else (found @ exact / (exact @ exact)).item()
-    error = (found - scale * exact).norm().item()
+    error, size = (found - scale * exact).norm(), abs(scale) * exact.norm()
+    sizes = [size.item()]
+    if stated is None:
+        sizes += [instance.kl_coef] if variant.kl_loss is not None else []
+        sizes += [instance.critic_error] if variant.wrong_critic else []
     return EstimatorRow(
         estimator=estimator,
         scale=scale,
-        error=error,
-        bias=error / (abs(scale) * exact.norm().item()),
+        error=error.item(),
+        size=min(sizes),
+        bias=(error / size).item(),
         cosine=(found @ exact / (found.norm() * exact.norm())).item(),
-        variance=moments.variance.item() / scale**2,
+        variance=(moments.variance / scale**2).item(),
     )
+
+
+def _number(value: float) -> str:
+    """With four decimals, unless these are all 0."""
+    return f"{value:.4f}" if value >= 5e-5 else f"{value:.0e}"
 
 
 def markdown(rows: Iterable[EstimatorRow], instance: Instance, *, batch_size: int) -> str:

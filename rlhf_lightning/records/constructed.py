@@ -6,10 +6,14 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Self
+from types import ModuleType
+from typing import Any, Self, TypeAlias
+
+Readable: TypeAlias = str | PurePath | ModuleType
+"""A file, a folder, or a module of code."""
 
 
 class Constructed:
@@ -28,6 +32,13 @@ class Constructed:
             return
         parameters = list(inspect.signature(cls.__init__).parameters.values())
         cls.__signature__ = inspect.Signature(parameters[1:])  # type: ignore[attr-defined]
+
+    def reads(self) -> Iterable[Readable]:
+        """Files and folders that the object reads, and modules whose code it calls, whatever lies in them.
+
+        A run that goes on is refused where they have changed. The objects among the arguments name their own.
+        """
+        return ()
 
 
 def arguments_of(value: Any) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""The run directory as a run writes it: what may be started where, what is resumed, and when it is done.
+"""The run directory as a run writes it: an earlier run is set aside, the new one starts, and is done.
 
-Every rank reads the same directory and comes to the same plan; only rank 0 changes anything, and nothing but
-`RunDirectory.set_aside` before training starts. Imports no torch.
+Only rank 0 changes anything, by the plan of `plan_run`, and nothing but `RunDirectory.set_aside` before training
+starts. Imports no torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, Any
@@ -17,10 +17,10 @@ from typing import IO, Any
 import yaml
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.records.checkpoint_files import LAST, newest_intact
-from rlhf_lightning.records.config_files import read_config
+from rlhf_lightning.records.checkpoint_files import LAST
 from rlhf_lightning.records.environment import environment, now
-from rlhf_lightning.records.files import is_temporary, remove_temporary, write_atomically
+from rlhf_lightning.records.files import remove_temporary, write_atomically
+from rlhf_lightning.records.inputs import INPUTS, Input, write_inputs
 from rlhf_lightning.records.locks import LOCK, check_free, locked
 from rlhf_lightning.records.metrics import Description
 
@@ -33,27 +33,14 @@ LAST_CHECKPOINT = Path(CHECKPOINTS) / LAST
 STAGES = ("sft", "pairs", "reward", "policy")
 """The stages of a pipeline, in the order in which they run; each is a run directory of its own."""
 
-_KEPT = frozenset({STAGE, LOCK})
-"""Not part of a run: the pipeline's note about the stage, and the mark of the process that trains."""
+ASIDE, HALFWAY = ".replaced", ".replacing"
+"""Where an earlier run stands aside: whole, and while a part of it may be in its place.
 
-_OF_LOGGERS = frozenset({"wandb", "lightning_logs"})
-"""What loggers may leave of a run that never started; W&B writes it as its process ends."""
+Both lie in the directory itself, where a file can be renamed whatever is linked or mounted.
+"""
 
-_NOT_COMPARED = (
-    "name",
-    "runs_dir",
-    "overwrite",
-    "checkpoint_every",
-    "checkpoint_keep",
-    "ckpt_path",
-    "weights_only",
-    "trainer.logger",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.default_root_dir",
-    "trainer.profiler",
-)
-"""Settings that may differ between an interrupted run and its continuation: they change no number."""
+KEPT = frozenset({STAGE, LOCK, ASIDE, HALFWAY})
+"""Not part of a run: the pipeline's note about the stage, the mark of the process that trains, and an earlier run."""
 
 
 @dataclass(frozen=True)
@@ -70,83 +57,6 @@ class Plan:
     resume_from: Path | None = None
     damaged: tuple[Path, ...] = ()
     set_aside: bool = False
-
-
-def plan_run(
-    directory: Path,
-    config: Mapping[str, Any],
-    *,
-    overwrite: bool,
-    read: Callable[[Path], Mapping[str, Any]] = read_config,
-) -> Plan:
-    """Start, resume or refuse; reads only.
-
-    Args:
-        config: the full configuration of the new run.
-        read: reads the full configuration of an unfinished run from its file.
-
-    Raises:
-        UserError: the directory holds a finished run, an unfinished one with another configuration or with damaged
-            checkpoints only, or no run.
-    """
-    if file := next((parent for parent in directory.parents if parent.is_file()), None):
-        raise UserError(f"{file} is a file; expected a folder for runs (choose another --runs_dir)")
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file; expected a directory for the run (choose another --name)")
-    check_free(directory)
-    entries = {entry.name for entry in directory.iterdir()} - _KEPT - _OF_LOGGERS if directory.is_dir() else set()
-    if all(name == ENVIRONMENT or is_temporary(name) for name in entries):  # killed while it started
-        return Plan(directory)
-    if CONFIG not in entries:
-        raise UserError(f"{directory} exists and holds no run ({CONFIG} is missing); choose another --name")
-    if overwrite:
-        return Plan(directory, set_aside=True)
-    if DONE in entries:
-        raise UserError(
-            f"{directory} holds a finished run; pass --overwrite to replace it, or --name for another directory "
-            "(in Python: overwrite=True, or another name)"
-        )
-    last, damaged = newest_intact(directory / CHECKPOINTS)
-    if last is None and damaged:
-        names = ", ".join(path.name for path in damaged)
-        raise UserError(
-            f"{directory} holds an unfinished run with damaged checkpoints ({names}); pass --overwrite to start over"
-        )
-    if last is None:
-        return Plan(directory, set_aside=True)
-    otherwise = "pass --overwrite to start over, or --name for another directory"
-    try:
-        difference = first_difference(read(directory / CONFIG), config)
-    except UserError as error:
-        reason = f"{directory} holds an unfinished run that cannot be continued: {error}"
-        raise UserError(f"{reason}; {otherwise}") from error
-    if difference is not None:
-        key, old, new = difference
-        raise UserError(
-            f"{directory} holds an unfinished run with another configuration: {key} is {old!r} there and {new!r} now; "
-            f"{otherwise}"
-        )
-    return Plan(directory, resume_from=last, damaged=tuple(damaged))
-
-
-def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first key whose value differs, with both values; settings that change no number are not compared."""
-    flat_old, flat_new = dict(flattened(old)), dict(flattened(new))
-    for key in [*flat_new, *(k for k in flat_old if k not in flat_new)]:
-        if any(key == skipped or key.startswith(f"{skipped}.") for skipped in _NOT_COMPARED):
-            continue
-        if flat_old.get(key) != flat_new.get(key):
-            return key, flat_old.get(key), flat_new.get(key)
-    return None
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a configuration by their dotted keys."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def check_name(name: str) -> str:
@@ -173,22 +83,34 @@ class RunDirectory:
         self.plan, self.path = plan, plan.directory
         self._config = config
         self._existed = self.path.exists()
-        self._aside = self.path.with_name(f".{self.path.name}.replaced")
+        self.inputs: list[Input] = []
+        """What the run reads."""
         self.started = False
+        self._prepared = self._cleared = False
+        """Whether moving an earlier run has begun, and whether nothing of it is left in its place."""
         self._lock: IO[str] | None = None
 
     def set_aside(self) -> None:
         """Move an earlier run out of the way; it comes back if the new one never starts training.
 
         Raises:
-            UserError: another process is training there by now.
+            UserError: another process is training there by now, or a file cannot be moved.
         """
+        if self.plan.resume_from is not None:
+            return
+        aside, halfway = self.path / ASIDE, self.path / HALFWAY
         if self.plan.set_aside:
             check_free(self.path)
-            shutil.rmtree(self._aside, ignore_errors=True)
-            self._aside.mkdir()
-            # first what could be continued from, last what makes it a run: a crash between leaves a run to be replaced
-            self._move(self.path, self._aside, first=CHECKPOINTS, last=CONFIG)
+            _remove(aside)  # of the run that is there: it has started since
+            self._prepared = True
+            try:
+                halfway.mkdir(exist_ok=True)
+                # first what could be continued from, last what makes it a run: a crash between leaves a run to replace
+                self._move(self.path, halfway, first=CHECKPOINTS, last=CONFIG)
+                halfway.rename(aside)
+            except OSError as error:
+                raise UserError(f"{error.filename} cannot be set aside ({error.strerror}); the run stays") from error
+        self._prepared = self._cleared = True
 
     def start(self, description: Description | None = None, resumed_at: int | None = None, **notes: str | None) -> None:
         """Training starts: write the configuration and the environment, and drop the run that is replaced.
@@ -215,10 +137,14 @@ class RunDirectory:
         write_atomically(self.path / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
         if description is not None:
             write_atomically(self.path / DESCRIPTION, json.dumps(description.as_dict(), indent=1, ensure_ascii=False))
+        if resumed_at is None or not (self.path / INPUTS).exists():  # in a run that goes on they are the same
+            write_inputs(self.path, self.inputs)
+        (self.path / DONE).unlink(missing_ok=True)  # of a run that is to be longer
         text = yaml.safe_dump(dict(self._config), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / CONFIG, text)
-        shutil.rmtree(self._aside, ignore_errors=True)
         self.started = True
+        for earlier in (ASIDE, HALFWAY):
+            _remove(self.path / earlier)
 
     def finish(self) -> None:
         """The run is complete."""
@@ -226,24 +152,39 @@ class RunDirectory:
         self._unlock()
 
     def abandon(self) -> None:
-        """The run failed: if it never started training, leave everything as it was before."""
+        """The run failed: if it never started training, leave everything as it was before.
+
+        Raises:
+            UserError: a file of an earlier run cannot be moved back; the message says where it is.
+        """
         self._unlock()
-        if self.started:
+        if self.started or not self._prepared:
             return
         try:
             check_free(self.path)
         except UserError:  # another process has started training here in the meantime
             return
-        if self.plan.resume_from is None and self.path.is_dir():
+        if self._cleared and self.path.is_dir():
             for entry in self.path.iterdir():
-                if entry.name not in _KEPT:
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        if self._aside.is_dir():
-            self._move(self._aside, self.path, first=CONFIG, last=CHECKPOINTS)
-            self._aside.rmdir()
-        elif not self._existed:
+                if entry.name not in KEPT:
+                    _remove(entry)
+        self._move_back()
+        if not self._existed:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
+
+    def _move_back(self) -> None:
+        """Put an earlier run back, the whole or the part of it that stands aside."""
+        aside, halfway = self.path / ASIDE, self.path / HALFWAY
+        try:
+            if aside.is_dir() and not halfway.is_dir():
+                aside.rename(halfway)
+            if halfway.is_dir():
+                self._move(halfway, self.path, first=CONFIG, last=CHECKPOINTS)
+                halfway.rmdir()
+        except OSError as error:
+            reason = f"{error.filename} cannot be moved back ({error.strerror})"
+            raise UserError(f"{reason}; what is missing in {self.path} is in {halfway}") from error
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -254,8 +195,16 @@ class RunDirectory:
     @staticmethod
     def _move(source: Path, target: Path, *, first: str, last: str) -> None:
         for entry in sorted(source.iterdir(), key=lambda entry: (entry.name == last) - (entry.name == first)):
-            if entry.name not in _KEPT:
+            if entry.name not in KEPT:
                 entry.rename(target / entry.name)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_environment(directory: Path) -> dict[str, Any]:

@@ -157,14 +157,14 @@ def load_run(path: str | Path) -> Run:
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """Names that tell the runs apart: a stage that all share is left out, equal names get their folder."""
+    """Names that tell the runs apart: a stage that all share is left out, equal names get the folders above them."""
     found = [run.name for run in runs]
+    above = [list(run.path.resolve().parts[1 : -1 - run.name.count("/")]) for run in runs]
     if len(found) > 1 and all(name.endswith("/policy") for name in found):
         found = [name.removesuffix("/policy") for name in found]
-    return [
-        f"{run.path.resolve().parent.name}/{name}" if found.count(name) > 1 else name
-        for run, name in zip(runs, found, strict=True)
-    ]
+    while longer := [place for place, name in enumerate(found) if found.count(name) > 1 and above[place]]:
+        found = [f"{above[place].pop()}/{name}" if place in longer else name for place, name in enumerate(found)]
+    return found
 
 
 def _has_marks(path: Path) -> bool:

@@ -50,20 +50,22 @@ def render(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
     }
     labels = names(runs)
     named = list(zip(labels, runs, strict=True))
-    verdicts = [(name, judge(policy)) for name, run in named if (policy := run.policy)]
+    verdicts = {name: judge(policy) for name, run in named if (policy := run.policy)}
     return environment.get_template("page.html").render(
         css=Markup(_stylesheet(folder)),
         title=" · ".join(labels),
         names=labels,
         state=[_state(run) for run in runs],
-        verdicts=verdicts,
+        verdicts=list(verdicts.items()),
         warnings=[(name, entry) for name, run in named for entry in _warnings(run)],
         supervised=[sentence for run in runs for sentence in _supervised(run)],
         groups=summary.summary(runs),
         missing=summary.missing(runs),
         differences=summary.differences(runs),
         figures=figures,
-        conversations=[_conversations(name, run, verdicts, 6 if len(runs) == 1 else 3) for name, run in named],
+        conversations=[
+            _conversations(name, run, verdicts.get(name), 6 if len(runs) == 1 else 3) for name, run in named
+        ],
         configurations=_configurations(runs),
         markup=Markup,
     )
@@ -111,24 +113,33 @@ def _supervised(run: Run) -> list[str]:
     return sentences
 
 
-def _conversations(name: str, run: Run, verdicts: Sequence[tuple[str, Verdict]], most: int) -> dict[str, Any]:
+def _conversations(name: str, run: Run, verdict: Verdict | None, most: int) -> dict[str, Any]:
     policy = run.policy
     samples = policy.samples if policy else []
-    peak = next((verdict.peak for of, verdict in verdicts if of == name), None)
+    peak = verdict.peak if verdict else None
     gold = any(sample.get("gold") is not None for sample in samples)
     scored = bool(policy and len(policy.series("eval/score")) and not (gold and trained_on_gold(policy)))
     # Where nobody judges replies, every score in the samples is 0.
     measure = "score" if scored else "gold" if gold else "kl"
-    moved = {"score": "score changed most", "gold": "gold reward changed most", "kl": "reply moved furthest"}
     return {
         "name": name,
         "axis": policy.axis if policy else "",
         "gold": gold,
         "score": scored,
-        "chosen": moved[measure],
+        "chosen": _chosen(list(replies.changes(samples, measure).values()), measure),
         "course": replies.through_training(samples, peak, measure),
         "exchanges": replies.before_and_after(samples, peak, most=most),
     }
+
+
+def _chosen(moved: Sequence[float], measure: str) -> str:
+    """Why a prompt is shown, and how many others went its way."""
+    if measure == "kl":
+        return "reply moved furthest"
+    rose = sum(moved) >= 0
+    alike = sum(change > 0 if rose else change < 0 for change in moved)
+    name = "gold reward" if measure == "gold" else measure
+    return f"{name} {'rose' if rose else 'fell'} most, as it did for {alike} of {len(moved)}"
 
 
 def _configurations(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ class Exchange:
 
 
 def through_training(samples: Sequence[dict[str, Any]], peak: int | None, measure: str) -> Exchange | None:
-    """Replies to the prompt whose measure changed most, each compared with the reply shown before it."""
+    """Replies to the prompt whose measure tells most, each compared with the reply shown before it."""
     row = telling_row(samples, measure)
     if row is None:
         return None
@@ -68,21 +68,28 @@ def before_and_after(samples: Sequence[dict[str, Any]], peak: int | None, most: 
     return exchanges[:most]
 
 
-def telling_row(samples: Sequence[dict[str, Any]], measure: str) -> int | None:
-    """The row whose measure differs most between its first and last iteration; None without two iterations.
+def changes(samples: Sequence[dict[str, Any]], measure: str) -> dict[int, float]:
+    """By row, how far its measure moved from the first to the last iteration; empty without two iterations.
 
     Args:
         measure: ``score``, ``gold`` or ``kl``.
     """
     iterations = sorted({sample["iteration"] for sample in samples})
     if len(iterations) < 2:
-        return None
+        return {}
     known = [sample for sample in samples if sample.get(measure) is not None]
     first, last = (
         {sample["row"]: sample[measure] for sample in known if sample["iteration"] == iteration}
         for iteration in (iterations[0], iterations[-1])
     )
-    return max(sorted(first.keys() & last.keys()), key=lambda row: abs(last[row] - first[row]), default=None)
+    return {row: last[row] - first[row] for row in sorted(first.keys() & last.keys())}
+
+
+def telling_row(samples: Sequence[dict[str, Any]], measure: str) -> int | None:
+    """The row that moved furthest in the direction in which the mean did: an outlier of the other kind tells little."""
+    moved = changes(samples, measure)
+    direction = 1 if sum(moved.values()) >= 0 else -1
+    return max(moved, key=lambda row: direction * moved[row], default=None)
 
 
 def spaced(iterations: Sequence[int], *, keep: int | None = None, most: int = 8) -> list[int]:

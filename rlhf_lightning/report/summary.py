@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_lightning.plots.measures import measured
-from rlhf_lightning.records.run_directory import flattened
+from rlhf_lightning.records.run_plan import flattened
 from rlhf_lightning.records.runs import POLICIES, Run
 from rlhf_lightning.report.cells import Cell, sections
 
@@ -65,7 +65,7 @@ def _missing(run: Run) -> list[str]:
         notes += _missing_of_policy(run)
     elif run.kind == "reward" and run.evaluation is None:
         notes.append("calibration and biases were not measured (there is no evaluation.json).")
-    if not run.config:
+    if not run.config and run.kind != "pairs":  # made by a command that is all options
         notes.append("no config.yaml.")
     return notes
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
@@ -44,8 +45,22 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
     return page
 
 
-def figures_of(runs: Sequence[Run]) -> Iterator[tuple[FigureEntry, str, str, Callable[[], Figure]]]:
-    """Entry, file name, title and drawing function of every figure that a report of these runs may have."""
+Candidate: TypeAlias = tuple[FigureEntry, str, str, Callable[[], Figure]]
+"""Entry, file name without suffix, title and drawing function of a figure."""
+
+
+def figures_of(runs: Sequence[Run]) -> list[Candidate]:
+    """Every figure that a report of these runs may have; no two have one file name."""
+    found: dict[str, Candidate] = {}
+    for entry, name, title, draw in _candidates(runs):
+        number, file = 1, name
+        while file.lower() in found:  # some file systems do not tell capitals apart
+            number, file = number + 1, f"{name}-{number + 1}"
+        found[file.lower()] = entry, file, title, draw
+    return list(found.values())
+
+
+def _candidates(runs: Sequence[Run]) -> Iterator[Candidate]:
     wanted = [entry for entry in FIGURES if entry.wanted(runs)]
     for entry in wanted:
         if entry.scope == "runs":
@@ -64,5 +79,6 @@ def figures_of(runs: Sequence[Run]) -> Iterator[tuple[FigureEntry, str, str, Cal
                 yield entry, name, f"{entry.title}: {family}", partial(entry.draw, runs, family=family)
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-")
+def _slug(name: str, longest: int = 60) -> str:
+    """Letters, digits and hyphens, from the end of a name that is too long for a file."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")[-longest:]

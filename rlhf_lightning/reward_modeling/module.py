@@ -34,13 +34,15 @@ from rlhf_lightning.reward_modeling.losses import BradleyTerry, RewardLoss
 from rlhf_lightning.reward_modeling.report import Scored, evaluated, known_ceiling
 from rlhf_lightning.reward_modeling.scores import flat_texts, judged_scores
 from rlhf_lightning.tasks.task import Task
-from rlhf_lightning.training.offline import Offline, Part
+from rlhf_lightning.training.offline import EQUAL, Offline, Part
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import OVERALL, Feedback, Rating
 
 
 class RewardModeling(Offline[Feedback]):
     """Fits a reward model to pairs, rankings or ratings.
+
+    Comparisons of which two responses are the same tokens once they are cut are left out and counted.
 
     Args:
         task: the task of the responses.
@@ -121,6 +123,8 @@ class RewardModeling(Offline[Feedback]):
             )
         self.measured = () if kind is Rating else ("accuracy", "margin")
         self._ceiling: float | None = None  # depends on the data
+        self._comparable: dict[int, list[Feedback]] = {}  # by number of the held-out batch
+        self._train_sample: list[Feedback] | None = None
         self.weights = self._objective_weights()
         self._check_heldout_objectives()
         self.annotators = names_of_annotators(self.data.train) if self.annotator_heads else []
@@ -182,6 +186,10 @@ class RewardModeling(Offline[Feedback]):
         """Token ids of the responses of all examples, in order."""
         return self.reward_model.members[0].encode(*flat_texts(examples))
 
+    def owners(self, examples: Sequence[Feedback]) -> Sequence[int]:
+        """The example of each response, in the order of `encode`."""
+        return [number for number, example in enumerate(examples) for _ in example.responses]
+
     def gradients(self) -> dict[str, float]:
         """Accumulate the gradients of each member on its own batch; returns means over members."""
         means = [
@@ -225,7 +233,10 @@ class RewardModeling(Offline[Feedback]):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Scores of a batch of held-out examples, gathered from all ranks."""
-        examples = self.data.heldout_batch(int(batch))
+        number = int(batch)
+        if number not in self._comparable:
+            self._comparable[number] = self.comparable(self.data.heldout_batch(number))
+        examples = self._comparable[number]
         self._columns.append(self._scored(examples))
         self._examined += examples
 
@@ -233,15 +244,20 @@ class RewardModeling(Offline[Feedback]):
         """Update centers and temperature, and report the evaluation."""
         if self.trainer.sanity_checking:
             return
+        if not self._examined:
+            raise UserError(f"no held-out {self.data.unit} are left: {EQUAL}")
+        if self._train_sample is None:
+            stride = -(-len(self.data.train) // min(len(self._examined), TRAIN_LIMIT))
+            self._train_sample = self.comparable(self.data.train[::stride])  # evenly: the data may be sorted
+        if not self._train_sample:
+            raise UserError(f"no {self.data.unit} are left to train on: {EQUAL}")
         columns = torch.cat(self._columns, dim=1)
         if self.fitting:
             self.reward_model.centers.copy_(columns.double().mean(1))
         if self._ceiling is None:
             self._ceiling = known_ceiling(self.task, self.data.train, self._examined)
-        stride = -(-len(self.data.train) // min(len(self._examined), TRAIN_LIMIT))
-        train = list(self.data.train[::stride])  # evenly over the data, which may be sorted
-        scored = Scored(self._examined, columns), Scored(train, self._scored(train))
-        self.evaluation = evaluated(self.task, self.reward_model, self.loss, *scored, ceiling=self._ceiling)
+        heldout, train = Scored(self._examined, columns), Scored(self._train_sample, self._scored(self._train_sample))
+        self.evaluation = evaluated(self.task, self.reward_model, self.loss, heldout, train, ceiling=self._ceiling)
         self.evaluation["fitted_to"] = len(self.data.train)
         if self.fitting and "temperature" in self.evaluation:
             self.reward_model.temperature.fill_(self.evaluation["temperature"])

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ KEY = "reward.init_args.function"
 class FunctionReward(RewardSource):
     """Scores from a function ``(prompts, responses) -> numbers``, one number per response.
 
-    A prompt is a text, or a conversation as a list of messages. The numbers are a list, an array or a tensor. With
-    ``weights``, the function returns a mapping from each objective to such numbers.
+    A prompt is a text, or a conversation as a list of messages. The same response to the same prompt is passed once,
+    however many rows of a rollout have it: a function that draws random numbers judges all of them alike. The numbers
+    are a list, an array or a tensor. With ``weights``, the function returns a mapping from each objective to such
+    numbers.
 
     Args:
         function: import path, ``package.module:name`` or ``package.module.name``; the working directory is on the
@@ -45,6 +48,10 @@ class FunctionReward(RewardSource):
         self.function = imported(function)
         self.timeout = timeout
         self.objectives = checked_weights("reward.init_args.weights", weights)
+
+    def reads(self) -> list[ModuleType]:
+        """The module of the function."""
+        return [sys.modules[_parts(self.path)[0]]]
 
     @property
     def label(self) -> str:
@@ -149,7 +156,7 @@ def imported(path: str) -> Callable[..., Any]:
     Raises:
         UserError: there is no such module or name, or it is not a function.
     """
-    module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    module_name, name = _parts(path)
     if not module_name or not name:
         raise UserError(f"{KEY} is {path!r}; expected package.module:name or package.module.name")
     if not {"", os.getcwd()} & set(sys.path):  # missing when an installed command runs
@@ -167,6 +174,12 @@ def imported(path: str) -> Callable[..., Any]:
         kind = "class" if inspect.isclass(target) else type(target).__name__
         raise UserError(f"{KEY} is {path!r}, which is a {kind}; expected a function (prompts, responses) -> scores")
     return target
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """The names of the module and of the function in it."""
+    module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    return module_name, name
 
 
 def _line_in(function: Callable[..., Any], error: Exception) -> str:

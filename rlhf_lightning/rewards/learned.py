@@ -40,6 +40,10 @@ class LearnedReward(RewardSource):
         self.model = RewardModel.from_pretrained(path, combine=combine).requires_grad_(False)
         self.objectives = self.model.objectives
 
+    def reads(self) -> list[str]:
+        """The folder of the model."""
+        return [self.path]
+
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Float[Tensor, " B"]:
         """The weighted scores."""
         return self.judge(prompts, responses).scores

@@ -14,6 +14,10 @@ from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.types import Prompt
 
+RESERVED = ("score", "gold", "reward", "entropy", "perplexity", "length_mean", "eos_rate", "distinct_2")
+RESERVED_BEGINNINGS = ("weight_", "kl_", "win_rate")
+"""Names that no measure can have, since ``objective/NAME`` or ``eval/NAME`` is another metric."""
+
 
 @dataclass
 class Judgement:
@@ -22,7 +26,8 @@ class Judgement:
     Args:
         scores: one number per response; with several objectives, their weighted sum.
         objectives: the score of each objective by name; empty for a source that has one score only.
-        measures: further numbers per response, which are logged and never trained on.
+        measures: further numbers per response, which are logged and never trained on; none has the name of another
+            metric, such as ``score``.
     """
 
     scores: Float[Tensor, " B"]
@@ -63,7 +68,7 @@ def judged(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[
 
     Raises:
         UserError: the source raised an exception, or did not return one finite number per response (and objective);
-            the message names the prompt.
+            the message names the prompt. Or a measure has the name of another metric.
     """
     with torch.no_grad():
         try:
@@ -80,12 +85,23 @@ def judged(source: RewardSource, prompts: Sequence[Prompt], responses: Sequence[
             f"weights for {', '.join(source.objectives) or 'none'}; expected the same"
         )
 
+    for name in judgement.measures:
+        if is_reserved(name):
+            raise UserError(
+                f"reward source {source.label} measures {name}, which is another metric; expected other names"
+            )
+
     def checked(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: _checked(source, name, values, prompts, responses) for name, values in parts.items()}
 
     # the total last: an error should name the cause
     objectives, measures = checked(judgement.objectives), checked(judgement.measures)
     return Judgement(_checked(source, "", judgement.scores, prompts, responses), objectives, measures)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether ``objective/NAME`` or ``eval/NAME`` is a metric that no reward source has measured."""
+    return name in RESERVED or name.startswith(RESERVED_BEGINNINGS)
 
 
 def weighted_sum(scores: Mapping[str, Float[Tensor, " B"]], weights: Mapping[str, float]) -> Float[Tensor, " B"]:

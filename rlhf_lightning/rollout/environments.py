@@ -41,7 +41,7 @@ class Steps:
 
     observations: Float[Tensor, "n T O"]
     next_observations: Float[Tensor, "n T O"]
-    actions: Int[Tensor, "n T"] | Float[Tensor, "n T D"]
+    actions: Int[Tensor, "n T *D"] | Float[Tensor, "n T D"]
     action_mask: Bool[Tensor, "n T"]
     rewards: Float[Tensor, "n T"]
     terminated: Bool[Tensor, "n T"]

@@ -28,7 +28,7 @@ class EpisodeLog:
 
     def extend(
         self,
-        actions: Int[Tensor, "B T"] | Float[Tensor, "B T D"],
+        actions: Int[Tensor, "B T *D"] | Float[Tensor, "B T D"],
         rewards: Float[Tensor, "B T"],
         ended: Bool[Tensor, "B T"],
     ) -> tuple[Float[Tensor, " E"], Int[Tensor, " E"]]:

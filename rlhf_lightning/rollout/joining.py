@@ -44,6 +44,7 @@ def join_scored(parts: Sequence[ScoredRollout]) -> ScoredRollout:
         measures={name: _concatenated([part.measures[name] for part in parts]) for name in first.measures},
         timings={name: sum(part.timings[name] for part in parts) for name in first.timings},
         prompts_shortened=sum(part.prompts_shortened for part in parts),
+        prompts_spelled=sum(part.prompts_spelled for part in parts),
     )
 
 

@@ -17,15 +17,17 @@ from rlhf_lightning.distributed import (
     gather_padded,
     gather_rows,
     own_rows,
+    rank,
     run_seed,
     world_size,
 )
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.spelling import spells_special_tokens
 from rlhf_lightning.models.language.text import decode_responses, encode_prompts
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.ops.rewards import last_action_rewards
-from rlhf_lightning.rewards.source import Judgement, RewardSource, judged
+from rlhf_lightning.rewards.source import Judgement, RewardSource, is_reserved, judged
 from rlhf_lightning.rewards.task_reward import give_gold
 from rlhf_lightning.rollout.engine import DecodingEngine, engine_for
 from rlhf_lightning.rollout.joining import join_rollouts
@@ -43,6 +45,7 @@ class ResponseCollector:
         max_new_tokens: maximum length of a response; longer ones are cut.
         monitors: further sources by name, which are only measured, too.
         decode_batch_size: number of responses that one device decodes at a time; None for all at once.
+        keep_special_tokens: responses are scored and shown with the special tokens in them, the last one excepted.
         engine: samples the responses; None for `engine_for` the policy.
     """
 
@@ -54,6 +57,7 @@ class ResponseCollector:
         max_new_tokens: int,
         monitors: Mapping[str, RewardSource] | None = None,
         decode_batch_size: int | None = None,
+        keep_special_tokens: bool = False,
         engine: DecodingEngine | None = None,
     ) -> None:
         self.reward, self.gold = reward, gold
@@ -62,6 +66,7 @@ class ResponseCollector:
             give_gold(source, gold)
         self.max_new_tokens = max_new_tokens
         self.decode_batch_size = decode_batch_size
+        self.keep_special_tokens = keep_special_tokens
         self.engine = engine
         self.prompts_shortened = 0
 
@@ -100,11 +105,11 @@ class ResponseCollector:
                 self._decode(policy, [prompts[row] for row in some.tolist()], some, some_keys)
                 for some, some_keys in zip(rows.split(size), keys.split(size), strict=True)
             ]
-        texts = [text for _, part in parts for text in part]
+        texts = gather_items([text for _, part in parts for text in part], count)
         rollout = _gathered([part for part, _ in parts], count)
         decoded = time.perf_counter()
         device = rollout.actions.device
-        judgement = self._judge([prompts[row] for row in rows.tolist()], texts, count, device)
+        judgement = self._judge(prompts, texts, device)
         shortened = torch.tensor(self.prompts_shortened - shortened_before, device=device)
         return ScoredRollout(
             rollout=rollout,
@@ -114,10 +119,11 @@ class ResponseCollector:
             weights=dict(self.reward.objectives),
             group_size=group_size,
             prompts=list(prompts),
-            responses=gather_items(texts, count),
+            responses=texts,
             measures=judgement.measures,
             timings={"rollout_seconds": decoded - started, "score_seconds": time.perf_counter() - decoded},
             prompts_shortened=int(all_sum(shortened)),
+            prompts_spelled=sum(spells_special_tokens(prompt, policy.tokenizer) for prompt in prompts),
         )
 
     def _decode(
@@ -142,21 +148,33 @@ class ResponseCollector:
             rows=rows.to(policy.device),
             max_new_tokens=self.max_new_tokens,
         )
-        return rollout, decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer)
+        stops = policy.stop_ids if self.keep_special_tokens else None
+        return rollout, decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer, stop_ids=stops)
 
-    def _judge(self, prompts: list[Prompt], texts: list[str], count: int, device: torch.device) -> Judgement:
-        """The judgement of all ranks' responses; its measures include the objectives, gold and the monitors."""
+    def _judge(self, prompts: Sequence[Prompt], texts: Sequence[str], device: torch.device) -> Judgement:
+        """The judgement of all ranks' responses; its measures include the objectives, gold and the monitors.
+
+        A response that several rows give to the same prompt is judged once, so that they have the same scores: those of
+        a network depend, in their last digits, on what else is in its batch.
+        """
+        distinct, copies = _distinct(prompts, texts)
+        own = distinct[rank() :: world_size()] or distinct[:1]  # a source always has something to judge
+        own_prompts, own_texts = [prompts[row] for row in own], [texts[row] for row in own]
         with failing_together():
-            judgement = judged(self.reward, prompts, texts)
+            judgement = judged(self.reward, own_prompts, own_texts)
             measures: dict[str, Tensor] = {}
-            for name, values in self._measured(judgement, prompts, texts):
-                if name in measures:
+            for name, values in self._measured(judgement, own_prompts, own_texts):
+                if name in measures or (is_reserved(name) and name != "gold"):
                     raise UserError(f"{name} is measured twice; expected other names of monitors, objectives or parts")
                 measures[name] = values
         _check_same_measures({"score": judgement.scores, **measures})
-        scores = gather_rows(judgement.scores.to(device), count)
-        gathered = {name: gather_rows(values.to(device), count) for name, values in measures.items()}
-        return Judgement(scores, {name: gathered[f"score_{name}"] for name in judgement.objectives}, gathered)
+
+        def of_all_rows(values: Tensor) -> Tensor:
+            return gather_rows(values.to(device), len(distinct))[torch.tensor(copies, device=device)]
+
+        gathered = {name: of_all_rows(values) for name, values in measures.items()}
+        objectives = {name: gathered[f"score_{name}"] for name in judgement.objectives}
+        return Judgement(of_all_rows(judgement.scores), objectives, gathered)
 
     def _measured(self, judgement: Judgement, prompts: list[Prompt], texts: list[str]) -> Iterator[tuple[str, Tensor]]:
         for name, values in judgement.objectives.items():
@@ -168,6 +186,16 @@ class ResponseCollector:
                 yield name, other.scores
                 for part, values in (other.objectives | other.measures).items():
                     yield f"{name}_{part}", values
+
+
+def _distinct(prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The first row of each distinct pair of prompt and response, and for every row the place of its own in these."""
+    pairs = [(repr(prompt), text) for prompt, text in zip(prompts, texts, strict=True)]
+    first: dict[tuple[str, str], int] = {}
+    for row, pair in enumerate(pairs):
+        first.setdefault(pair, row)
+    places = {pair: place for place, pair in enumerate(first)}
+    return list(first.values()), [places[pair] for pair in pairs]
 
 
 def _check_same_measures(measures: Mapping[str, Tensor]) -> None:

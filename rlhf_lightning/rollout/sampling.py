@@ -27,6 +27,7 @@ def sample_responses(
     iteration: int,
     max_new_tokens: int,
     greedy: bool = False,
+    keep_special_tokens: bool = False,
 ) -> list[str]:
     """``samples`` responses to each prompt, those to the same prompt next to each other.
 
@@ -36,6 +37,7 @@ def sample_responses(
     Args:
         numbers: one for each prompt.
         greedy: take the most probable token each time.
+        keep_special_tokens: leave the special tokens in the texts, but the one that ends a response.
 
     Raises:
         UserError: the policy's probabilities are not finite.
@@ -57,4 +59,5 @@ def sample_responses(
             f"the policy's probabilities are not finite for the prompt {prompts[int(bad[0]) // samples]!r}; "
             "expected a model whose weights are"
         )
-    return decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer)
+    stops = policy.stop_ids if keep_special_tokens else None
+    return decode_responses(rollout.actions, rollout.action_mask, policy.tokenizer, stop_ids=stops)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -61,10 +62,13 @@ def score_statistics(scored: ScoredRollout) -> dict[str, float]:
 def win_rate(scored: ScoredRollout, reference: ScoredRollout) -> dict[str, float]:
     """Share of prompts on which the response beats the reference's, with a 95 % Wilson interval.
 
-    Compared by gold if there is one, by the score otherwise; a tie counts one half.
+    Compared by gold if there is one, by the score otherwise; a tie counts one half. The same response is a tie, too,
+    where its two scores differ by rounding.
     """
     ours, theirs = (rollout.measures.get("gold", rollout.scores).cpu() for rollout in (scored, reference))
-    wins = int((ours > theirs).sum()) + int((ours == theirs).sum()) / 2
+    same = torch.tensor([one == other for one, other in zip(scored.responses, reference.responses, strict=True)])
+    ties = same | (ours == theirs)
+    wins = int(((ours > theirs) & ~ties).sum()) + int(ties.sum()) / 2
     low, high = wilson_interval(wins, len(ours))
     return {"win_rate": wins / len(ours), "win_rate_low": low, "win_rate_high": high}
 

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+from textwrap import shorten
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.tasks.task import Task
 
 if TYPE_CHECKING:
+    from gymnasium import Env, Space, Wrapper
     from gymnasium.vector import SyncVectorEnv
 
 
+MOST_CHOICES = 2**20
+"""Of an action, in all of its entries."""
+
+
 class Control(Task):
-    """An environment whose observations are vectors, and whose actions are discrete choices or vectors.
+    """An environment of numbers: whatever it shows becomes one vector, and it is told a choice or a vector.
+
+    Observations are Box, Discrete, MultiDiscrete or MultiBinary spaces, or a Dict or Tuple of them, which gymnasium's
+    ``FlattenObservation`` puts into one vector (choices as 0 and 1); images are refused. Actions are choices
+    (Discrete), vectors of choices (MultiDiscrete, MultiBinary, a bounded Box of whole numbers) or vectors of real
+    numbers (Box).
 
     Args:
         environment: id of the environment; ``module:id`` if another package registers it.
@@ -38,6 +54,8 @@ class Control(Task):
         try:
             self.spaces = _spaces(environment, vector)
             spec = vector.envs[0].spec
+            # the package that registers the environment, and the module that its class stands in
+            self._modules = (environment.rpartition(":")[0], type(vector.envs[0].unwrapped).__module__)
         finally:
             vector.close()
         if spec is None or spec.max_episode_steps is None:
@@ -46,6 +64,10 @@ class Control(Task):
                 "give task.init_args.max_episode_steps, such as 1000"
             )
         self.max_episode_steps = spec.max_episode_steps
+
+    def reads(self) -> list[ModuleType]:
+        """The environment's code."""
+        return [sys.modules[name] for name in self._modules if name in sys.modules]
 
     def interface(self) -> Spaces:
         """What the networks read and write."""
@@ -67,6 +89,7 @@ class Control(Task):
                 self.environment,
                 num_envs=count,
                 vectorization_mode="sync",
+                wrappers=[partial(_plain, environment=self.environment)],
                 vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED, "copy": False},
                 **options,
             )
@@ -94,6 +117,34 @@ def _refusal(environment: str, kwargs: dict[str, Any], error: Exception) -> str:
     return f"{name} cannot be made: {reason}"
 
 
+def _plain(env: Env[Any, Any], *, environment: str) -> Wrapper[Any, Any, Any, Any]:
+    """The environment with each observation as one vector, where its space can be flattened, and rewards as numbers.
+
+    Images (bytes in three dimensions) are left as they are: perceptrons do not see in them what is where.
+    """
+    from gymnasium.spaces import Box
+    from gymnasium.wrappers import FlattenObservation, TransformReward
+
+    numbers = TransformReward(env, partial(_one_number, environment=environment))
+    space = numbers.observation_space
+    if isinstance(space, Box) and (len(space.shape) == 1 or (len(space.shape) == 3 and space.dtype == np.uint8)):
+        return numbers
+    try:
+        flat = FlattenObservation(numbers)
+    except NotImplementedError:  # a space of another package
+        return numbers
+    return flat if isinstance(flat.observation_space, Box) else numbers
+
+
+def _one_number(reward: Any, *, environment: str) -> float:
+    """A reward that may be an array of one entry."""
+    try:
+        (number,) = np.asarray(reward, dtype=np.float64).flat
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{environment} gave the reward {_in_line(reward)}; expected one number") from error
+    return float(number)
+
+
 def _spaces(environment: str, vector: SyncVectorEnv) -> Spaces:
     """The environment's spaces, if the networks can read and write them."""
     from gymnasium.spaces import Box, Discrete
@@ -101,15 +152,46 @@ def _spaces(environment: str, vector: SyncVectorEnv) -> Spaces:
     shown, taken = vector.single_observation_space, vector.single_action_space
     if not (isinstance(shown, Box) and len(shown.shape) == 1):
         raise UserError(
-            f"the observations of {environment} are {shown}, and the networks read vectors; "
-            "expected an environment with a Box of one dimension"
+            f"the observations of {environment} are {_in_line(shown)}, and the networks read vectors; "
+            "expected an environment with a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict or Tuple of "
+            "them, and no images"
         )
     size = shown.shape[0]
-    if isinstance(taken, Discrete):
-        return Spaces(environment, size, choices=int(taken.n), first_choice=int(taken.start))
     if isinstance(taken, Box) and len(taken.shape) == 1 and taken.dtype.kind == "f":
-        return Spaces(environment, size, low=tuple(taken.low.tolist()), high=tuple(taken.high.tolist()))
-    raise UserError(
-        f"the actions of {environment} are {taken}, and the networks write choices or vectors; "
-        "expected an environment with a Discrete space or a Box of one dimension"
-    )
+        low, high = tuple(taken.low.tolist()), tuple(taken.high.tolist())
+        return Spaces(environment, size, low=low, high=high, dtype=str(taken.dtype))
+    first, choices = _choices(taken)
+    if not choices:
+        raise UserError(
+            f"the actions of {environment} are {_in_line(taken)}, and the networks write choices or vectors; "
+            "expected an environment with a Discrete, MultiDiscrete or MultiBinary space or a Box of one dimension"
+        )
+    if sum(choices) > MOST_CHOICES:
+        raise UserError(
+            f"the actions of {environment} are {_in_line(taken)}, that is {sum(choices):,} choices, and the networks "
+            f"write a probability of each; expected at most {MOST_CHOICES:,}"
+        )
+    if isinstance(taken, Discrete):
+        return Spaces(environment, size, choices=choices[0], first_choice=first[0])
+    return Spaces(environment, size, choices=choices, first_choice=first, dtype=str(taken.dtype))
+
+
+def _choices(space: Space[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first of the choices for each entry of an action, and their number; nothing for other actions."""
+    from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+
+    if isinstance(space, Discrete):
+        return (int(space.start),), (int(space.n),)
+    if isinstance(space, MultiDiscrete) and len(space.shape) == 1:
+        return tuple(space.start.tolist()), tuple(space.nvec.tolist())
+    if isinstance(space, MultiBinary) and len(space.shape) == 1:
+        return (0,) * space.shape[0], (2,) * space.shape[0]
+    if isinstance(space, Box) and len(space.shape) == 1:  # of whole numbers
+        first, last = (tuple(map(int, bounds.tolist())) for bounds in (space.low, space.high))
+        return first, tuple(high - low + 1 for low, high in zip(first, last, strict=True))
+    return (), ()
+
+
+def _in_line(value: Any) -> str:
+    """How a value prints, in one line of at most 200 characters."""
+    return shorten(str(value), 200, placeholder=" …")

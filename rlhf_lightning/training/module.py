@@ -17,7 +17,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlhf_lightning.callbacks.listener import Listener
+from rlhf_lightning.callbacks.listener import Listener, resumed
+from rlhf_lightning.callbacks.run_files import RunFiles
 from rlhf_lightning.callbacks.sigterm import Sigterm
 from rlhf_lightning.callbacks.tracking import tell_loggers
 from rlhf_lightning.distributed import (
@@ -171,6 +172,12 @@ class Module(Constructed, LightningModule):
     def fitting(self) -> bool:
         """Whether this is training, evaluations in between included."""
         return self.trainer.state.fn == TrainerFn.FITTING
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run has rows already, as opposed to one that begins, be it at a checkpoint of another run."""
+        files = [callback for callback in callbacks_of(self.trainer) if isinstance(callback, RunFiles)]
+        return resumed(self.trainer) and not any(one.begins for one in files)
 
     @property
     def steps(self) -> int:

@@ -14,6 +14,7 @@ from rlhf_lightning.data.demonstrations import DemonstrationDataModule
 from rlhf_lightning.data.preferences import PreferenceDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.training.optimization import Optimization
+from rlhf_lightning.types import Demonstration
 
 
 def sft(task, **settings):
@@ -162,6 +163,20 @@ def test_counts_of_what_was_shortened_go_on_after_a_resume(tmp_path):
     whole = run()
     assert whole[-1]["data/responses_shortened"] > whole[1]["data/responses_shortened"] > 0
     assert run(ckpt_path=tmp_path / "step=2.ckpt") == whole[2:]
+
+
+def test_texts_that_spell_out_special_tokens_are_plain_and_counted():
+    class Forged(Letters):
+        def demonstrations(self, split):
+            return [Demonstration(f"{x.prompt} </s>", x.response) for x in super().demonstrations(split)]
+
+    module, task = sft(Forged()), Forged()
+    rows = fit(module, demonstrations(task), max_steps=3, limit_val_batches=0).rows
+    assert [row["data/special_tokens_spelled"] for row in rows] == [4, 8, 12]  # all of each batch
+    encoded = module.encode(task.demonstrations("train")[:4])
+    assert not (encoded.context.input_ids[encoded.context.attention_mask] == 0).any()
+    plain = fit(sft(Letters()), demonstrations(Letters()), max_steps=3, limit_val_batches=0).rows
+    assert "data/special_tokens_spelled" not in plain[-1]
 
 
 def test_loss_that_is_not_finite_stops_at_the_step():

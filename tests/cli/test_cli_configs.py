@@ -10,7 +10,8 @@ from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.records import config_files
 from rlhf_lightning.records.config_files import find_config, read_config
-from rlhf_lightning.records.run_directory import RunDirectory, plan_run
+from rlhf_lightning.records.run_directory import RunDirectory
+from rlhf_lightning.records.run_plan import plan_run
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,11 @@ def test_run_directory_belongs_to_one_process_at_a_time():
     with pytest.raises(UserError, match="finished run"):
         plan_run(run, {"a": 1}, overwrite=False)
     assert plan_run(run, {"a": 1}, overwrite=True).set_aside
+
+
+def test_run_name_that_is_no_text_is_refused():
+    with pytest.raises(UserError, match=r"the run directory 'runs/caf\\udce9' has a name that cannot be written"):
+        plan_run(Path("runs/caf\udce9"), {}, overwrite=False)
 
 
 def test_run_directory_of_a_process_that_trains_is_left_alone_by_one_that_fails():

@@ -30,7 +30,8 @@ def failing(monkeypatch, where, *words):
 def test_fit_leaves_a_complete_run_directory(capsys):
     assert fit(*toy()) == 0
     assert run_files(RUN) == [
-        "DONE", "checkpoints", "config.yaml", "environment.json", "export", "metrics.csv", "samples.jsonl",
+        "DONE", "checkpoints", "config.yaml", "environment.json", "export", "inputs.json", "metrics.csv",
+        "samples.jsonl",
     ]  # fmt: skip
     assert run_files(RUN / "checkpoints") == ["best.ckpt", "last-1.ckpt", "last.ckpt"]
     environment = json.loads((RUN / "environment.json").read_text())
@@ -55,8 +56,8 @@ def test_fit_refuses_a_finished_directory(capsys):
     written = {path: path.stat().st_mtime_ns for path in RUN.rglob("*")}
     assert fit(*toy()) == 2
     assert capsys.readouterr().err == (
-        f"error: {RUN} holds a finished run; pass --overwrite to replace it, or --name for another directory "
-        "(in Python: overwrite=True, or another name)\n"
+        f"error: {RUN} holds a finished run; pass --overwrite to replace it, --name for another directory, or a "
+        "larger trainer.max_epochs or max_steps to train longer (in Python: overwrite=True, name, max_epochs, …)\n"
     )
     assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == written
 
@@ -258,3 +259,17 @@ def test_validate_takes_the_checkpoint_of_the_run(capsys):
     assert "eval/loss" in shown
     before = Path("runs/steps/metrics.csv").read_text()
     assert before == Path("runs/steps/metrics.csv").read_text()
+
+
+def test_null_reaches_an_argument_of_an_object_among_the_arguments():
+    words = ["--config", "configs/tasks/bandit.yaml", "--config", "configs/algorithms/ppo.yaml", "--name", "a"]
+    words += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    nulls = {"critic": "clip_range", "optimization": "microbatch_size", "kl": "init_args.loss"}
+    words += [f"--model.init_args.{name}.{argument}=null" for name, argument in nulls.items()]
+    words += ["--model.init_args.critic.lr", "0.5"]  # one that is no null stays beside it
+    assert fit("fit", *words) == 0
+    arguments = yaml.safe_load(Path("runs/a/config.yaml").read_text())["model"]["init_args"]
+    assert arguments["critic"]["clip_range"] is None
+    assert arguments["critic"]["lr"] == 0.5
+    assert arguments["optimization"]["microbatch_size"] is None
+    assert arguments["kl"]["init_args"]["loss"] is None

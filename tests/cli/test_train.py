@@ -104,18 +104,27 @@ def test_an_interrupted_run_continues_to_the_same_end(monkeypatch):
 
 
 def test_a_finished_run_is_refused_unless_it_may_be_replaced():
-    ppo(epochs=1)
+    ppo(epochs=2)
     with pytest.raises(UserError, match="holds a finished run"):
-        ppo(epochs=2)
-    assert ppo(epochs=2, overwrite=True).metrics["iteration"].max() == 2
+        ppo(epochs=1)
+    assert ppo(epochs=1, overwrite=True).metrics["iteration"].max() == 1
+
+
+def test_a_finished_run_is_trained_longer_in_place():
+    whole = ppo("whole")
+    ppo("longer", epochs=2)
+    longer = ppo("longer")
+    assert longer.done
+    assert longer.environment["resumed"][0]["at"] == 2
+    assert results(longer.path) == results(whole.path)
 
 
 def test_an_unfinished_run_with_another_configuration_is_refused(monkeypatch):
     monkeypatch.setattr(Interrupt, "active", True)
     with pytest.raises(KeyboardInterrupt):
         ppo(callbacks=[Interrupt()])
-    with pytest.raises(UserError, match=r"trainer\.max_epochs is 4 there and 9 now"):
-        ppo(callbacks=[Interrupt()], epochs=9)
+    with pytest.raises(UserError, match=r"trainer\.max_epochs is 4 there and 3 now"):
+        ppo(callbacks=[Interrupt()], epochs=3)
 
 
 def test_a_model_that_has_been_trained_is_no_start():

@@ -8,8 +8,8 @@ import tiny_models
 import torch
 
 from rlhf_lightning.__main__ import main
+from rlhf_lightning.models.language.markup import prompt_ids
 from rlhf_lightning.models.language.policy import LanguagePolicy
-from rlhf_lightning.models.language.text import prompt_ids
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +174,24 @@ def test_every_stop_token_of_the_generation_config_ends_an_answer(tmp_path, gene
     policy.save(tmp_path / "stops")
     assert generate("the cat", "--samples", "5", "--out", tmp_path / "a.jsonl", model=str(tmp_path / "stops"))[0] == 0
     assert all(len(r["response"].split()) <= 1 for r in records(tmp_path / "a.jsonl"))
+
+
+def test_special_tokens_are_read_and_shown_when_asked_for(tmp_path, generate):
+    words = tiny_models.tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["the", "likes"]})
+    policy = tiny_models.policy("llama", words=words)
+    policy.save(tmp_path / "special")
+    model = str(tmp_path / "special")
+    arguments = ("red the cat", "--raw", "--greedy", "--out", tmp_path / "a.jsonl")
+    assert generate(*arguments, "--special_tokens", model=model)[0] == 0
+    ids = torch.tensor([[5, 13, 8]])
+    own = policy.model.generate(ids, do_sample=False, max_new_tokens=6, eos_token_id=1, pad_token_id=0)[0, 3:]
+    said = words.decode(own).removesuffix("</s>").strip()
+    assert records(tmp_path / "a.jsonl")[0]["response"].strip() == said
+    assert any(word in said.split() for word in ("the", "likes"))
+    assert generate(*arguments, model=model)[0] == 0
+    answer = records(tmp_path / "a.jsonl")[0]["response"].split()
+    assert not {"the", "likes"}.intersection(answer)
 
 
 def test_model_without_pad_token_answers_alike(tmp_path, generate):

@@ -39,6 +39,17 @@ def test_prove_fails_where_an_expectation_is_not_as_stated(capsys, monkeypatch):
     assert "β = 0.1" in printed
 
 
+def test_prove_takes_no_price_at_all(capsys, monkeypatch):
+    names = ("GRPO, no std, response sum", "GRPO, no std, response sum, k3 in the loss")
+    both = tuple(one for one in all_estimators() if one.variant.name in names)
+    monkeypatch.setattr(estimators, "all_estimators", lambda: both)
+    status, printed, table = shown(capsys, "--kl_coef", "0")
+    assert status == 0
+    assert "β = 0, " in printed
+    assert "0.5 " in table[1]
+    assert "biased: 0.0%, cosine 1.000" in table[2]  # there is nothing in the loss
+
+
 @pytest.mark.slow
 def test_prove_takes_larger_batches(capsys, monkeypatch):
     [short] = [one for one in all_estimators() if one.variant.name == "REINFORCE, batch mean"]
@@ -74,9 +85,9 @@ def test_prove_adds_the_runs_and_fails_where_one_ends_otherwise(capsys, monkeypa
     ("arguments", "line"),
     [
         (["--batch_size", "1"], "argument --batch_size: invalid choice: 1 (choose from 2, 3, 4)"),
-        (["--kl_coef", "0"], "argument --kl_coef: expected a number above 0, got '0'"),
-        (["--kl_coef", "x"], "argument --kl_coef: expected a number above 0, got 'x'"),
-        (["--kl_coef", "inf"], "argument --kl_coef: expected a number above 0, got 'inf'"),
+        (["--kl_coef=-1"], "argument --kl_coef: expected 0 or more, got '-1'"),
+        (["--kl_coef", "x"], "argument --kl_coef: expected 0 or more, got 'x'"),
+        (["--kl_coef", "inf"], "argument --kl_coef: expected 0 or more, got 'inf'"),
         (["--seed", "-1"], "argument --seed: expected a whole number from 0 to 2³² − 1, got '-1'"),
         (["ppo"], "unrecognized arguments: ppo"),
     ],

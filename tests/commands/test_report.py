@@ -113,6 +113,27 @@ def test_several_runs_stand_side_by_side(capsys, tmp_path):
     assert page.text.count("Gold rises with the proxy") >= 1
 
 
+def test_runs_of_equal_names_have_pictures_and_verdicts_of_their_own(capsys, tmp_path):
+    exploited = synthetic.write_policy(tmp_path / "a" / "seed 1" / "ppo", iterations=40)
+    healthy = synthetic.write_policy(tmp_path / "b" / "seed 1" / "ppo", "healthy", iterations=40)
+    other = synthetic.write_policy(tmp_path / "a-seed 1" / "ppo", "unstable", iterations=40)
+    again = synthetic.write_policy(tmp_path / "a-seed-1" / "PPO", "unstable", iterations=40)
+    path, page = report(capsys, exploited, healthy, other, again, "--out", tmp_path / "out")
+    heads = [attributes["aria-label"] for tag, attributes in page.tags if attributes.get("role") == "img"]
+    named = ["a/seed 1/ppo", "b/seed 1/ppo", "a-seed 1/ppo", "PPO"]
+    assert [f"Proxy and gold reward: {name}" in heads for name in named] == [True] * 4
+    pictures = [file.read_bytes() for file in path.parent.glob("*overoptimization*.svg")]
+    assert len(pictures) == len(set(pictures)) == 4
+    outcomes = [attributes["class"] for tag, attributes in page.tags if tag == "section" and "lead" in str(attributes)]
+    assert outcomes == ["lead exploited", "lead improved", "lead declined", "lead declined"]
+
+
+def test_files_of_figures_are_numbered_where_their_names_meet(tmp_path):
+    runs = [load_run(synthetic.write_policy(tmp_path / name, iterations=20)) for name in ("a b", "a-b", "A b")]
+    files = [name for entry, name, _, _ in figures_of(runs) if entry.scope == "run" and "overopt" in name]
+    assert files == ["a-b-overoptimization", "a-b-overoptimization-2", "A-b-overoptimization-3"]
+
+
 def weighted(path, concise):
     """A policy run on two objectives, one of which is weighed."""
     path.mkdir(parents=True)

@@ -28,7 +28,9 @@ def finished(task, *callbacks, **settings):
     return rows.untimed(), snapshot(module), state["reward_scale"], state["episodes"]
 
 
-@pytest.mark.parametrize(("name", "precision"), [("Seeded-v0", "32-true"), ("Pushed-v0", "64-true")])
+@pytest.mark.parametrize(
+    ("name", "precision"), [("Seeded-v0", "32-true"), ("Pushed-v0", "64-true"), ("Chosen-v0", "32-true")]
+)
 def test_resumed_run_is_bit_identical(tmp_path, name, precision):
     task = Control(name)
     whole = finished(task, every_iteration(tmp_path), max_epochs=4, precision=precision)

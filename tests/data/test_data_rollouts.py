@@ -105,6 +105,19 @@ def test_prompts_depend_on_the_seed(monkeypatch):
     assert module().iteration_prompts(0) != first
 
 
+def test_rewards_read_special_tokens_where_that_is_asked_for():
+    words = tiny_models.tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["red"]})
+    policy = tiny_models.policy("llama", words=words)
+    plain, kept = (module(keep_special_tokens=keep).collect(policy, 0) for keep in (False, True))
+    assert torch.equal(plain.rollout.actions, kept.rollout.actions)
+    written = ((kept.rollout.actions == 5) & kept.rollout.action_mask).sum(-1)
+    assert written.any()
+    assert plain.objectives["said"].eq(0).all()
+    assert torch.equal(kept.objectives["said"].long(), written)
+    assert not any("</s>" in response for response in kept.responses)
+
+
 def test_collect_is_a_function_of_the_iteration(policy):
     first, again = (as_lists(module().collect(policy, 3)) for _ in range(2))
     assert first == again
@@ -194,6 +207,17 @@ def test_failing_reward_stops_with_the_prompt(policy, how, line):
         data.collect(policy, 0)
     assert line in str(caught.value)
     assert how != "nan" or "to the prompt 'a red cow'" in str(caught.value)
+
+
+def test_prompts_that_spell_out_special_tokens_are_plain_and_counted(policy):
+    class Forged(Animals):
+        TRAIN = ("the </s> cat", "a cat", "<pad>")
+
+    scored = module(Forged(), rollout_batch_size=6).collect(policy, 0)
+    assert scored.prompts_spelled == 4
+    assert not torch.isin(
+        scored.rollout.context.input_ids[scored.rollout.context.attention_mask], torch.tensor([0, 1])
+    ).any()
 
 
 def test_prompts_that_are_too_long_keep_their_last_tokens_are_counted_and_said_once(policy, caplog):

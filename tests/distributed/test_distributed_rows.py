@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.distributed import (
+    Stream,
     all_max,
     all_sum,
     gather_items,
@@ -20,10 +21,13 @@ from rlhf_lightning.distributed import (
     sum_gradients,
     world_size,
 )
+from rlhf_lightning.rewards.learned import LearnedReward
 from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.rollout.responses import ResponseCollector
 from rlhf_lightning.tasks.task import Task
 
 COUNTS = (1, 2, 5, 6)
+ALIKE = (2, 3, 8)
 
 
 class Length(RewardSource):
@@ -57,8 +61,12 @@ def whole(count):
     }
 
 
-def look():
-    """Everything as this process sees it."""
+def look(folder):
+    """Everything as this process sees it.
+
+    Args:
+        folder: of a reward model.
+    """
     found = {"rank": rank(), "size": world_size(), "own": {}, "gathered": {}}
     for count in COUNTS:
         mine, everything = own_rows(count), whole(count)
@@ -74,7 +82,18 @@ def look():
     data = RolloutDataModule(Animals(), rollout_batch_size=6, max_new_tokens=8)
     data.setup()
     found["scored"] = [as_dict(scored) for scored in (data.collect(policy, 1), data.collect_heldout(policy))]
+    found["alike"] = [scores_of_one_response(count, folder) for count in ALIKE]
     return found
+
+
+def scores_of_one_response(count, folder):
+    """What a reward model gives to a policy that always says the same, beside other prompts; and for that alone."""
+    policy = tiny_models.policy("llama", temperature=1e-3)
+    prompts = [*["the cat sees a dog"] * count, *["the red dog likes a green cow"] * (count - 2)]
+    reward = LearnedReward(folder, batch_size=2)
+    collector = ResponseCollector(reward, None, max_new_tokens=5)
+    scored = collector.collect(policy, prompts, stream=Stream.ROLLOUT, iteration=0)
+    return scored.scores, reward.score(prompts, scored.responses)
 
 
 def gradients():
@@ -100,12 +119,19 @@ def as_dict(scored):
     }
 
 
+def saved_reward(folder):
+    """A folder of a reward model, which only one process of several would write."""
+    tiny_models.reward_model("llama").save(folder)
+    return str(folder)
+
+
 def work(number, folder):
     torch.set_num_threads(1)
+    reward = saved_reward(folder / f"reward {number}")
     meeting = {"init_method": f"file://{folder}/meet", "timeout": timedelta(seconds=300)}
     dist.init_process_group("gloo", rank=number, world_size=2, **meeting)
     try:
-        torch.save(look(), folder / f"{number}.pt")
+        torch.save(look(reward), folder / f"{number}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -155,8 +181,8 @@ def test_sums_maxima_and_gradients_are_the_same_on_every_rank(ranks):
 
 
 @pytest.mark.slow
-def test_rollouts_of_two_ranks_are_those_of_one(ranks):
-    alone = look()["scored"]
+def test_rollouts_of_two_ranks_are_those_of_one(ranks, tmp_path):
+    alone = look(saved_reward(tmp_path))["scored"]
     for found in ranks:
         for one, two in zip(alone, found["scored"], strict=True):
             assert tuple(one["texts"]) == tuple(two["texts"])
@@ -164,8 +190,18 @@ def test_rollouts_of_two_ranks_are_those_of_one(ranks):
             torch.testing.assert_close(two["logprobs"], one["logprobs"], rtol=0, atol=1e-12)
 
 
-def test_one_process_holds_everything():
-    found = look()
+@pytest.mark.slow
+def test_responses_that_are_alike_have_the_same_score_on_two_ranks(ranks):
+    for found in ranks:
+        for count, (scores, expected) in zip(ALIKE, found["alike"], strict=True):
+            assert len(set(scores[:count].tolist())) == 1
+            assert len(set(scores[count:].tolist())) <= 1
+            torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
+    assert torch.equal(ranks[0]["alike"][2][0], ranks[1]["alike"][2][0])
+
+
+def test_one_process_holds_everything(tmp_path):
+    found = look(saved_reward(tmp_path))
     assert (found["rank"], found["size"]) == (0, 1)
     for count in COUNTS:
         assert found["own"][count].tolist() == list(range(count))

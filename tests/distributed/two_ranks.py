@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ class Ranked(Letters):
         ]
 
 
+class HalfEqual(Letters):
+    """Every second pair is one of equal responses, which is left out."""
+
+    def preferences(self, split):
+        found = super().preferences(split)
+        return [replace(pair, rejected=pair.chosen) if n % 2 else pair for n, pair in enumerate(found)]
+
+
 def optimization(microbatch_size: int | None) -> Optimization:
     """Everything that could differ: a schedule, clipping, weight decay."""
     return Optimization(3e-3, "linear", max_grad_norm=0.1, weight_decay=0.1, microbatch_size=microbatch_size)
@@ -75,12 +84,15 @@ def run_sft(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, t
     return rows, module
 
 
-def run_reward_modeling(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+def reward_run(of_task: type[Letters]) -> Callable[..., tuple[Any, torch.nn.Module]]:
     """Five steps; the fourth batch holds one pair only."""
-    task = Letters()
-    module = RewardModeling(task, tiny(), optimization(microbatch_size), log_every=1)
-    rows = fit(module, PreferenceDataModule(task, batch_size=4), max_steps=5, **settings)
-    return rows, module
+
+    def run(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+        task = of_task()
+        module = RewardModeling(task, tiny(), optimization(microbatch_size), log_every=1)
+        return fit(module, PreferenceDataModule(task, batch_size=4), max_steps=5, **settings), module
+
+    return run
 
 
 def run_ensemble(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
@@ -146,11 +158,11 @@ def policy_run(algorithm: type, **arguments: Any) -> Callable[..., tuple[Any, to
     return run
 
 
-def preference_run(algorithm: type) -> Callable[..., tuple[Any, torch.nn.Module]]:
+def preference_run(algorithm: type, of_task: type[Letters] = Letters) -> Callable[..., tuple[Any, torch.nn.Module]]:
     """Five steps on pairs; the fourth batch holds one pair only."""
 
     def run(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
-        task = Letters()
+        task = of_task()
         sampled = {"max_new_tokens": 4, "eval_prompts": 3}
         module = algorithm(task, tiny(), optimization(microbatch_size), log_every=1, **sampled)
         return fit(module, PreferenceDataModule(task, batch_size=4), max_steps=5, **settings), module
@@ -180,11 +192,13 @@ def run_control(microbatch_size: int | None = None, **settings: Any) -> tuple[An
 MINIBATCHES = {"minibatch_size": 4, "kl": KLControl(0.1)}
 RUNS = {
     "sft": run_sft,
-    "reward_modeling": run_reward_modeling,
+    "reward_modeling": reward_run(Letters),
+    "reward_modeling_half_equal": reward_run(HalfEqual),
     "ensemble": run_ensemble,
     "objectives": run_objectives,
     "ppo": run_ppo,
     "dpo": preference_run(DPO),
+    "dpo_half_equal": preference_run(DPO, HalfEqual),
     "preferred_ft": preference_run(PreferredFT),
     "unlikelihood": preference_run(Unlikelihood),
     "control": run_control,

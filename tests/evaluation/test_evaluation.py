@@ -38,7 +38,7 @@ def scored(scores, *, lengths=None, truncated=None, responses=None, **measures):
         rewards=torch.zeros(count, width),
         scores=torch.tensor(scores, dtype=torch.float32),
         prompts=[f"p{i}" for i in range(count)],
-        responses=responses or [f"r{i}" for i in range(count)],
+        responses=responses or [f"r{i} {score:g}" for i, score in enumerate(scores)],
         measures={name: torch.tensor(value, dtype=torch.float32) for name, value in measures.items()},
     )
 
@@ -93,13 +93,19 @@ def test_win_rate_of_ties_is_one_half_in_the_middle_of_its_interval(ties):
     assert found["win_rate_low"] + found["win_rate_high"] == pytest.approx(1.0, abs=1e-9)
 
 
+def test_win_rate_of_the_same_response_is_a_tie_however_its_scores_are_rounded():
+    own = scored([0.25, 0.25, 2.0], responses=["a", "b", "c"])
+    other = scored([0.25 + 2**-24, 0.25 - 2**-24, 1.0], responses=["a", "b", "d"])
+    assert win_rate(own, other)["win_rate"] == (0.5 + 0.5 + 1) / 3
+
+
 def test_win_rate_is_judged_by_gold_where_there_is_one():
     own, other = scored([9.0, 9.0], gold=[0.0, 1.0]), scored([0.0, 0.0], gold=[1.0, 2.0])
     assert win_rate(own, other)["win_rate"] == 0.0
 
 
 def test_sample_records_are_plain_and_as_many_as_asked():
-    own = scored([1.0, 2.0, 3.0], gold=[0.5, 0.25, 0.0])
+    own = scored([1.0, 2.0, 3.0], gold=[0.5, 0.25, 0.0], responses=["r0", "r1", "r2"])
     kl = torch.tensor([0.1, 0.2, 0.3])
     records = sample_records(own, kl, iteration=7, count=2)
     assert [r["row"] for r in records] == [0, 1]

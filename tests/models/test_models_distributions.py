@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, stats
 
 from rlhf_lightning.models.control.policy import CategoricalHead, GaussianHead
-from rlhf_lightning.models.distributions import Categorical, DiagonalGaussian
+from rlhf_lightning.models.distributions import Categorical, DiagonalGaussian, IndependentCategoricals
 from rlhf_lightning.ops.logprobs import tempered_log_softmax
 from rlhf_lightning.ops.noise import row_keys
 
@@ -36,6 +36,29 @@ def test_categorical_numbers_are_sums_over_the_choices():
     np.testing.assert_allclose(distribution.entropy(), -(p * np.log(p)).sum(-1), rtol=1e-12)
     np.testing.assert_allclose(distribution.kl(other), (p * np.log(p / q)).sum(-1), rtol=1e-12)
     assert distribution.draw(None).tolist() == [2, 1]
+
+
+def pairs(logits, temperature=1.0):
+    """Vectors of two choices of three, in each of two states, from logits [2 6]."""
+    return IndependentCategoricals([categorical(part, temperature) for part in logits.split(3, dim=-1)])
+
+
+def over_pairs(logits, temperature=1.0):
+    """The same as one distribution over nine pairs, by multiplying."""
+    first, second = (softmax(part, temperature) for part in logits.split(3, dim=-1))
+    return first[:, :, None] * second[:, None, :]
+
+
+def test_numbers_of_independent_choices_are_sums_over_all_vectors():
+    logits, others = torch.cat([LOGITS, OTHER], -1), torch.cat([OTHER.flip(0), LOGITS - 1], -1)
+    p, q = over_pairs(logits, 0.5), over_pairs(others, 0.5)
+    distribution, other = pairs(logits, 0.5), pairs(others, 0.5)
+    chosen = torch.tensor([[2, 0], [0, 1]])
+    np.testing.assert_allclose(distribution.logprobs(chosen), np.log([p[0, 2, 0], p[1, 0, 1]]), rtol=1e-12)
+    np.testing.assert_allclose(distribution.entropy(), -(p * np.log(p)).sum((1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(distribution.kl(other), (p * np.log(p / q)).sum((1, 2)), rtol=1e-12)
+    best = [np.unravel_index(table.argmax(), (3, 3)) for table in p]
+    assert distribution.draw(None).tolist() == [list(pair) for pair in best]
 
 
 def test_gaussian_numbers_are_those_of_scipy():
@@ -72,6 +95,13 @@ def test_choices_are_drawn_as_often_as_the_policy_says(temperature):
     assert np.abs(shares - p).max() < 4 * np.sqrt(0.25 / len(KEYS))
 
 
+def test_vectors_of_choices_are_drawn_as_often_as_the_policy_says():
+    logits = torch.cat([LOGITS, OTHER], -1)[:1]
+    drawn = pairs(logits).draw(CategoricalHead(3, (3, 3)).noise(KEYS))
+    shares = torch.bincount(3 * drawn[:, 0] + drawn[:, 1], minlength=9).numpy() / len(KEYS)
+    assert np.abs(shares - over_pairs(logits)[0].flatten()).max() < 4 * np.sqrt(0.25 / len(KEYS))
+
+
 def test_vectors_are_drawn_from_the_gaussian():
     noise = GaussianHead(3, 2, initial_log_std=0.0).noise(KEYS)
     drawn = DiagonalGaussian(MEAN[0], STD).draw(noise).numpy()
@@ -81,7 +111,9 @@ def test_vectors_are_drawn_from_the_gaussian():
 
 
 @pytest.mark.parametrize(
-    "head", [CategoricalHead(3, 4), GaussianHead(3, 4, initial_log_std=0.0)], ids=["choices", "vectors"]
+    "head",
+    [CategoricalHead(3, 4), CategoricalHead(3, (1, 3)), GaussianHead(3, 4, initial_log_std=0.0)],
+    ids=["choices", "pairs", "vectors"],
 )
 def test_noise_depends_on_its_key_alone(head):
     keys = KEYS[:6].view(2, 3)
@@ -97,6 +129,10 @@ def test_temperature_divides_logits_and_multiplies_deviations():
     choices = CategoricalHead(3, 4).double()
     logits = choices.layer(hidden)
     torch.testing.assert_close(choices(hidden, temperature=0.5).log_softmax, (2 * logits).log_softmax(-1))
+    several = CategoricalHead(3, (1, 3)).double()
+    first, second = several(hidden, temperature=0.5).entries
+    torch.testing.assert_close(first.log_softmax, torch.zeros(5, 1, dtype=torch.float64))
+    torch.testing.assert_close(second.log_softmax, (2 * several.layer(hidden)[:, 1:]).log_softmax(-1))
     vectors = GaussianHead(3, 4, initial_log_std=math.log(3.0)).double()
     normal = vectors(hidden, temperature=0.5).normal
     torch.testing.assert_close(normal.stddev, torch.full_like(normal.stddev, 1.5))

@@ -128,6 +128,14 @@ def test_equal_scores_have_no_advantage_at_all(dtype, score, size):
     assert leave_one_out_advantages(scores, group_size=size).tolist() == [0] * size
 
 
+@pytest.mark.parametrize("size", [1e19, 3e38])
+def test_group_advantages_of_huge_scores(size):
+    # one score in four: deviations 3/4 and −1/4 of it, standard deviation 1/2 of it, as for a score of 1
+    scores = torch.tensor([size, 0, 0, 0, 1.0, 0, 0, 0])
+    advantages = group_advantages(scores, group_size=4, normalize_std=True, eps=1e-12)
+    assert advantages.tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5] * 2)
+
+
 def test_a_broken_score_stays_in_its_group():
     scores = torch.tensor([NAN, 1.0, 0.0, 2.0])
     for advantages in (
@@ -177,6 +185,21 @@ def test_groups_that_differ_by_hand():
     assert groups_that_differ(scores, group_size=3).tolist() == [False] * 6
     assert groups_that_differ(scores, group_size=6).tolist() == [True] * 6
     assert groups_that_differ(scores, group_size=1).tolist() == [False] * 6
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 2**-23), (torch.float64, 2**-52)])
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_scores_that_differ_by_rounding_are_equal(dtype, rounding, size):
+    # 1 and its neighbours in the first two groups, at most 3 units in the last place apart; 12 units in the third
+    units = torch.tensor([0, 1, 3, 0, 2, 2, 0, 0, 12], dtype=torch.float64)
+    scores = (size * (1 + units * rounding)).to(dtype)
+    differ = [False] * 6 + [True] * 3
+    assert groups_that_differ(scores, group_size=3).tolist() == differ
+    for advantages in (
+        group_advantages(scores, group_size=3, normalize_std=True, eps=1e-4),
+        leave_one_out_advantages(scores, group_size=3),
+    ):
+        assert (advantages != 0).tolist() == differ
 
 
 @given(st.integers(1, 4).flatmap(lambda g: st.lists(st.lists(st.integers(0, 1), min_size=g, max_size=g), min_size=1)))

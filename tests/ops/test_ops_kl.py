@@ -11,6 +11,7 @@ from rlhf_lightning.ops.kl import (
     k1,
     k2,
     k3,
+    k3_ratio,
     threshold_coefficient,
     ziegler_coefficient,
 )
@@ -120,6 +121,31 @@ def test_expected_gradients_are_those_the_module_claims():
     torch.testing.assert_close(expected(k2), forward)
     torch.testing.assert_close(expected(k3), backward)
     assert (forward - backward).abs().max() > 0.05
+
+
+def test_k3_times_the_ratio_by_hand():
+    # π(a) = 0.5, q(a) = 0.25, π_old(a) = 0.2: 0.5 / 0.2 (e^{−ln 2} − 1 + ln 2)
+    logprobs, other, old = (torch.tensor([p]).log() for p in (0.5, 0.25, 0.2))
+    assert k3_ratio(logprobs, other, old).item() == pytest.approx(2.5 * (0.5 - 1 + math.log(2)))
+
+
+def test_k3_times_the_ratio_has_value_and_gradient_of_the_kl_at_actions_of_another_policy():
+    """E_old[r k3] = KL(π‖q) and E_old[∇(r k3)] = ∇KL(π‖q), which neither k2 nor k3 has once π has moved."""
+    logits = torch.tensor([0.3, -1.0, 0.7, 0.1], dtype=torch.float64, requires_grad=True)
+    other = torch.tensor([-0.4, 0.5, 0.2, 0.0], dtype=torch.float64).log_softmax(-1)
+    old = torch.tensor([1.0, 0.0, -0.5, 0.2], dtype=torch.float64).log_softmax(-1)
+
+    def gradient(value):
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    logprobs = logits.log_softmax(-1)
+    value = (old.exp() * k3_ratio(logprobs, other, old)).sum()
+    exact = (logprobs.exp() * (logprobs - other)).sum()
+    assert value.item() == pytest.approx(kl_by_loop(logprobs, other), rel=1e-12)
+    torch.testing.assert_close(gradient(value), gradient(exact))
+    for estimator in (k2, k3):
+        wrong = gradient((old.exp() * estimator(logprobs, other)).sum())
+        assert (wrong - gradient(exact)).norm() > 0.1
 
 
 @pytest.mark.parametrize("estimator", [k1, k2, k3])

@@ -253,7 +253,20 @@ def test_whiten_gradient_does_not_see_nan_in_the_padding():
     assert poisoned.grad[MASK].abs().min() > 0
 
 
+@pytest.mark.parametrize("size", [1e19, 3e38])
+def test_whiten_huge_values(size):
+    # one of four: mean 1/4, variance 3/16; (1 − 1/4) / (√3/4) = √3, −1/4 / (√3/4) = −1/√3
+    whitened = whiten(torch.tensor([size, 0, 0, 0, NAN]), torch.tensor([True] * 4 + [False]), eps=1e-8)
+    assert whitened.tolist() == pytest.approx([3**0.5, *[-(3**-0.5)] * 3, 0])
+
+
 # explained_variance
+
+
+def test_explained_variance_of_huge_values():
+    # residuals 0, 0, −1 of variance 2/9, targets 1, 2, 4 of variance 14/9, in units of 1e30
+    predictions = 1e30 * torch.tensor([[1.0, 2.0, NAN], [5.0, NAN, NAN]])
+    assert explained_variance(predictions, 1e30 * VALUES, MASK).item() == pytest.approx(6 / 7)
 
 
 def test_explained_variance_by_hand():

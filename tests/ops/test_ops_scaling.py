@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_lightning.ops.scaling import mean_and_std, min_max, signed_log, standardized
+from rlhf_lightning.ops.scaling import magnitude, mean_and_std, min_max, signed_log, standardized
 
 RNG = np.random.default_rng(0)
 BATCHES = [
@@ -16,6 +16,21 @@ BATCHES = [
     1000 + 0.5 * RNG.normal(size=64),
     RNG.standard_cauchy(33),
 ]
+
+
+def test_magnitude_by_hand():
+    values = torch.tensor([[3.0, -5.0], [0.75, 0.1], [0.0, 0.0], [-8.0, 1.0]])
+    assert magnitude(values, each_row=True).tolist() == [[4.0], [0.5], [1.0], [8.0]]
+    assert magnitude(values).item() == 8.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_magnitude_at_both_ends_of_the_numbers(dtype):
+    limits = torch.finfo(dtype)
+    for value in (limits.max, limits.tiny, limits.smallest_normal / 4):
+        scale = magnitude(torch.tensor([value, -value / 2], dtype=dtype)).item()
+        assert math.frexp(scale)[0] == 0.5
+        assert scale <= value < 2 * scale or scale <= value / 2 < scale
 
 
 @pytest.mark.parametrize("values", BATCHES)

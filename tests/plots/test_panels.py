@@ -4,9 +4,21 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
-from rlhf_lightning.plots.kit import labels, panels
+from rlhf_lightning.plots.kit import labels, panels, style
 from rlhf_lightning.plots.kit.style import fixed, number, span
+
+
+def test_a_line_never_goes_back_along_the_axis():
+    by_kl = pd.Series([0.0, 1.0, 2.0, 3.0, 4.0], index=[0.0, 5.0, 3.0, 5.0, 9.0])
+    axes = Figure().add_subplot()
+    panels.points(axes, by_kl, style.GOLD)
+    dots, line = axes.lines
+    assert (dots.get_linestyle(), list(dots.get_xdata())) == ("None", [0, 5, 3, 5, 9])
+    assert (line.get_linestyle(), list(line.get_xdata()), list(line.get_ydata())) == ("-", [0, 5, 5, 9], [0, 1, 3, 4])
+    assert "larger before" in panels.apart([by_kl])
+    assert panels.apart([by_kl.sort_index()]) == ""
 
 
 @given(st.lists(st.floats(-50, 250), min_size=1, max_size=7))

@@ -177,6 +177,26 @@ def test_agreement_has_a_cell_for_each_two_annotators_who_share_pairs(tmp_path):
     assert colors == [style.HELD_OUT, style.HELD_OUT, style.WARN]
 
 
+def test_agreement_on_few_pairs_is_grey_and_no_headline(tmp_path):
+    few = {"first": "ana", "second": "bo", "kappa": -0.2, "count": 8}
+    enough = {"first": "bo", "second": "cy", "kappa": -0.2, "count": 30}
+    agreement = {"fleiss_kappa": -0.2, "items": 8, "cohen_kappa": [few, enough]}
+    figure = plots.annotator_agreement(reward_run(tmp_path, evaluation() | {"annotator_agreement": agreement}))
+    assert [to_hex(cell.get_facecolor()) for cell in figure.axes[0].patches] == [style.MUTED, style.WARN]
+    assert figure.texts[0].get_text() == "Agreement of annotators"
+    assert "grey: fewer than 30 pairs" in figure.texts[1].get_text().replace("\n", " ")
+
+
+def test_calibration_that_scaling_does_not_improve_says_what_chance_would_do(tmp_path):
+    # a bin of 100 pairs at 0.8 deviates by √(2/π · 0.8 · 0.2 / 100) = 0.0319 on average, in either direction
+    bins = [{"confidence": 0.8, "accuracy": 0.82, "count": 100}]
+    measured = evaluation() | {"bins": bins, "bins_scaled": bins, "calibration_error": 0.02}
+    figure = plots.reliability(reward_run(tmp_path, measured | {"calibration_error_scaled": 0.024}))
+    title, note = (text.get_text().replace("\n", " ") for text in figure.texts[:2])
+    assert title == "Stated probabilities are off by 2.0 points on average: scaling does not help"
+    assert note.endswith("0.020 → 0.024 at T = 1.62 · 0.032 would be chance on so many")
+
+
 def test_agreement_of_many_shows_those_who_share_the_most_pairs(tmp_path):
     pairs = list(itertools.combinations([f"a{number:02d}" for number in range(14)], 2))
     kappas = [{"first": a, "second": b, "kappa": 0.3, "count": int(a[1:]) + int(b[1:])} for a, b in pairs]

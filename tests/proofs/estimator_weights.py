@@ -92,6 +92,11 @@ def k3(log_ratio):
     return 1 - math.exp(-log_ratio)
 
 
+def k3_ratio(log_ratio):
+    """k3 ∇r + r ∇k3 at r = 1: e^{−l} − 1 + l, and 1 − e^{−l}."""
+    return math.exp(-log_ratio) - 1 + log_ratio + k3(log_ratio)
+
+
 exact_95, wrong_95 = partial(Tree.gae, lam=0.95), partial(Tree.gae, lam=0.95, wrong=True)
 exact_1, wrong_1 = partial(Tree.gae, lam=1.0), partial(Tree.gae, lam=1.0, wrong=True)
 unpriced = partial(group, priced=False)
@@ -133,6 +138,7 @@ JOINT = {
     "GRPO, no std, response sum": group,
     "GRPO, no std, response sum, k2 in the loss": partial(with_kl, unpriced, k2),
     "GRPO, no std, response sum, k3 in the loss": partial(with_kl, unpriced, k3),
+    "GRPO, no std, response sum, k3 × ratio in the loss": partial(with_kl, unpriced, k3_ratio),
     "GRPO, no std, response mean": partial(group, average="response"),
     "GRPO, no std, token mean": partial(group, average="token"),
     "GRPO, std, response sum": partial(group, std=True),

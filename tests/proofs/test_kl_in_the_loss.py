@@ -30,6 +30,7 @@ FREE = Tree(Instance(seed=0, kl_coef=0.0)).gradient()
 LOSSES = {
     "k2": KLLoss("k2"),
     "k3": KLLoss("k3"),
+    "k3_ratio": KLLoss("k3_ratio"),
     "exact": KLLoss("exact"),
     "forward": KLLoss("exact", "forward"),
 }
@@ -76,10 +77,11 @@ def kl_gradient(module):
 
 
 @pytest.mark.parametrize(
-    ("name", "weights"), [("k2", reverse), ("exact", reverse), ("k3", forward), ("forward", forward)]
+    ("name", "weights"),
+    [("k2", reverse), ("k3_ratio", reverse), ("exact", reverse), ("k3", forward), ("forward", forward)],
 )
 def test_gradient_is_that_of_the_kl_in_the_states_that_were_met(name, weights):
-    """E[Σₜ ∇KL(sₜ)]: of KL(π‖ref) with k2 and exact, of KL(ref‖π) with k3 and exact forward."""
+    """E[Σₜ ∇KL(sₜ)]: of KL(π‖ref) with k2, k3 times the ratio and exact, of KL(ref‖π) with k3 and exact forward."""
     close(kl_gradient(reinforce()(LOSSES[name])), over_states(weights))
 
 
@@ -141,7 +143,8 @@ def own(name, s, a):
     if name in ("exact", "forward"):
         return at_prefix(reverse if name == "exact" else forward, s)
     log_ratio = math.log(TREE.rows[s][a] / TREE.reference_rows[s][a])
-    return (log_ratio if name == "k2" else 1 - math.exp(-log_ratio)) * TREE.log_gradient(s, a)
+    # k3 times a ratio r that is 1: k3 ∇r + r ∇k3 = (e^−Δ − 1 + Δ + 1 − e^−Δ) ∇ log π = Δ ∇ log π
+    return (1 - math.exp(-log_ratio) if name == "k3" else log_ratio) * TREE.log_gradient(s, a)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -149,7 +152,7 @@ def own(name, s, a):
 def test_every_optimizer_adds_the_same_term(algorithm, name):
     """β Σₜ ∇k(aₜ) of each response, averaged over responses: also in microbatches of one."""
     settings = OPTIMIZERS[algorithm] | {"optimization": Optimization(microbatch_size=1)}
-    if algorithm is RAFT and name in ("k2", "k3"):
+    if algorithm is RAFT and name in ("k2", "k3", "k3_ratio"):
         with pytest.raises(UserError, match=f"estimator {name} .* expected exact"):
             with_kl_loss(RAFT, LOSSES[name], **settings)
         return

@@ -63,9 +63,34 @@ def test_row_of_a_biased_estimator_has_the_scale_that_fits_best(rows):
     ],
 )
 def test_verdicts_go_both_ways(claim, error, holds):
-    row = EstimatorRow(claiming(SHORT, claim), scale=1.0, error=error, bias=0.2, cosine=0.9, variance=1.0)
+    row = EstimatorRow(claiming(SHORT, claim), scale=1.0, error=error, size=1.0, bias=0.2, cosine=0.9, variance=1.0)
     assert row.holds == holds
     assert ("REFUTED" in row.cells()[1]) != holds
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 1e-9, 1e9])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "REINFORCE, batch mean",
+        "GRPO, no std, response sum, k2 in the loss",
+        "PPO, λ = 0.95, wrong values",
+        "PPO, geometric mean ratio",
+    ],
+)
+def test_verdicts_do_not_depend_on_the_price_of_the_kl(name, kl_coef):
+    """Rounding grows with β, a bias by the KL shrinks with it, and one by wrong values does not grow with it."""
+    row = measure(BY_NAME[name], Instance(seed=2, kl_coef=kl_coef), batch_size=2)
+    assert row.holds
+    if kl_coef == 1e9:  # what was absolute would see a bias in the rounding
+        assert (row.error > 1e-9) or row.exact
+        assert "1e-09" not in row.cells()[3]
+
+
+@pytest.mark.parametrize("kl_coef", [1e-9, 1e9])
+@pytest.mark.parametrize(("estimator", "claim"), [(SHORT, UNBIASED), (SHORT, BIASED), (OFF, UNBIASED)])
+def test_a_wrong_claim_is_refuted_at_any_price(estimator, claim, kl_coef):
+    assert not measure(claiming(estimator, claim), Instance(seed=2, kl_coef=kl_coef), batch_size=2).holds
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,15 @@ def test_names_tell_runs_apart(tmp_path):
     assert load_run(write_run(tmp_path / "sft")).name == "sft"
 
 
+def test_names_grow_until_runs_are_told_apart(tmp_path):
+    folders = ("a/x/ppo", "b/x/ppo", "c/y/ppo", "d/x/rloo")
+    runs = [load_run(write_run(tmp_path / folder)) for folder in folders]
+    assert names(runs) == ["a/x/ppo", "b/x/ppo", "y/ppo", "rloo"]
+    stages = [load_run(write_run(tmp_path / f / "p" / "policy", stage__json="{}")) for f in ("e", "f")]
+    assert names(stages) == ["e/p", "f/p"]
+    assert names([runs[0], runs[0]])[0].endswith("/a/x/ppo")
+
+
 def test_runs_are_read_without_torch():
     code = "import sys, rlhf_lightning.records.runs; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -21,6 +21,13 @@ def test_the_telling_row_is_the_one_whose_score_changed_most():
     assert replies.telling_row([one | {"kl": one["iteration"] * (2 - one["row"])} for one in samples], "kl") == 0
 
 
+def test_the_telling_row_goes_the_way_of_the_mean():
+    # changes +1, +2 and −2.5: the mean rose, so the prompt that fell most is no example of it
+    samples = [sample(0, row, 0.0) for row in range(3)] + [sample(9, row, s) for row, s in enumerate((1, 2, -2.5))]
+    assert replies.changes(samples, "score") == {0: 1, 1: 2, 2: -2.5}
+    assert replies.telling_row(samples, "score") == 1
+
+
 def test_spaced_keeps_first_last_and_the_peak():
     shown = replies.spaced(range(0, 201, 5), keep=65)
     assert len(shown) == 8
@@ -127,6 +134,13 @@ def test_warnings_of_detectors_are_listed_with_their_time(runs):
     assert "score rose &lt;b&gt;while&lt;/b&gt; the monitor fell</li>" in text
     assert '<span class="quiet">whole, iteration 1,200</span>' in page.render([warned, bare], [])
     assert "Warnings during training" not in page.render([whole], [])
+
+
+def test_the_pairs_of_a_pipeline_lack_nothing(tmp_path):
+    path = write_pipeline(tmp_path / "quickstart", iterations=20)
+    for name in ("config.yaml", "environment.json"):  # the command that makes pairs writes neither
+        (path / "pairs" / name).unlink()
+    assert summary.missing([load_run(path)]) == []
 
 
 def test_missing_pieces_are_named(runs):

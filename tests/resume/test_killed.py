@@ -36,11 +36,11 @@ CONFIG = {
 }
 
 
-def start(name, devices):
+def start(name, devices, *more):
     words = ["fit", "--config", "bandit.yaml", "--name", name, "--trainer.devices", str(devices)]
     words += ["--trainer.strategy", "ddp" if devices > 1 else "auto"]
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "rlhf_lightning", *words],
+        [sys.executable, "-W", "ignore", "-m", "rlhf_lightning", *words, *more],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
@@ -67,6 +67,28 @@ def test_killed_run_started_again_equals_the_uninterrupted_one(devices, tmp_path
     assert said.count("resuming from iteration ") == 1
     assert [int(row["iteration"]) for row in rows(Path("runs/killed"))] == list(range(ITERATIONS + 1))
     assert differences(Path("runs/whole"), Path("runs/killed")) == []
+
+
+@pytest.mark.slow
+def test_run_goes_on_longer_on_two_devices_in_microbatches_to_rounding(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    optimization = {"lr": 0.05, "schedule": "constant_with_warmup"}
+    arguments = {**CONFIG["model"]["init_args"], "optimization": optimization}
+    config = {**CONFIG, "model": {**CONFIG["model"], "init_args": arguments}}
+    Path("bandit.yaml").write_text(yaml.safe_dump(config))
+    micro = ("--model.init_args.optimization.microbatch_size", "3")
+    for name, devices, more in (
+        ("whole", 1, ()), ("moved", 1, ("--trainer.max_epochs", "2")), ("moved", 2, micro),
+    ):  # fmt: skip
+        process = start(name, devices, *more)
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    assert "resuming from iteration 2" in said
+    expected, found = rows(Path("runs/whole")), rows(Path("runs/moved"))
+    assert len(expected) == len(found) == 1 + ITERATIONS
+    for one, other in zip(expected, found, strict=True):
+        numbers = {name: float(value) for name, value in one.items() if value and "second" not in name}
+        assert {name: float(other[name]) for name in numbers} == pytest.approx(numbers, abs=1e-5)
 
 
 SKEWED = """

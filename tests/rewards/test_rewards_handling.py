@@ -297,6 +297,27 @@ def test_part_and_monitor_that_report_the_same_name_are_refused():
         fit(ppo(task), data, max_epochs=1)
 
 
+class Means(Length):
+    """Measures what would be ``length_mean`` of a monitor called ``length``."""
+
+    def judge(self, prompts, responses):
+        words = super().judge(prompts, responses).scores
+        return Judgement(words, measures={"mean": words})
+
+
+@pytest.mark.parametrize(
+    ("reward", "monitors", "name"),
+    [
+        (Means(), {"length": Means()}, "length_mean is measured twice"),
+        (CompositeReward({"length": Means(), "c": Means()}), {}, "reward source CompositeReward measures length_mean"),
+    ],
+)
+def test_measures_of_parts_and_monitors_never_replace_another_metric(reward, monitors, name):
+    task = Letters()
+    with pytest.raises(UserError, match=name):
+        fit(ppo(task), rollouts(task, reward, monitors=monitors), max_epochs=1)
+
+
 def test_advantages_come_from_what_is_scaled():
     """PPO's rewards in a run with a z-score, where the KL costs nothing."""
     task, seen = Letters(), Iterations()

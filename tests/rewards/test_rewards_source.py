@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rewards.source import RewardSource, judged
+from rlhf_lightning.rewards.source import Judgement, RewardSource, judged
 
 PROMPTS = ["first question", "second question", "third question"]
 RESPONSES = ["a", "b", "c"]
@@ -76,6 +76,24 @@ def test_anything_but_one_number_per_response_is_refused(result, given):
     line = refused(result)
     assert f"Gives returned {given} for 3 responses, expected a tensor of shape (3,)" in line
     assert "'first question'" in line
+
+
+class Measures(RewardSource):
+    """Scores 0, and measures 1 under a given name."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def judge(self, prompts, responses):
+        return Judgement(torch.zeros(3), measures={self.name: torch.ones(3)})
+
+
+@pytest.mark.parametrize("name", ["score", "gold", "reward", "entropy", "kl_ref_token", "length_mean", "win_rate"])
+def test_a_measure_with_the_name_of_another_metric_is_refused(name):
+    with pytest.raises(UserError, match=f"reward source Measures measures {name}, which is another metric"):
+        judged(Measures(name), PROMPTS, RESPONSES)
+    assert list(judged(Measures(f"own_{name}"), PROMPTS, RESPONSES).measures) == [f"own_{name}"]
 
 
 def test_scores_carry_no_gradient():

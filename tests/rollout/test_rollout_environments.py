@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from scripted_environments import Told, scattered
 from training_helpers import run_seed_is
 
@@ -60,7 +61,7 @@ def test_steps_are_those_of_the_script():
         assert len(env.seeds) == 4
 
 
-@pytest.mark.parametrize("name", ["Seeded-v0", "Pushed-v0", "Numbered-v0"])
+@pytest.mark.parametrize("name", ["Seeded-v0", "Pushed-v0", "Numbered-v0", "Chosen-v0"])
 def test_steps_are_those_of_each_environment_by_itself(name):
     rows, count = [0, 1, 2, 5], 40
     environments = opened(name, rows)
@@ -143,6 +144,53 @@ def test_vectors_are_clipped_for_the_environment_alone():
     np.testing.assert_array_equal(taken[:, 1], drawn[:, 1].astype(np.float32))  # without bounds
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        Box(-0.1, 0.1, (2,), np.float64),  # −0.1 in float32 is below it
+        Box(-0.1, 0.1, (2,), np.float32),
+        Box(-0.1, 0.1, (2,), np.float16),
+        Box(-1, 3, (2,), np.int8),
+        Box(250, 255, (2,), np.uint8),
+        Box(0, 1, (2,), np.bool_),
+        Discrete(3, start=-1),
+        MultiDiscrete([2, 3], dtype=np.int16, start=[-1, 4]),
+        MultiBinary(2),
+    ],
+    ids=str,
+)
+def test_actions_lie_in_the_environments_own_space(space):
+    environments = opened("Within-v0", [0, 1], action_space=space)
+    play(acting(environments), environments, steps=20, keys=keys([0, 1]))
+    taken = np.stack([action for env in inner(environments) for action in env.actions]).astype(np.float64)
+    if isinstance(space, Box):  # every bound is reached
+        assert (taken.min(0) == space.low).all()
+        assert (taken.max(0) == space.high).all()
+    assert len(np.unique(taken)) > 1
+
+
+@pytest.mark.parametrize("reward", [1.5, np.float32(1.5), np.array([1.5]), np.array([[1.5]]), torch.tensor([1.5])])
+def test_reward_may_be_an_array_of_one_entry(reward):
+    environments = opened("Paid-v0", [0], reward=reward)
+    assert play(Told([0, 0], environments.spaces), environments, steps=2).rewards.tolist() == [[1.5, 1.5]]
+
+
+@pytest.mark.parametrize(("reward", "said"), [(np.ones(2), r"\[1\. 1\.\]"), ("much", "much"), ([], r"\[\]")])
+def test_reward_that_is_no_number_is_one_line(reward, said):
+    environments = opened("Paid-v0", [0], reward=reward)
+    with pytest.raises(UserError, match=f"Paid-v0 gave the reward {said}; expected one number"):
+        play(Told([0], environments.spaces), environments, steps=1)
+
+
+def test_observations_of_several_spaces_are_one_vector():
+    environments = opened("Copied-v0", [0, 1])
+    steps = play(acting(environments), environments, steps=6, keys=keys([0, 1]))
+    for env, shown in zip(inner(environments), steps.next_observations[:, -1].tolist(), strict=True):
+        assert env.time == 2  # the second of the second episode, so nothing was shown since
+        place = [float(env.place == number) for number in (4, 5, 6)]
+        assert shown == [env.light, *place, 0.5, 0.5, 0.5, 0.5]
+
+
 def test_only_first_episodes_count_where_that_is_asked():
     rows = [0, 1, 2, 3]
     environments = opened("Seeded-v0", rows)
@@ -188,7 +236,7 @@ def test_log_counts_returns_from_the_start_of_each_episode():
     assert (len(returns), len(lengths)) == (0, 0)
 
 
-@pytest.mark.parametrize("name", ["Seeded-v0", "Pushed-v0", "Numbered-v0"])
+@pytest.mark.parametrize("name", ["Seeded-v0", "Pushed-v0", "Numbered-v0", "Chosen-v0"])
 def test_environments_are_led_back_to_where_the_log_left_them(name):
     rows = [0, 1, 2, 3, 4]
     environments, log = opened(name, rows), EpisodeLog(5)

@@ -35,6 +35,7 @@ def scored(prompts, responses, *, first, seconds):
         measures={"gold": 10 * scores},
         timings={"rollout_seconds": seconds},
         prompts_shortened=len(prompts),
+        prompts_spelled=len(prompts) + 1,
     )
 
 
@@ -63,7 +64,7 @@ def test_joined_rollouts_keep_every_row():
     assert whole.rollout.actions.shape == whole.rewards.shape == (4, 3)
     assert whole.timings == {"rollout_seconds": 3.5}
     assert whole.weights == {"kind": 2.0, "short": 0.25}
-    assert whole.prompts_shortened == 4
+    assert (whole.prompts_shortened, whole.prompts_spelled) == (4, 6)
 
 
 def test_selected_rows_keep_what_belongs_to_them():

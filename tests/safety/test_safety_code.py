@@ -16,7 +16,7 @@ from rlhf_lightning.__main__ import main
 from rlhf_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.backbone import LanguageBackbone
-from rlhf_lightning.models.language.text import prompt_text
+from rlhf_lightning.models.language.markup import prompt_text
 from rlhf_lightning.models.reward.reward_model import RewardModel
 from rlhf_lightning.rewards.learned import LearnedReward
 from rlhf_lightning.tasks.text.readers import locate

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 import scripted_environments  # noqa: F401 registers environments
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Sequence, Tuple
 from gymnasium.vector import AutoresetMode
 from training_helpers import Letters
 
@@ -21,6 +21,10 @@ class OfSpaces(gymnasium.Env):
 
     def __init__(self, observation_space, action_space):
         self.observation_space, self.action_space = observation_space, action_space
+
+
+class Strange(gymnasium.Space):
+    """A space that gymnasium does not know."""
 
 
 class Unmade(gymnasium.Env):
@@ -110,16 +114,61 @@ def test_environment_without_its_package_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize(
     "shown",
-    [Dict({"position": VECTOR}), Discrete(5), Box(0, 255, (8, 8, 3), np.uint8), gymnasium.spaces.Tuple([VECTOR])],
+    [
+        Box(0, 255, (8, 8, 3), np.uint8),
+        Graph(VECTOR, None),
+        Sequence(VECTOR),
+        Dict({"all": Sequence(VECTOR)}),
+        Strange(),
+    ],
 )
 def test_observations_that_are_no_vectors_are_refused(shown):
     with pytest.raises(UserError, match=r"the observations of OfSpaces-v0 are .* expected an environment with a Box"):
         of_spaces(shown, CHOICES)
 
 
-@pytest.mark.parametrize("taken", [MultiDiscrete([2, 2]), Box(-1, 1, (2, 2)), Box(0, 5, (1,), np.int64)])
+@pytest.mark.parametrize(
+    ("shown", "size"),
+    [
+        (Discrete(5, start=2), 5),
+        (MultiDiscrete([2, 3]), 5),
+        (MultiBinary(3), 3),
+        (Box(-1, 1, (2, 2)), 4),
+        (Box(0, 2, (3, 3), np.uint8), 9),
+        (Dict({"position": VECTOR, "gear": Discrete(4)}), 7),
+        (Tuple([VECTOR, Dict({"switches": MultiBinary(2)})]), 5),
+    ],
+)
+def test_observations_of_other_spaces_are_flattened(shown, size):
+    assert of_spaces(shown, CHOICES).interface().observation_size == size
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"),
+    [
+        (MultiDiscrete([2, 3]), {"choices": (2, 3), "first_choice": (0, 0), "dtype": "int64"}),
+        (MultiDiscrete([4], start=[-1]), {"choices": (4,), "first_choice": (-1,), "dtype": "int64"}),
+        (MultiBinary(3), {"choices": (2, 2, 2), "first_choice": (0, 0, 0), "dtype": "int8"}),
+        (
+            Box(np.array([-1, 0]), np.array([1, 5]), dtype=np.int32),
+            {"choices": (3, 6), "first_choice": (-1, 0), "dtype": "int32"},
+        ),
+        (Box(-0.5, 0.5, (1,), np.float64), {"low": (-0.5,), "high": (0.5,), "dtype": "float64"}),
+    ],
+)
+def test_actions_of_every_supported_space(taken, expected):
+    assert of_spaces(VECTOR, taken).interface() == Spaces("OfSpaces-v0", observation_size=3, **expected)
+
+
+@pytest.mark.parametrize("taken", [MultiDiscrete([[2, 2], [2, 2]]), Box(-1, 1, (2, 2)), Box(0, 5, (1, 1), np.int64)])
 def test_actions_that_are_neither_choices_nor_vectors_are_refused(taken):
     with pytest.raises(UserError, match=r"the actions of OfSpaces-v0 are .* expected an environment with a Discrete"):
+        of_spaces(VECTOR, taken)
+
+
+@pytest.mark.parametrize(("taken", "count"), [(Box(-np.inf, np.inf, (1,), np.int32), 2**32), (Discrete(2**30), 2**30)])
+def test_more_choices_than_a_network_can_weigh_are_refused(taken, count):
+    with pytest.raises(UserError, match=f"that is {count:,} choices, .* expected at most 1,048,576"):
         of_spaces(VECTOR, taken)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import get_scheduler
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.training.optimization import Optimization
@@ -85,3 +86,63 @@ def test_bad_values_are_named_in_one_line(bad):
 )
 def test_only_a_schedule_that_changes_needs_the_length_of_the_run(settings, needed):
     assert Optimization(**settings).needs_length is needed
+
+
+@pytest.mark.parametrize("schedule", ["constant_with_warmup", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("length", [1, 7, 20])
+def test_schedules_are_those_of_transformers_to_the_bit(schedule, warmup, length):
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    theirs = get_scheduler(
+        schedule, optimizer, num_warmup_steps=round(warmup * length), num_training_steps=length
+    ).lr_lambdas[0]
+    for step in range(length + 3):
+        assert Optimization(0.1, schedule, warmup).factor(step, length=length) == theirs(step)
+
+
+def restored(old, new, steps, lengths):
+    """An optimizer with these settings that takes over the state of another one after some steps."""
+    networks = [{"policy": nn.Linear(1, 1)} for _ in range(2)]
+    first, second = (one.build(n, length=m) for one, n, m in zip((old, new), networks, lengths, strict=True))
+    for _ in range(steps):
+        networks[0]["policy"](torch.ones(1, 1)).sum().backward()
+        first["optimizer"].step()
+        first["lr_scheduler"].step()
+    second["optimizer"].load_state_dict(first["optimizer"].state_dict())
+    second["lr_scheduler"].load_state_dict(first["lr_scheduler"].state_dict())
+    return first, second
+
+
+def test_settings_come_from_the_configuration_and_moments_from_the_checkpoint():
+    old = Optimization(0.1, "linear", weight_decay=0.3, betas=(0.5, 0.6), eps=1e-3)
+    new = Optimization(0.4, "linear", weight_decay=0.1, betas=(0.8, 0.9), eps=1e-6)
+    first, second = restored(old, new, steps=3, lengths=(4, 4))
+    (group,) = second["optimizer"].param_groups
+    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.1, (0.8, 0.9), 1e-6)
+    assert group["lr"] == pytest.approx(0.4 * 1 / 4)  # the fourth of four steps
+    moments = [list(one["optimizer"].state_dict()["state"][0].values()) for one in (first, second)]
+    assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+    second["optimizer"].step()
+    second["lr_scheduler"].step()
+    assert group["lr"] == 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    # after 4 of 4 steps, made 8 long: 1 − 4/8, ½ (1 + cos(π/2)); the warm-up of 2 steps is over
+    [("linear", 0.05), ("cosine", 0.05), ("constant_with_warmup", 0.1)],
+)
+def test_a_longer_run_goes_on_with_the_rate_of_the_longer_schedule(schedule, expected):
+    _, longer = restored(Optimization(0.1, schedule), Optimization(0.1, schedule), steps=4, lengths=(4, 8))
+    assert longer["optimizer"].param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_the_same_settings_go_on_to_the_bit():
+    settings = Optimization(0.1, "cosine", 0.3, weight_decay=0.1)
+    first, second = restored(settings, settings, steps=4, lengths=(9, 9))
+    for _ in range(5):
+        assert first["optimizer"].param_groups[0]["lr"] == second["optimizer"].param_groups[0]["lr"]
+        assert first["lr_scheduler"].state_dict() == second["lr_scheduler"].state_dict()
+        for built in (first, second):
+            built["optimizer"].step()
+            built["lr_scheduler"].step()

@@ -45,7 +45,8 @@ class FeedbackAlgorithm(TextLearner[Example]):
 
     Args:
         reward: judges responses to held-out prompts, as ``eval/score``; it is not trained on.
-        max_response_tokens: longer responses keep their first tokens; None for half the context.
+        max_response_tokens: longer responses keep their first tokens; None for half the context. Comparisons of which
+            two responses are the same tokens then are left out and counted.
         max_new_tokens: a sampled response that has not ended by then is cut.
         eval_prompts: held-out prompts that the policy is judged on.
         log_every: steps between rows of metrics.
@@ -118,6 +119,10 @@ class FeedbackAlgorithm(TextLearner[Example]):
         responses = [example.responses[number] for number in range(count) for example in examples]
         return self.encode_texts(prompts * count, responses)
 
+    def owners(self, examples: Sequence[Example]) -> Sequence[int]:
+        """The example of each response, in the order of `encode`."""
+        return [*range(len(examples))] * len(examples[0].responses)
+
     def log_ratios(self, encoded: EncodedResponses) -> Float[Tensor, " B"]:
         """Log π(y|x) − log π_ref(y|x) of whole responses; the reference has no gradient."""
         logprobs = self.logprobs(self.policy, encoded)
@@ -140,8 +145,8 @@ class FeedbackAlgorithm(TextLearner[Example]):
     # -- evaluation --------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Measure the starting point, unless the run is resumed or evaluates nothing."""
-        if self.global_step or not self.trainer.enable_validation:
+        """Measure the starting point, unless the run goes on or evaluates nothing."""
+        if self.goes_on or not self.trainer.enable_validation:
             return
         self.announce("evaluates for the first time")
         # Lightning counts them here only where the first pass ends with a validation

@@ -208,8 +208,8 @@ class OnPolicy(Module, Generic[BatchT]):
         row = {**self.rollouts.statistics(drawn)}
         row |= {f"timing/{name}": value for name, value in drawn.timings.items()}
         row |= {"rollout/tokens_per_second": tokens / drawn.timings["rollout_seconds"]}
-        if drawn.prompts_shortened:
-            row |= {"rollout/prompts_shortened": drawn.prompts_shortened}
+        counts = {"prompts_shortened": drawn.prompts_shortened, "special_tokens_spelled": drawn.prompts_spelled}
+        row |= {f"rollout/{name}": count for name, count in counts.items() if count}
         return row | self.rollouts.counters(self.current_epoch)
 
     # -- for update --------------------------------------------------------------------------------------------
@@ -321,10 +321,10 @@ class OnPolicy(Module, Generic[BatchT]):
     # -- evaluation --------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Measure the starting point, unless the run is resumed."""
-        if self.current_epoch == 0:
+        """Measure the starting point, unless the run goes on."""
+        if not self.goes_on:
             self.announce("evaluates for the first time")
-            self.publish({"iteration": 0, **self.evaluate(iteration=0)})
+            self.publish({"iteration": self.current_epoch, **self.evaluate(iteration=self.current_epoch)})
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Evaluate on held-out prompts; in training that is done at the end of iterations instead."""

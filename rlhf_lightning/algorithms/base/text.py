@@ -8,10 +8,11 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.text import EncodedResponses, encode_responses
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.training.module import text_policy
-from rlhf_lightning.training.offline import Example, Offline
+from rlhf_lightning.training.offline import EQUAL, Example, Offline
 from rlhf_lightning.types import Prompt
 
 
@@ -73,6 +74,8 @@ class TextLearner(Offline[Example]):
         if not self.trainer.sanity_checking:
             sums = self.reduced(self._sums)
             weight = sums.pop("weight")
+            if not weight:
+                raise UserError(f"no held-out {self.data.unit} are left: {EQUAL}")
             row = self.heldout_row({name: value / weight for name, value in sums.items()}, weight)
             self.publish({"step": self.steps, **{f"eval/{name}": value for name, value in row.items()}})
 

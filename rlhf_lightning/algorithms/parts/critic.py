@@ -71,6 +71,10 @@ class CriticOptions:
                 "null with critic.per_objective"
             )
 
+    def reads(self) -> list[str]:
+        """The folder of the reward model that the network starts from."""
+        return [] if self.init is None else [self.init]
+
 
 @dataclass
 class Estimate:

@@ -20,21 +20,24 @@ from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.ops import kl as ops
 
 KLEstimator: TypeAlias = Literal["k1", "k2", "k3", "exact"]
+KLLossEstimator: TypeAlias = Literal["k1", "k2", "k3", "k3_ratio", "exact"]
 
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": ops.k1, "k2": ops.k2, "k3": ops.k3}
 
 
 def estimated(
-    estimator: KLEstimator,
+    estimator: KLLossEstimator,
     logprobs: Float[Tensor, "*N"],
     ref_logprobs: Float[Tensor, "*N"] | None,
     exact: Float[Tensor, "*N"] | None,
+    old_logprobs: Float[Tensor, "*N"] | None = None,
 ) -> Float[Tensor, "*N"]:
     """KL at each action, in nats.
 
     Args:
         ref_logprobs: may be None for ``exact``.
         exact: summed over the vocabulary; may be None for the others.
+        old_logprobs: under the policy that has drawn the actions; may be None but for ``k3_ratio``.
     """
     if estimator == "exact":
         if exact is None:
@@ -42,13 +45,17 @@ def estimated(
         return exact
     if ref_logprobs is None:
         raise ValueError(f"the estimator {estimator} needs the log-probabilities under the reference")
+    if estimator == "k3_ratio":
+        if old_logprobs is None:
+            raise ValueError("the estimator k3_ratio needs the log-probabilities at sampling")
+        return ops.k3_ratio(logprobs, ref_logprobs, old_logprobs)
     return ESTIMATORS[estimator](logprobs, ref_logprobs)
 
 
-def check_estimator(name: str, estimator: str) -> None:
+def _check_estimator(name: str, estimator: str, known: tuple[str, ...]) -> None:
     """Refuse an estimator that does not exist."""
-    if estimator not in get_args(KLEstimator):
-        raise UserError(f"{name} is one of {', '.join(get_args(KLEstimator))}, got {estimator}")
+    if estimator not in known:
+        raise UserError(f"{name} is one of {', '.join(known)}, got {estimator}")
 
 
 @dataclass(frozen=True)
@@ -62,26 +69,28 @@ class KLLoss:
     | exact     | ∇KL(π‖ref)  | ∇KL(ref‖π)  |
     | k2        | ∇KL(π‖ref)  | refused     |
     | k3        | ∇KL(ref‖π)  | refused     |
+    | k3_ratio  | ∇KL(π‖ref)  | refused     |
     | k1        | 0: refused  | refused     |
 
     Later steps on a rollout meet actions of an older policy. ``exact``, which sums over all actions in a state, does
-    not mind; k2 and k3 drift from what the table says as the policy moves.
+    not mind, nor does k3_ratio, which multiplies k3 by the action's probability ratio to that policy (as DeepSeek-V3.2
+    has it, and TRL's GRPO by default); k2 and k3 drift from what the table says as the policy moves.
 
     Args:
-        estimator: ``exact`` evaluates the reference in every step and sums over the vocabulary; k2 and k3 look at the
+        estimator: ``exact`` evaluates the reference in every step and sums over the vocabulary; the others look at the
             actions that were drawn.
         direction: of the exact KL: reverse KL(π‖ref), or forward KL(ref‖π).
     """
 
-    estimator: KLEstimator = "k2"
+    estimator: KLLossEstimator = "k2"
     direction: ops.Direction = "reverse"
 
     def __post_init__(self) -> None:
-        check_estimator("kl.loss.estimator", self.estimator)
+        _check_estimator("kl.loss.estimator", self.estimator, get_args(KLLossEstimator))
         if self.estimator == "k1":
             raise UserError(
                 "kl.loss.estimator k1 has no gradient in expectation, so in a loss it cannot hold the policy back; "
-                "expected k2, k3 (as GRPO has it) or exact"
+                "expected k2, k3 (as GRPO has it), k3_ratio or exact"
             )
         if self.direction not in get_args(ops.Direction):
             raise UserError(f"kl.loss.direction is reverse or forward, got {self.direction}")
@@ -114,7 +123,7 @@ class KLControl:
     def __post_init__(self) -> None:
         if not 0 <= self.coef < math.inf:
             raise UserError(f"kl.coef must not be negative, got {self.coef}")
-        check_estimator("kl.estimator", self.estimator)
+        _check_estimator("kl.estimator", self.estimator, get_args(KLEstimator))
 
     @property
     def needs_full_vocabulary(self) -> bool:
@@ -139,7 +148,7 @@ class KLControl:
         return {"controller": type(self).__name__, "coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint.
+        """Restore the state of a checkpoint: none here, where the coefficient is a setting.
 
         Raises:
             UserError: another controller wrote it.
@@ -149,7 +158,6 @@ class KLControl:
                 f"the checkpoint was written with model.init_args.kl {state.get('controller')}, and this run has "
                 f"{type(self).__name__}; expected the same"
             )
-        self.coef = state["coef"]
 
 
 @dataclass
@@ -180,6 +188,11 @@ class TargetedKLControl(KLControl, ABC):
     @abstractmethod
     def update(self, kl: float) -> None:
         """Apply the rule."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the coefficient."""
+        super().load_state_dict(state)
+        self.coef = state["coef"]
 
 
 @dataclass

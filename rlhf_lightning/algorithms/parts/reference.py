@@ -122,7 +122,8 @@ class Reference(nn.Module):
             return outputs.logprobs.new_zeros(int(mask.sum()))
         ref_logprobs = None if part.ref_logprobs is None else part.ref_logprobs[mask]
         exact = None if outputs.kl is None else outputs.kl[mask]
-        return self.kl.coef * estimated(loss.estimator, outputs.logprobs[mask], ref_logprobs, exact)
+        kl = estimated(loss.estimator, outputs.logprobs[mask], ref_logprobs, exact, part.old_logprobs[mask])
+        return self.kl.coef * kl
 
     @property
     def text_policy(self) -> TextPolicy:

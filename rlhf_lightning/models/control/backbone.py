@@ -23,7 +23,8 @@ class ControlBackbone(Backbone):
     Args:
         hidden: sizes of the hidden layers, the same in both.
         activation: after each hidden layer.
-        distribution: of the actions; ``auto`` is categorical for choices and Gaussian for vectors.
+        distribution: of the actions; ``auto`` is categorical for choices (independently for each entry of a vector of
+            them) and Gaussian for vectors of real numbers.
         normalize_observations: scale observations by their running mean and standard deviation.
         initial_log_std: logarithm of a Gaussian's standard deviations at the start, in units of the actions.
     """
@@ -63,10 +64,9 @@ class ControlBackbone(Backbone):
             )
         kind = "gaussian" if spaces.continuous else "categorical"
         if self.distribution not in ("auto", kind):
-            actions = f"vectors of length {len(spaces.low)}" if spaces.continuous else f"{spaces.choices} choices"
             raise UserError(
                 f"backbone.init_args.distribution is {self.distribution}, and the actions of {spaces.environment} are "
-                f"{actions}; expected {kind} or auto"
+                f"{spaces.actions}; expected {kind} or auto"
             )
         with seeded(2 * run_seed()):
             return ControlPolicy(

@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.models.critic import ValueNetwork
-from rlhf_lightning.models.distributions import ActionDistribution, Categorical, DiagonalGaussian
+from rlhf_lightning.models.distributions import (
+    ActionDistribution,
+    Categorical,
+    DiagonalGaussian,
+    IndependentCategoricals,
+)
 from rlhf_lightning.models.moments import ObservationNormalizer
 from rlhf_lightning.models.policy import Policy, masked_steps
 from rlhf_lightning.models.state import save_weights, seeded
@@ -54,15 +59,28 @@ def orthogonal(layer: nn.Linear, *, gain: float) -> nn.Linear:
 
 
 class CategoricalHead(nn.Module):
-    """The output layer of a policy over choices, with one logit per choice."""
+    """The output layer of a policy over choices, with one logit per choice.
 
-    def __init__(self, width: int, choices: int) -> None:
+    Args:
+        choices: number of choices, or of those for each entry of a vector.
+    """
+
+    def __init__(self, width: int, choices: int | Sequence[int]) -> None:
         super().__init__()
-        self.layer = nn.Linear(width, choices)
+        self.choices = choices
+        self.layer = nn.Linear(width, choices if isinstance(choices, int) else sum(choices))
 
-    def forward(self, hidden: Float[Tensor, "*N H"], *, temperature: float) -> Categorical:
+    def forward(self, hidden: Float[Tensor, "*N H"], *, temperature: float) -> Categorical | IndependentCategoricals:
         """The distributions."""
-        return Categorical(tempered_log_softmax(self.layer(hidden), temperature=temperature))
+        logits = self.layer(hidden)
+        if isinstance(self.choices, int):
+            return Categorical(tempered_log_softmax(logits, temperature=temperature))
+        return IndependentCategoricals(
+            [
+                Categorical(tempered_log_softmax(entry, temperature=temperature))
+                for entry in logits.split(tuple(self.choices), dim=-1)
+            ]
+        )
 
     def noise(self, keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N A"]:
         """Gumbel noise, one number per choice."""
@@ -94,7 +112,7 @@ class GaussianHead(nn.Module):
 
 
 class ControlPolicy(Policy):
-    """A perceptron that acts in an environment: a categorical distribution over choices, a Gaussian over vectors.
+    """A perceptron that acts in an environment: categorical distributions over choices, a Gaussian over vectors.
 
     Args:
         temperature: divides logits, multiplies standard deviations.
@@ -176,8 +194,10 @@ class ControlPolicy(Policy):
             raise UserError(f"{path} has no {_ARGUMENTS}; expected the export of a run in an environment")
         try:
             arguments = json.loads((path / _ARGUMENTS).read_text())
-            spaces: dict[str, Any] = arguments.pop("spaces")
-            spaces |= {name: tuple(spaces[name]) for name in ("low", "high")}  # JSON has no tuples
+            described: dict[str, Any] = arguments.pop("spaces")
+            spaces: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
+            }
             with seeded(0):
                 policy = cls(Spaces(**spaces), **arguments)
             policy.load_state_dict(load_file(path / _POLICY))

@@ -14,30 +14,42 @@ class Spaces:
     Args:
         environment: the environment's id.
         observation_size: length of an observation.
-        choices: number of discrete actions; None if actions are vectors.
-        first_choice: the environment's number of the first discrete action.
-        low: lower bounds of the entries of an action vector; infinite if there is no bound.
+        choices: number of discrete actions, or of choices for each entry of a vector of whole numbers; None if actions
+            are vectors of real numbers.
+        first_choice: the environment's number of the first discrete action, or of the first one of each entry.
+        low: lower bounds of the entries of a vector of real numbers; infinite if there is no bound.
         high: upper bounds, likewise.
+        dtype: numpy's name of the type that the environment takes the entries of a vector in.
     """
 
     environment: str
     observation_size: int
-    choices: int | None = None
-    first_choice: int = 0
+    choices: int | tuple[int, ...] | None = None
+    first_choice: int | tuple[int, ...] = 0
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    dtype: str = "float32"
 
     @property
     def continuous(self) -> bool:
-        """Whether actions are vectors."""
+        """Whether actions are vectors of real numbers."""
         return self.choices is None
 
+    @property
+    def actions(self) -> str:
+        """What an action is, in words."""
+        if self.choices is None:
+            return f"vectors of length {len(self.low)}"
+        if isinstance(self.choices, int):
+            return f"{self.choices} choices"
+        return f"vectors of {' × '.join(map(str, self.choices))} choices"
+
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """Convert a policy's actions to those of the environment: vectors are clipped to the bounds.
+        """Convert a policy's actions to those of the environment: vectors of real numbers are clipped to the bounds.
 
         The policy's density remains that of the vector before clipping: clipping is part of the environment.
         """
         if self.continuous:
-            bounds = (np.asarray(bound, dtype=np.float32) for bound in (self.low, self.high))
-            return np.clip(actions.astype(np.float32), *bounds)
-        return actions + self.first_choice
+            return np.clip(actions.astype(np.float64), self.low, self.high).astype(self.dtype)
+        moved = actions + np.asarray(self.first_choice)
+        return moved if isinstance(self.choices, int) else moved.astype(self.dtype)

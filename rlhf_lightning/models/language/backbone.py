@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +26,12 @@ from rlhf_lightning.models.language.checkpoints import load_model, load_tokenize
 from rlhf_lightning.models.language.critic import LanguageCritic, SharedTrunkCritic
 from rlhf_lightning.models.language.lora import LoRA, add_adapters, merged_state
 from rlhf_lightning.models.language.policy import LanguagePolicy
+from rlhf_lightning.models.language.spelling import READ
 from rlhf_lightning.models.language.trunk import context_length, score_layer
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.models.state import seeded
+
+log = logging.getLogger(__name__)
 
 _STYLES = ("gpt2", "llama")
 
@@ -41,8 +45,11 @@ class LanguageBackbone(Backbone):
         layers: number of its blocks.
         heads: attention heads per block.
         context_length: maximum number of tokens of prompt and response together.
-        checkpoint: folder or hub name of a causal language model; the arguments above are then not used.
+        checkpoint: folder or hub name of a causal language model; the arguments above are then not used. The auxiliary
+            loss that keeps the routers of a mixture of experts balanced is left out: no algorithm adds it to its own.
         trust_remote_code: run model code that comes with a checkpoint; only for checkpoints that you trust.
+        special_tokens_in_text: special tokens that texts spell out are read as such, for data that is rendered already
+            or marks answers with them; otherwise they are plain text. Exports keep the setting.
         lora: train low-rank adapters instead of the weights. This applies to every network: a critic and a reward
             model get adapters of their own on their trunk, and train all weights of their heads.
     """
@@ -56,6 +63,7 @@ class LanguageBackbone(Backbone):
         context_length: int = 128,
         checkpoint: str | None = None,
         trust_remote_code: bool = False,
+        special_tokens_in_text: bool = False,
         lora: LoRA | None = None,
     ) -> None:
         check_counts("backbone.init_args", width=width, layers=layers, heads=heads, context_length=context_length)
@@ -69,7 +77,12 @@ class LanguageBackbone(Backbone):
         self.context_length = context_length
         self.checkpoint = checkpoint
         self.trust_remote_code = trust_remote_code
+        self.special_tokens_in_text = special_tokens_in_text
         self.lora = lora
+
+    def reads(self) -> list[str]:
+        """The folder of the checkpoint."""
+        return [] if self.checkpoint is None else [self.checkpoint]
 
     def policy(self, interface: Callable[[], object], *, temperature: float = 1.0) -> LanguagePolicy:
         """The checkpoint as a policy, or a model built from scratch for the task's own tokenizer."""
@@ -78,6 +91,8 @@ class LanguageBackbone(Backbone):
         policy = LanguagePolicy(model, tokenizer, temperature=temperature)
         if self.checkpoint is not None:
             check_language_model(policy.model)
+            if getattr(model.config.get_text_config(), "router_aux_loss_coef", 0.0):
+                log.warning("checkpoint %s: the auxiliary loss of its routers is left out", self.checkpoint)
         return policy
 
     def critic(
@@ -97,8 +112,9 @@ class LanguageBackbone(Backbone):
             critic = LanguageCritic(self._adapted(self._reward_model(init, policy)))
         else:
             critic = LanguageCritic(self._adapted(_classifier_from(policy.model, outputs or 1)), outputs)
-            nn.init.zeros_(score_layer(critic.model).weight)
         check_scorer(critic.model)
+        if init is None:
+            nn.init.zeros_(score_layer(critic.model).weight)
         return critic
 
     def _reward_model(self, path: str, policy: LanguagePolicy) -> PreTrainedModel:
@@ -149,10 +165,13 @@ class LanguageBackbone(Backbone):
     def tokenizer(self, interface: Callable[[], object]) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or the task's own; both have a chat template."""
         if self.checkpoint is not None:
-            return load_tokenizer(self.checkpoint, trust_remote_code=self.trust_remote_code)
-        tokenizer = interface()
+            tokenizer: object = load_tokenizer(self.checkpoint, trust_remote_code=self.trust_remote_code)
+        else:
+            tokenizer = interface()
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise UserError("backbone LanguageBackbone answers text, and the task is none; expected ControlBackbone")
+        if self.special_tokens_in_text:
+            tokenizer.init_kwargs[READ] = True
         return tokenizer
 
     def _model(self, auto: Any, tokenizer: PreTrainedTokenizerBase, seed: int | None = None) -> PreTrainedModel:

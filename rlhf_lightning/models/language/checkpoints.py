@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.language.text import PLAIN_CHAT_TEMPLATE
+from rlhf_lightning.models.language.markup import plain_chat_template
+from rlhf_lightning.models.language.trunk import context_length, known_positions
 from rlhf_lightning.models.state import seeded
+
+log = logging.getLogger(__name__)
 
 STAGES = {
     "checkpoint": "the supervised stage makes it: python -m rlhf_lightning fit --config TASK.yaml "
@@ -32,6 +35,8 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def load_model(auto: Any, path: str, *, kind: str = "checkpoint", trust_remote_code: bool = False) -> PreTrainedModel:
     """A model in float32, all of whose weights come from the checkpoint.
 
+    A model without a head may lack its pooler, as masked language models do: only its hidden states are read.
+
     Args:
         auto: the transformers class that loads it, such as ``AutoModel``.
         kind: of checkpoint, one of `STAGES`.
@@ -40,7 +45,8 @@ def load_model(auto: Any, path: str, *, kind: str = "checkpoint", trust_remote_c
         UserError: the checkpoint is missing, unreadable, incomplete, or of another kind.
     """
     model, missing = _load(auto, path, kind, trust_remote_code=trust_remote_code)
-    _check_complete(missing, model, path, kind)
+    unread = {name for name in missing if auto is AutoModel and name.startswith("pooler.")}
+    _check_complete(missing - unread, model, path, kind)
     return model
 
 
@@ -73,6 +79,10 @@ def _load(auto: Any, path: str, kind: str, **options: Any) -> tuple[PreTrainedMo
         )
     if "score.weight" in info["unexpected_keys"]:
         raise UserError(f"{kind} {path} is a reward model; expected a language model")
+    known, length = known_positions(model), context_length(model)
+    if length < known:
+        why = "beyond, the positions of a row would depend on the longest row of its batch"
+        log.warning("%s %s: its context ends at %d tokens rather than %d: %s", kind, path, length, known, why)
     return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
 
 
@@ -96,7 +106,7 @@ def load_tokenizer(path: str, *, kind: str = "checkpoint", trust_remote_code: bo
     if len(tokenizer) == len(tokenizer.all_special_tokens):
         raise UserError(f"{kind} {path} has no tokenizer; expected tokenizer.json beside the model")
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+        tokenizer.chat_template = plain_chat_template(tokenizer)
     return tokenizer
 
 
@@ -128,7 +138,8 @@ def _loaded(auto: Any, path: str, kind: str, **options: Any) -> Any:
             ) from error
         if not Path(path).exists() and "couldn't connect" in reason:
             raise UserError(
-                f"{kind} {path} does not exist here, and the hub cannot be reached; {STAGES[kind]}"
+                f"{kind} {path} is no folder here, and the hub cannot be reached; expected a connection to it, the "
+                "model in its cache (HF_HOME), or a folder such as runs/NAME/export"
             ) from error
         raise UserError(f"{kind} {path} cannot be loaded: {reason[:300]}") from error
 

@@ -8,11 +8,12 @@ transformers model itself, so that all code that runs the model runs the adapted
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -26,6 +27,8 @@ from rlhf_lightning.models.state import seeded
 
 if TYPE_CHECKING:  # imported where it is used: most runs do without
     from peft import LoraConfig
+
+log = logging.getLogger(__name__)
 
 FOLDER = "adapter"
 """Folder of the adapter in an export."""
@@ -45,9 +48,11 @@ class LoRA:
     Args:
         rank: r, the width of the adapters, 4 to 64.
         alpha: α; the adapters' output is multiplied by α / r.
-        target_modules: names of the linear layers that get an adapter, such as ``q_proj``; None for all layers of the
-            trunk, since adapting attention alone is worse than full fine-tuning (Schulman et al. 2025, "LoRA Without
-            Regret").
+        target_modules: names of the layers that get an adapter, such as ``q_proj``, or ``gate_up_proj`` for the experts
+            of a mixture, each of which gets its own; None for all linear layers and experts of the trunk, since
+            adapting attention alone is worse than full fine-tuning (Schulman et al. 2025, "LoRA Without Regret").
+            Embeddings have none, nor have matrices that are no layer of their own, such as the routers of most
+            mixtures: one line names them.
     """
 
     rank: int = 8
@@ -66,42 +71,46 @@ class LoRA:
 def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
     """Inject adapters into a model's trunk; only they train, and the scoring head if there is one.
 
-    They are initialized with the seed of the run.
+    They are initialized with the seed of the run. One line says which matrices of the trunk get none.
 
     Raises:
-        UserError: the trunk has no linear layer of one of the target names.
+        UserError: the trunk has no layer of one of the target names.
     """
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
-    layers = {name: layer for name, layer in model.base_model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
-    targets = _targets(lora, layers, type(model).__name__)
+    weights, others = _weights(model.base_model)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft computes with any number
-        target_modules=targets,
-        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
         task_type=TaskType.SEQ_CLS if hasattr(model, "score") else TaskType.CAUSAL_LM,
         base_model_name_or_path=model.name_or_path or None,
+        **_targets(lora, model, weights),
     )
     with seeded():
         inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
     if hasattr(model, "score"):
         score_layer(model).requires_grad_(True)
+    if others and lora.target_modules is None:
+        log.warning("LoRA does not adapt %s of %s", ", ".join(others), type(model).__name__)
 
 
 @torch.no_grad()
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
     """The state dict of the equivalent model without adapters; the module itself does not change."""
     adapted = {name: layer for name, layer in module.named_modules() if hasattr(layer, "get_delta_weight")}
+    layers = {f"{_plain(name)}.{getattr(layer, 'parameter_name', 'weight')}": layer for name, layer in adapted.items()}
     state: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
         if name.partition(".lora_")[0] in adapted:
             continue
-        layer, _, parameter = name.partition(".base_layer.")
-        if layer in adapted and parameter == "weight":
-            tensor = tensor + adapted[layer].get_delta_weight(_ADAPTER)
-        state[name.replace(".base_layer.", ".")] = tensor
+        layer = layers.get(_plain(name))
+        state[_plain(name)] = tensor if layer is None else tensor + layer.get_delta_weight(_ADAPTER)
     return state
+
+
+def _plain(name: str) -> str:
+    """A name without the adapters around it; those of one module's several weights are around each other."""
+    return name.replace(".base_layer", "")
 
 
 def save_merged(model: PreTrainedModel, path: Path) -> None:
@@ -127,13 +136,40 @@ def _save_adapter(model: PreTrainedModel, path: Path) -> None:
     save_file(weights, path / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _targets(lora: LoRA, layers: Mapping[str, nn.Module], model: str) -> list[str]:
-    """Names of the layers to adapt; each must occur in the trunk."""
-    known = sorted({name.rpartition(".")[2] for name in layers})
-    for target in lora.target_modules or ():
-        if not any(f".{name}".endswith(f".{target}") for name in layers):
+def _weights(trunk: nn.Module) -> tuple[dict[str, nn.Parameter], list[str]]:
+    """The weights that can have an adapter, by name of their layer, and the names of matrices that get none.
+
+    Mixtures of experts keep the weights of all experts of a layer in one parameter, [experts, in, out] or transposed.
+    """
+    weights: dict[str, nn.Parameter] = {}
+    others: dict[str, None] = {}
+    for name, module in trunk.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim < 2 or isinstance(module, nn.Embedding):
+                continue
+            if (isinstance(module, nn.Linear | Conv1D) and own == "weight") or (
+                parameter.ndim == 3 and not isinstance(module, nn.Conv1d)
+            ):
+                weights[f"{name}.{own}".removesuffix(".weight")] = parameter
+            else:
+                others[".".join(f"{name}.{own}".split(".")[-2:])] = None
+    return weights, list(others)
+
+
+def _targets(lora: LoRA, model: PreTrainedModel, weights: Mapping[str, nn.Parameter]) -> dict[str, Any]:
+    """The weights to adapt, as arguments of peft; each name must occur in the trunk."""
+    known = sorted({name.rpartition(".")[2] for name in weights})
+    targets = lora.target_modules or known
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in weights):
             raise UserError(
-                f"lora.target_modules: the trunk of {model} has no linear layer named {target!r}; "
+                f"lora.target_modules: the trunk of {type(model).__name__} has no linear layer named {target!r}; "
                 f"expected some of {', '.join(known)}"
             )
-    return list(lora.target_modules or known)
+    if all(weight.ndim == 2 for weight in weights.values()):
+        conv1d = any(isinstance(module, Conv1D) for module in model.base_model.modules())
+        return {"target_modules": targets, "fan_in_fan_out": conv1d}
+    # Every weight as a parameter, since peft reads layers named gate_proj, w1, … as an older form of the experts.
+    chosen = {id(weight) for name, weight in weights.items() if any(f".{name}".endswith(f".{t}") for t in targets)}
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in chosen]
+    return {"target_modules": [], "target_parameters": names}

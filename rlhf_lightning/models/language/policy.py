@@ -11,24 +11,28 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.models.language.lora import save_merged
-from rlhf_lightning.models.language.text import check_vocabulary, stop_ids
+from rlhf_lightning.models.language.markup import stop_ids
+from rlhf_lightning.models.language.text import check_vocabulary
 from rlhf_lightning.models.language.trunk import (
     chunk_tokens,
     context_length,
     feed,
     hidden_before,
+    input_embedding,
     language_head,
     trainable,
 )
 from rlhf_lightning.models.policy import PolicyOutputs, TextPolicy
 from rlhf_lightning.ops.kl import Direction
-from rlhf_lightning.ops.logprobs import tempered_log_softmax, token_kl, token_statistics
+from rlhf_lightning.ops.logprobs import Head, tempered_log_softmax, token_kl, token_statistics
 from rlhf_lightning.ops.masking import scattered
 from rlhf_lightning.types import Context, TokenContext, Trajectories
 
 
 class LanguagePolicy(TextPolicy):
     """A causal language model that answers prompts token by token.
+
+    Its distribution is over the tokenizer's tokens: ids beyond them, which some models have, are never drawn.
 
     Args:
         model: any transformers model with a language-model head.
@@ -45,6 +49,14 @@ class LanguagePolicy(TextPolicy):
             context_length=context_length(model),
         )
         self.model = trainable(model)
+        self.vocabulary = max(tokenizer.get_vocab().values()) + 1
+
+    def head(self) -> Head:
+        """The map from hidden states to the logits of the tokenizer's tokens."""
+        head = language_head(self.model)
+        if self.vocabulary >= input_embedding(self.model).num_embeddings:
+            return head
+        return lambda hidden: head(hidden)[..., : self.vocabulary]
 
     def decoding(self, context: TokenContext, *, samples: int = 1) -> LanguageDecoding:
         """Start writing; each prompt is read once."""
@@ -63,7 +75,7 @@ class LanguagePolicy(TextPolicy):
         Both models are evaluated at the temperature of this policy.
         """
         hidden = hidden_before(self.model, context, actions, action_mask)
-        at_actions, head = hidden[action_mask], language_head(self.model)
+        at_actions, head = hidden[action_mask], self.head()
         chunk = chunk_tokens(self.model)
         logprobs, entropy = token_statistics(
             at_actions, actions[action_mask], head=head, temperature=self.temperature, chunk_tokens=chunk
@@ -71,7 +83,7 @@ class LanguagePolicy(TextPolicy):
         kl = None
         if against is not None:
             other = hidden_before(against.model, context, actions, action_mask)[action_mask]
-            sides = [(at_actions, head), (other, language_head(against.model))]
+            sides = [(at_actions, head), (other, against.head())]
             (first, first_head), (second, second_head) = sides if direction == "reverse" else sides[::-1]
             kl = token_kl(
                 first,
@@ -93,7 +105,14 @@ class LanguagePolicy(TextPolicy):
         return hidden_before(self.model, part.context, part.actions, part.action_mask)
 
     def save(self, path: Path) -> None:
-        """Write model and tokenizer, chat template included, in the Hugging Face format."""
+        """Write model and tokenizer, chat template included, in the Hugging Face format.
+
+        The generation settings name every token at which this policy stops.
+        """
+        settings = self.model.generation_config
+        named = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+        if unnamed := [token_id for token_id in self.stop_ids if token_id not in named]:
+            settings.eos_token_id = [*(token_id for token_id in named if token_id is not None), *unnamed]
         save_merged(self.model, path)
         self.tokenizer.save_pretrained(path)
 
@@ -107,7 +126,7 @@ class LanguageDecoding:
 
     def __init__(self, policy: LanguagePolicy, context: TokenContext, samples: int) -> None:
         self.policy = policy
-        self.head = language_head(policy.model)
+        self.head = policy.head()
         self.cache = DynamicCache(config=policy.model.config)
         self.mask = context.attention_mask
         self.hidden = feed(policy.model, context.input_ids, self.mask, self.cache)

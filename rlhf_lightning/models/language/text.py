@@ -1,4 +1,4 @@
-"""Conversion between text and token ids: prompts, responses and stop tokens."""
+"""Batches of prompts and responses as token ids, and responses as text; `markup` says where the ids come from."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.markup import answered_ids, prompt_ids, reply_ids, shortened
+from rlhf_lightning.models.language.spelling import spells_special_tokens
 from rlhf_lightning.models.language.trunk import input_embedding
 from rlhf_lightning.types import Prompt, TokenContext
-
-PLAIN_CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '\n\n' if not loop.first }}"
-    "{{ 'Human' if message['role'] == 'user' else message['role'] | capitalize }}: {{ message['content'] }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
-)
-"""For checkpoints without a chat template: the transcript layout of the Anthropic HH data."""
 
 
 @dataclass
@@ -31,6 +25,7 @@ class EncodedResponses:
         actions: response tokens, the end-of-sequence token included, padded on the right.
         truncated_prompts: how many prompts were cut at the start to fit.
         truncated_responses: how many responses were cut at the end to fit.
+        spelled: how many rows spell out a special token in their text, which is read as plain text.
     """
 
     context: TokenContext
@@ -38,6 +33,11 @@ class EncodedResponses:
     action_mask: Bool[Tensor, "B T"]
     truncated_prompts: int = 0
     truncated_responses: int = 0
+    spelled: int = 0
+
+    def rows(self) -> list[tuple[int, ...]]:
+        """The token ids of each response, without padding."""
+        return [tuple(ids[mask].tolist()) for ids, mask in zip(self.actions, self.action_mask, strict=True)]
 
     def to(self, device: torch.device | str) -> EncodedResponses:
         """The same on another device."""
@@ -56,50 +56,6 @@ def plain_text(prompt: Prompt) -> str:
     return prompt[-1]["content"] if len(prompt) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
-def prompt_text(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A prompt as the model reads it: a conversation is rendered by the chat template, a text is unchanged."""
-    if isinstance(prompt, str):
-        return prompt
-    try:
-        return str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False))
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"the chat template cannot render the prompt {prompt!r}: {error}") from error
-
-
-def prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a prompt; a chat template adds its special tokens itself."""
-    text = prompt_text(prompt, tokenizer)
-    ids = _token_ids(text, tokenizer, add_special_tokens=isinstance(prompt, str))
-    if not ids:
-        raise UserError(f"the prompt {prompt!r} has no tokens; expected at least one")
-    return ids
-
-
-def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase, *, add_special_tokens: bool) -> list[int]:
-    try:
-        return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
-    except Exception as error:  # the library's own class is the plain one
-        if "Missing [UNK]" not in str(error):
-            raise
-        raise UserError(
-            f"the tokenizer has no token for some of {text!r:.80}, and none for unknown words; expected words of its "
-            f"vocabulary, such as {', '.join(map(repr, sorted(tokenizer.get_vocab())[:5]))}"
-        ) from error
-
-
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token id that ends a response; the first one closes a given response."""
-    generation = getattr(model, "generation_config", None)  # classifiers have none
-    configured = getattr(generation or model.config.get_text_config(), "eos_token_id", None)
-    candidates = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
-    ids = [token_id for token_id in dict.fromkeys(candidates) if token_id is not None]
-    if not ids:
-        raise UserError(
-            "the model has no end-of-sequence token: neither its tokenizer nor its generation_config names one"
-        )
-    return ids
-
-
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise `UserError` if the tokenizer has more tokens than the model."""
     known = input_embedding(model).num_embeddings
@@ -110,7 +66,8 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         )
 
 
-def _pad(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"]]:
+    """Rows of token ids as one tensor, and which of its places are filled."""
     width = max((len(row) for row in rows), default=1)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -122,21 +79,28 @@ def _pad(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
 
 
 def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int | Sequence[int]
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, encoder: bool = False
 ) -> tuple[TokenContext, int]:
-    """Prompts padded on the left, and how many of them were too long: those keep their last tokens.
+    """Prompts padded on the left, and how many of them were too long: those keep BOS and their last tokens.
 
     Args:
-        max_tokens: maximum number of tokens of every prompt, or of each.
+        max_tokens: maximum number of tokens of a prompt.
+        encoder: see `prompt_ids`.
     """
-    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else list(max_tokens)
+    rows = [prompt_ids(prompt, tokenizer, encoder=encoder) for prompt in prompts]
+    return _contexts(rows, [max_tokens] * len(rows), tokenizer)
+
+
+def _contexts(
+    rows: Sequence[list[int]], limits: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> tuple[TokenContext, int]:
     if min(limits, default=1) < 1:
         raise UserError(
             f"no room for a prompt: {min(limits)} tokens are left of the context; expected a longer context "
             "or a smaller max_new_tokens"
         )
-    rows = [prompt_ids(prompt, tokenizer) for prompt in prompts]
-    ids, mask = _pad([row[-limit:] for row, limit in zip(rows, limits, strict=True)], left=True)
+    kept = [shortened(row, limit, tokenizer) for row, limit in zip(rows, limits, strict=True)]
+    ids, mask = padded(kept, left=True)
     return TokenContext(ids, mask), sum(len(row) > limit for row, limit in zip(rows, limits, strict=True))
 
 
@@ -148,27 +112,51 @@ def encode_responses(
     stop_id: int,
     context_length: int,
     max_response_tokens: int,
+    as_rendered: bool = False,
 ) -> EncodedResponses:
-    """Prompts and given responses, each response closed by ``stop_id``.
+    """Prompts and given responses, each response closed.
 
     A response longer than ``max_response_tokens`` keeps its first tokens and is not closed. A prompt that does not fit
-    beside its own response keeps its last tokens. Both are counted.
+    beside its own response keeps BOS and its last tokens. Both are counted.
+
+    Args:
+        stop_id: closes responses to conversations; those to texts are closed by EOS, if the tokenizer has one.
+        as_rendered: read a conversation with its reply exactly as the chat template renders it, for a reward model,
+            and let the reply take all the room that the prompt leaves; a policy's response is what it would write
+            after the prompt.
     """
-    rows: list[list[int]] = []
-    truncated = 0
-    for response in responses:
-        ids = [*_token_ids(response, tokenizer, add_special_tokens=False), stop_id]
-        truncated += len(ids) > max_response_tokens
-        rows.append(ids[:max_response_tokens])
-    actions, action_mask = _pad(rows, left=False)
-    room = [context_length - len(row) for row in rows]
-    context, truncated_prompts = encode_prompts(prompts, tokenizer, max_tokens=room)
-    return EncodedResponses(context, actions, action_mask, truncated_prompts, truncated)
+    contexts: list[list[int]] = []
+    replies: list[list[int]] = []
+    truncated = spelled = 0
+    for prompt, response in zip(prompts, responses, strict=True):
+        longest = max_response_tokens
+        if as_rendered and not isinstance(prompt, str):
+            context, reply = answered_ids(prompt, response, tokenizer)
+            longest = max(longest, context_length - len(context))
+        else:
+            context = prompt_ids(prompt, tokenizer)
+            reply = reply_ids(prompt, response, tokenizer, stop_id=stop_id)
+        contexts.append(context)
+        replies.append(reply[:longest])
+        truncated += len(reply) > longest
+        spelled += spells_special_tokens([prompt, response], tokenizer)
+    context_batch, truncated_prompts = _contexts(contexts, [context_length - len(row) for row in replies], tokenizer)
+    return EncodedResponses(context_batch, *padded(replies, left=False), truncated_prompts, truncated, spelled)
 
 
 def decode_responses(
-    actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"], tokenizer: PreTrainedTokenizerBase
+    actions: Int[Tensor, "B T"],
+    action_mask: Bool[Tensor, "B T"],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    stop_ids: Sequence[int] | None = None,
 ) -> list[str]:
-    """Responses as text, without special tokens."""
+    """Responses as text, without special tokens.
+
+    Args:
+        stop_ids: keep all special tokens but one of these at the end of a response; None to keep none.
+    """
     rows = [row[mask].tolist() for row, mask in zip(actions.cpu(), action_mask.cpu(), strict=True)]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    if stop_ids is not None:
+        rows = [row[:-1] if row and row[-1] in stop_ids else row for row in rows]
+    return tokenizer.batch_decode(rows, skip_special_tokens=stop_ids is None, clean_up_tokenization_spaces=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import cast
 
 import torch
@@ -9,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.ops.logprobs import Head
 from rlhf_lightning.ops.masking import masked
 from rlhf_lightning.types import Context, TokenContext
@@ -16,10 +19,45 @@ from rlhf_lightning.types import Context, TokenContext
 CHUNK_ELEMENTS = 1 << 24
 """Number of logits in memory at one time: 64 MiB in float32."""
 
+_LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+_POSITIONS = "position_embeddings"
+
+
+def known_positions(model: PreTrainedModel) -> int:
+    """Number of positions that the model knows.
+
+    RoBERTa and its family count from the one behind the padding token's: 514 embeddings are 512 positions.
+    """
+    config = model.config.get_text_config()
+    given = [getattr(config, name, None) or 0 for name in _LENGTHS]
+    numbers: list[int] = [number for number in given if number > 0][:1] or [2048]
+    for name, module in model.named_modules():
+        if name.endswith(_POSITIONS) and getattr(module, "padding_idx", None) is not None:
+            numbers.append(len(module.weight) - module.padding_idx - 1)
+    return min(numbers)
+
+
+def position_border(config: PretrainedConfig) -> int | None:
+    """The row length from which on positions depend on the longest row of a batch; None if they never do.
+
+    LongRoPE (Ding et al. 2024) has two sets of frequencies, and transformers takes the second one for all rows of a
+    batch, and for all tokens after those that were decoded before, once one position is beyond the border. The scaling
+    of kind ``dynamic`` begins behind the context, where no row ends.
+    """
+    parameters = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    layers = [kind for kind in parameters.values() if isinstance(kind, Mapping)]  # some have one for each kind of layer
+    borders = [
+        kind["original_max_position_embeddings"]
+        for kind in (parameters, *layers)
+        if kind.get("rope_type") == "longrope"
+    ]
+    return min(borders, default=None)
+
 
 def context_length(model: PreTrainedModel) -> int:
-    """Maximum number of tokens of prompt and response together."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", 2048)
+    """Maximum number of tokens of prompt and response together: every row's numbers are a function of the row alone."""
+    known, border = known_positions(model), position_border(model.config)
+    return known if border is None else min(known, border)
 
 
 def chunk_tokens(model: PreTrainedModel) -> int:
@@ -52,6 +90,12 @@ def hidden_states(
     """
     mask = torch.cat([context.attention_mask, action_mask], dim=1)
     ids, _ = padded_right(torch.cat([context.input_ids, actions], dim=1), mask)
+    border = position_border(model.config)
+    if border is not None and ids.shape[1] > border:
+        raise UserError(
+            f"a row has {ids.shape[1]} tokens; expected at most {border}, since beyond them the positions of "
+            f"{type(model).__name__} depend on the longest row of a batch"
+        )
     outputs = model.base_model(
         input_ids=ids,
         position_ids=torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1),
@@ -123,16 +167,18 @@ def input_embedding(model: PreTrainedModel) -> nn.Embedding:
 def trainable(model: PreTrainedModel) -> PreTrainedModel:
     """Prepare a model for training, in place: its outputs depend on parameters and inputs alone.
 
-    Dropout is set to 0, under whatever name an architecture stores its probability: a ratio of two evaluations must not
-    compare two dropout masks. The embedding of the padding token is trained like any other: the padding token is often
-    the end-of-sequence token too.
+    It stays in evaluation mode, whatever mode it is put into: a ratio of two evaluations must not compare two draws of
+    dropout, router jitter or other noise. The embedding of the padding token is trained like any other: the padding
+    token is often the end-of-sequence token too.
     """
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-        if isinstance(module, nn.Embedding):
+    model.eval()
+    model.train = partial(_stay, model)  # type: ignore[method-assign]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and not name.endswith(_POSITIONS):
             module.padding_idx = None
+    return model
+
+
+def _stay(model: PreTrainedModel, mode: bool = True) -> PreTrainedModel:
+    """In the place of ``train``: nothing changes."""
     return model

@@ -58,9 +58,10 @@ class JointEncoder(Architecture):
         if self.surprise and not hasattr(model, "score"):
             raise UserError(f"architecture.init_args.surprise needs a language model; {type(model).__name__} is none")
         head = new_surprise_head(backbone.policy(interface).model, outputs) if self.surprise else None
-        if new:
+        network = classifier_network(model, tokenizer, head, given_head=not new)
+        if new:  # only now: scores of 0 would pass any check
             _initialize(_scoring_layer(model), seed)
-        return classifier_network(model, tokenizer, head)
+        return network
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,10 @@ class SeparateEncoders(Architecture):
         prompts, responses = (backbone.trunk(tokenizer, seed=seed) for _ in range(2))
         with seeded(seed):
             interaction = Interaction(prompts.config.get_text_config().hidden_size, outputs)
+        network = SeparateNetwork(prompts, responses, interaction, tokenizer)
+        network.check()
         _initialize(interaction.score, seed)
-        return SeparateNetwork(prompts, responses, interaction, tokenizer)
+        return network
 
 
 def _language(backbone: Backbone) -> LanguageBackbone:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -162,6 +163,7 @@ class RewardModel(nn.Module):
             "combine": {"class": type(self.combine).__name__, **asdict(self.combine)},
             "centers": self.centers.tolist(),
             "temperature": self.temperature.item(),
+            "as_rendered": getattr(self.members[0], "as_rendered", False),
         }
         (path / FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
@@ -186,7 +188,10 @@ class RewardModel(nn.Module):
         if "/" not in path and not Path(path).exists():  # names on the hub have an owner
             raise UserError(f"{KIND} {path} does not exist; {STAGES[KIND]}")
         settings = _read_settings(path)
-        load: Callable[[str], RewardNetwork] = load_separate if settings["network"] == "separate" else load_classifier
+        as_rendered = settings["as_rendered"]  # None if an earlier version wrote them, which read every head at EOS
+        load: Callable[[str], RewardNetwork] = partial(load_classifier, given_head=as_rendered is not None)
+        if settings["network"] == "separate":
+            load = load_separate
         for folder in settings["members"]:
             if folder != "." and not (Path(path) / folder).is_dir():
                 raise UserError(
@@ -199,6 +204,9 @@ class RewardModel(nn.Module):
             annotators=settings["annotators"],
             combine=combine or _combination(settings["combine"], path),
         )
+        for member in members:
+            if isinstance(member, ClassifierNetwork):
+                member.as_rendered = bool(as_rendered)
         model.centers.copy_(torch.tensor(settings["centers"] or [[_center(member)] for member in members]))
         model.temperature.fill_(settings["temperature"])
         return model
@@ -212,6 +220,7 @@ _PLAIN = {
     "combine": {"class": "MeanScore"},
     "centers": None,
     "temperature": 1.0,
+    "as_rendered": True,
 }
 """Settings of a reward model that another program has saved."""
 
@@ -226,7 +235,7 @@ def _read_settings(path: str) -> dict[str, Any]:
     if not file.is_file():
         return _PLAIN
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = {"as_rendered": None, **json.loads(file.read_text(encoding="utf-8"))}
         missing = sorted(set(_PLAIN) - set(settings))
     except (ValueError, TypeError) as error:
         raise UserError(f"{file} cannot be read: {error}; expected the JSON that the reward stage writes") from error

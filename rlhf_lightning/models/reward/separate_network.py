@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,13 +12,16 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.check import check_texts
 from rlhf_lightning.models.language.checkpoints import load_model, load_tokenizer
 from rlhf_lightning.models.language.lora import save_merged
-from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_responses, stop_ids
+from rlhf_lightning.models.language.markup import reply_ids, stop_ids
+from rlhf_lightning.models.language.spelling import spells_special_tokens
+from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_prompts, padded
 from rlhf_lightning.models.language.trunk import context_length, padded_right, trainable
 from rlhf_lightning.models.reward.networks import KIND, RewardNetwork
 from rlhf_lightning.models.state import save_weights
-from rlhf_lightning.types import Prompt, TokenContext
+from rlhf_lightning.types import Prompt
 
 FILE = "interaction.safetensors"
 
@@ -76,23 +78,25 @@ class SeparateNetwork(RewardNetwork):
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> EncodedResponses:
         """Prompts padded on the left, responses closed by the end-of-sequence token; each may fill the context."""
-        length = context_length(self.prompts)
-        encoded = encode_responses(
-            prompts,
-            responses,
-            self.tokenizer,
-            stop_id=self.closing_id,
-            context_length=2 * length + 1,  # one token more than fits, to detect prompts that are too long
-            max_response_tokens=length,
+        words, length = self.tokenizer, context_length(self.prompts)
+        context, cut = encode_prompts(prompts, words, max_tokens=length, encoder=words.sep_token_id is not None)
+        replies = [reply_ids(*pair, words, stop_id=self.closing_id) for pair in zip(prompts, responses, strict=True)]
+        return EncodedResponses(
+            context,
+            *padded([reply[:length] for reply in replies], left=False),
+            truncated_prompts=cut,
+            truncated_responses=sum(len(reply) > length for reply in replies),
+            spelled=sum(spells_special_tokens(list(pair), words) for pair in zip(prompts, responses, strict=True)),
         )
-        ids, mask = encoded.context.input_ids, encoded.context.attention_mask
-        too_long = int((mask.sum(-1) > length).sum())
-        return replace(encoded, context=TokenContext(ids[:, -length:], mask[:, -length:]), truncated_prompts=too_long)
 
     def forward(self, encoded: EncodedResponses) -> Float[Tensor, "B C"]:
         """Scores of each response to its prompt."""
         prompts = _mean_state(self.prompts, encoded.context.input_ids, encoded.context.attention_mask)
         return self.interaction(prompts, _mean_state(self.responses, encoded.actions, encoded.action_mask))
+
+    def check(self) -> None:
+        """Raise `UserError` if scores depend on the texts that are scored beside them."""
+        check_texts(self.prompts, self.tokenizer, lambda prompts, responses: self(self.encode(prompts, responses)))
 
     def save(self, path: Path) -> None:
         """Write each encoder in the Hugging Face format, and the head beside them."""
@@ -117,7 +121,9 @@ def load_separate(path: str) -> SeparateNetwork:
         interaction.load_state_dict(state)
     except Exception as error:  # safetensors has exceptions of its own
         raise UserError(f"{KIND} {path} cannot be loaded: {FILE} is missing or unreadable") from error
-    return SeparateNetwork(prompts, responses, interaction, load_tokenizer(path, kind=KIND))
+    network = SeparateNetwork(prompts, responses, interaction, load_tokenizer(path, kind=KIND))
+    network.check()
+    return network
 
 
 def _mean_state(model: PreTrainedModel, ids: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B H"]:

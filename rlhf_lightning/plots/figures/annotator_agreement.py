@@ -13,10 +13,12 @@ from matplotlib.patches import Rectangle
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import panels
 from rlhf_lightning.plots.kit.labels import heading, shortened, text_width, write
-from rlhf_lightning.plots.kit.style import HELD_OUT, INK, PAPER, TEXT_SIZE, WARN, fixed, styled
+from rlhf_lightning.plots.kit.style import HELD_OUT, INK, MUTED, PAPER, TEXT_SIZE, WARN, fixed, styled
 from rlhf_lightning.plots.measures import reward_evaluation
 from rlhf_lightning.records.runs import Run
 
+_FEW = 30
+"""Pairs below which a κ is no more than an impression, and grey."""
 _MOST, _CELL, _LONGEST = 12, 0.52, 1.6
 """Annotators that are shown; side of a cell and longest name, in inches."""
 
@@ -25,7 +27,7 @@ _MOST, _CELL, _LONGEST = 12, 0.52, 1.6
 def annotator_agreement(run: Run) -> Figure:
     """Cohen's κ of each two annotators on the pairs that both judged: 1 is agreement, 0 is chance.
 
-    Cohen 1960; over all annotators Fleiss 1971.
+    Grey where the pairs are few: the standard error is about 1/√pairs. Cohen 1960; over all annotators Fleiss 1971.
 
     Args:
         run: a reward model's run, or a pipeline with one.
@@ -43,9 +45,12 @@ def annotator_agreement(run: Run) -> Figure:
     _draw_cells(axes, names, known)
     _write_names(axes, names)
     fleiss = agreement.get("fleiss_kappa")
-    overall = f": Fleiss' κ {fixed(fleiss)}" if fleiss is not None else ""
+    all_judged = agreement.get("items")
+    enough = fleiss is not None and (all_judged is None or all_judged >= _FEW)
+    overall = f": Fleiss' κ {fixed(fleiss)}" if enough else ""
     more = f" · {left_out} with fewer pairs are not shown" if left_out else ""
-    note = f"Cohen's κ of each two (0 is chance), and the pairs that both judged · {name}{more}"
+    grey = f" · grey: fewer than {_FEW} pairs, too few to tell" if any(row["count"] < _FEW for row in known) else ""
+    note = f"Cohen's κ of each two (0 is chance), and the pairs that both judged{grey} · {name}{more}"
     heading(figure, f"Agreement of annotators{overall}", note)
     return figure
 
@@ -84,8 +89,11 @@ def _draw_cells(axes: Axes, names: Sequence[str], rows: Sequence[Mapping[str, An
         x, y = sorted((position[first], position[second]))
         kappa = row["kappa"]
         color, alpha = (HELD_OUT if kappa >= 0 else WARN), min(0.06 + 0.6 * abs(kappa), 0.62)
+        ink, weight = INK, "bold"
+        if row["count"] < _FEW:
+            color, alpha, ink, weight = MUTED, 0.12, MUTED, "normal"
         axes.add_patch(Rectangle((x, y - 1), 1, 1, facecolor=color, alpha=alpha, linewidth=0, zorder=1))
-        axes.text(x + 0.5, y - 0.58, fixed(kappa), size=9, weight="bold", color=INK, ha="center", va="center")
+        axes.text(x + 0.5, y - 0.58, fixed(kappa), size=9, weight=weight, color=ink, ha="center", va="center")
         axes.text(x + 0.5, y - 0.24, f"{row['count']:,}", size=7, color=INK, alpha=0.8, ha="center", va="center")
     for line in range(last + 1):
         axes.axhline(line, color=PAPER, linewidth=2, zorder=2)

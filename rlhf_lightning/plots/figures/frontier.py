@@ -31,12 +31,14 @@ def frontier(runs: Run | Sequence[Run]) -> Figure:
     shown = charts(found, _against_kl)
     if not shown:
         raise UserError("no policy run with a reward and KL to draw a frontier from")
+    curves = [curve for chart in shown for _, curve in chart.curves]
+    without = f"without {shown[0].metric} or KL"
     rewards = {chart.reward for chart in shown}
     reward = rewards.pop() if len(rewards) == 1 else "Reward"
     return draw_charts(
         shown,
         title=f"{reward} at each distance from the reference",
-        note=f"One dot per evaluation{left_out(found, shown, f'without {shown[0].metric} or KL')}",
+        note=f"One dot per evaluation{panels.apart(curves)}{left_out(found, shown, without)}",
         unit=lambda chart: chart.reward.lower(),
         x_axis=panels.kl_axis,
     )

@@ -40,7 +40,8 @@ def overoptimization(run: Run) -> Figure:
     figure, axes = panels.sheet(count, columns=2, size=(4.1, 3.0), top=1.05, right=1.3, gap=(0.45, 0.8))
     proxy_gain, gold_gain = score - score.iloc[0], gold - gold.iloc[0]
     gains = ((proxy_gain, PROXY), (gold_gain, GOLD))
-    heading(figure, verdict.headline, _note(policy, run.name))
+    by_kl = [(panels.against(gain, kl), color) for gain, color in gains] if count == 2 else []
+    heading(figure, verdict.headline, _note(policy, run.name) + panels.apart(curve for curve, _ in by_kl))
     for panel, xlabel in zip(axes, (policy.axis, panels.KL_LABEL), strict=False):
         panels.dress(panel, xlabel=xlabel)
     panels.counter_axis(axes[0], max(score.index[-1], gold.index[-1]))
@@ -52,8 +53,8 @@ def overoptimization(run: Run) -> Figure:
         panel.axhline(0, color=MUTED, linewidth=0.9, zorder=1.5)
     for gain, color in gains:
         panels.points(axes[0], gain, color)
-        if count == 2:
-            panels.points(axes[1], panels.against(gain, kl), color)
+    for curve, color in by_kl:
+        panels.points(axes[1], curve, color)
     if verdict.peak is not None:
         _mark_peak(axes, gold, kl, verdict.peak)
     proxy = Label(proxy_gain.iloc[-1], "proxy", PROXY, span(score.iloc[0], score.iloc[-1]))

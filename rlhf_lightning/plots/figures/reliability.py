@@ -15,7 +15,7 @@ from rlhf_lightning.intervals import wilson_interval
 from rlhf_lightning.plots.kit import panels
 from rlhf_lightning.plots.kit.labels import HALO, Label, end_labels, heading, write
 from rlhf_lightning.plots.kit.style import AXIS, GOLD, HELD_OUT, INK, MUTED, PAPER, TRAIN, number, styled
-from rlhf_lightning.plots.measures import reward_evaluation
+from rlhf_lightning.plots.measures import chance_error, reward_evaluation
 from rlhf_lightning.records.runs import Run
 
 Bins = Sequence[Mapping[str, Any]]
@@ -68,7 +68,10 @@ def _filled(measured: Mapping[str, Any], key: str) -> Bins:
 def _headline(measured: Mapping[str, Any]) -> str:
     before, after = measured["calibration_error"], measured.get("calibration_error_scaled")
     text = f"Stated probabilities are off by {100 * before:.1f} points on average"
-    return f"{text}, by {100 * after:.1f} after temperature scaling" if after is not None else text
+    if after is None:
+        return text
+    helps = after < before
+    return f"{text}, by {100 * after:.1f} after temperature scaling" if helps else f"{text}: scaling does not help"
 
 
 def _note(name: str, measured: Mapping[str, Any], stated: Bins) -> str:
@@ -78,7 +81,8 @@ def _note(name: str, measured: Mapping[str, Any], stated: Bins) -> str:
         error += f" → {measured['calibration_error_scaled']:.3f}"
     if measured.get("temperature") is not None:
         error += f" at T = {number(measured['temperature'])}"
-    return f"{name} · {sum(entry['count'] for entry in stated):,} held-out pairs · {error}"
+    chance = f"{chance_error(stated):.3f} would be chance on so many"
+    return f"{name} · {sum(entry['count'] for entry in stated):,} held-out pairs · {error} · {chance}"
 
 
 def _diagram(axes: Axes, bins: Bins, *, after: bool) -> None:

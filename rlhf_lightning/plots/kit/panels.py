@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -120,21 +121,27 @@ def smoothing_window(count: int) -> int:
 
 
 def points(axes: Axes, series: pd.Series, color: str) -> None:
-    """A measured series: a dot at each measurement, joined."""
+    """A measured series: a dot at each measurement, joined by a line that never goes back (see `outward`)."""
     if series.empty:
         return
-    axes.plot(
-        series.index,
-        series,
-        color=color,
-        linewidth=1.9,
-        marker="o",
-        markersize=3.6 if len(series) <= 45 else 0,
-        markeredgecolor=PAPER,
-        markeredgewidth=0.6,
-        zorder=4,
-        clip_on=False,
-    )
+    dots: dict[str, Any] = {"color": color, "marker": "o", "markeredgecolor": PAPER, "markeredgewidth": 0.6}
+    dots |= {"zorder": 4, "clip_on": False}
+    line = outward(series)
+    if len(line) < len(series):
+        axes.plot(series.index, series, linestyle="none", markersize=3.6, **dots)
+    axes.plot(line.index, line, linewidth=1.9, markersize=3.6 if len(series) <= 45 else 0, **dots)
+
+
+def outward(series: pd.Series) -> pd.Series:
+    """The values at which the series was further along the x-axis than ever before: KL may fall again."""
+    places = series.index.to_numpy()
+    return series[places >= np.maximum.accumulate(places)] if len(series) else series
+
+
+def apart(curves: Iterable[pd.Series]) -> str:
+    """What the dots beside a line are, to be appended to a note; empty where there are none."""
+    back = any(len(outward(curve)) < len(curve) for curve in curves)
+    return " · dots beside a line: the KL had been larger before" if back else ""
 
 
 def limits(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_lightning.plots.kit.style import fixed, number
-from rlhf_lightning.plots.measures import bias_is_clear
+from rlhf_lightning.plots.measures import bias_is_clear, chance_error
 from rlhf_lightning.records.runs import Run
 
 _CHANGED = {"length": "is only longer", "politeness": "is only politer", "repetition": "only repeats itself"}
@@ -49,7 +49,11 @@ def _calibration(measured: Mapping[str, Any]) -> list[str]:
         return []
     text = f"The probabilities that it states are off by {100 * before:.1f} points on average"
     if after is not None and measured.get("temperature") is not None:
-        text += f", by {100 * after:.1f} with its scores divided by {number(measured['temperature'])}"
+        scaled = f"its scores divided by {number(measured['temperature'])}"
+        text += f", by {100 * after:.1f} with {scaled}" if after < before else f", and by no less with {scaled}"
+    if measured.get("bins"):
+        chance = 100 * chance_error(measured["bins"])
+        text += f". On so many pairs perfect ones would be off by about {chance:.1f} points, by chance"
     return [f"{text}."]
 
 

@@ -31,7 +31,7 @@ RESPONSES = tuple(_text(number) for number in range(PREFIXES))
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer with these three tokens only."""
-    return word_level(TOKENS, eos_token=TOKENS[0])
+    return word_level(TOKENS, eos_token=TOKENS[0], special_tokens_in_text=True)  # the prompt is one
 
 
 def as_rollout(policy: TextPolicy, numbers: Sequence[int] = range(PREFIXES)) -> Rollout:

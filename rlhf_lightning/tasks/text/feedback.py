@@ -7,7 +7,8 @@ A ranking is a strict order of all its responses. ``ranking`` holds each of the 
 holds one number per response, of which only the order counts, lowest best. Ties and repeated, missing or unknown
 indices are not repaired: such a record is refused, or dropped and counted, like a pair of empty or identical responses.
 
-Ratings are finite numbers on any scale. In an object of ratings, ``null`` means not rated.
+Ratings are finite numbers on any scale. In an object of ratings, ``null`` means not rated. A response may have both a
+rating and a label.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from rlhf_lightning.tasks.text.values import (
     kind,
     name_of,
     number,
+    prompt_and_response,
     prompt_of,
-    response_key,
     split_conversation,
     split_transcript,
     truth,
@@ -52,17 +53,20 @@ def parse_feedback(layout: Layout, fields: Fields) -> TextRecord:
 
 def _feedback(layout: Layout, fields: Fields, prompt: Prompt, responses: tuple[str, ...]) -> tuple[Feedback, ...]:
     annotator, objective = name_of(fields, "annotator"), name_of(fields, "objective")
-    if layout in (Layout.RATING, Layout.RATINGS):
-        ratings = _ratings(layout, fields, len(responses), objective or OVERALL)
-        rated = zip(responses, ratings, strict=True)
-        return tuple(Rating(prompt, response, values, annotator) for response, values in rated)
-    if layout is Layout.LABEL:
-        return (LabelledResponse(prompt, responses[0], truth(fields["label"], "label"), annotator, objective),)
     if layout is Layout.RANKING:
         return (Ranking(prompt, responses, annotator, objective),)
-    margin = None if fields.get("margin") is None else number(fields["margin"], "margin")
-    chosen, rejected = responses
-    return (PreferencePair(prompt, chosen, rejected, annotator, margin, objective),)
+    if layout.is_comparison:
+        margin = None if fields.get("margin") is None else number(fields["margin"], "margin")
+        chosen, rejected = responses
+        return (PreferencePair(prompt, chosen, rejected, annotator, margin, objective),)
+    said: list[Feedback] = []
+    if "ratings" in layout.provides:
+        rated = zip(responses, _ratings(layout, fields, len(responses), objective or OVERALL), strict=True)
+        said += [Rating(prompt, response, values, annotator) for response, values in rated]
+    if "labels" in layout.provides:
+        label = truth(fields["label"], "label")
+        said += [LabelledResponse(prompt, response, label, annotator, objective) for response in responses]
+    return tuple(said)
 
 
 def check_responses(record: TextRecord) -> None:
@@ -92,11 +96,11 @@ def _two_conversations(layout: Layout, fields: Fields) -> tuple[Prompt, tuple[st
 
 
 def _prompt_and_responses(layout: Layout, fields: Fields) -> tuple[Prompt, tuple[str, ...]]:
+    if layout in (Layout.RATING, Layout.LABEL, Layout.RATED_LABEL):
+        return prompt_and_response(fields)
     prompt = prompt_of(fields)
     if layout is Layout.PAIR:
         return joined(prompt, fields, ("chosen", "rejected"))
-    if layout in (Layout.RATING, Layout.LABEL):
-        return joined(prompt, fields, (response_key(fields),))
     responses = fields["responses"]
     if not isinstance(responses, list) or not responses:
         raise LayoutError(f"'responses' is {kind(responses)}; expected a list of texts")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -17,7 +19,7 @@ from rlhf_lightning.types import Prompt
 
 
 class Answer(NamedTuple):
-    """A prompt, the response to it, and the record that they were read from."""
+    """A prompt, the response to it, and the record that they were read from, as JSON can hold it."""
 
     prompt: Prompt
     response: str
@@ -29,14 +31,14 @@ def read_prompts(source: str | Path | TextIO) -> list[Prompt]:
 
     Args:
         source: a ``.txt`` file with one prompt per line, any file or dataset that `TextTask` reads (its responses
-            are ignored), or an open text stream with the content of either.
+            are ignored), or an open text stream with the content of either, which is read as UTF-8 in every locale.
 
     Raises:
         UserError: names the line and what was expected.
     """
     if not isinstance(source, str | Path):
         name = str(getattr(source, "name", "<stream>"))
-        lines = [line.encode("utf-8", "surrogateescape") for line in source]
+        lines = list(file_lines(name, getattr(source, "buffer", None) or _bytes_of(source)))
         prompts = list(_from_records(json_lines(name, lines)) if _is_json(lines) else _from_text(name, lines))
     else:
         name = str(source)
@@ -65,7 +67,7 @@ def read_responses(path: str | Path) -> list[Answer]:
                 f"{where}: the layout is {record.layout.title}; expected prompt/response, prompt/completion or "
                 "messages ending with an assistant turn"
             )
-        answers.append(Answer(record.prompt, record.responses[0], fields))
+        answers.append(Answer(record.prompt, record.responses[0], _storable(fields)))
     return answers
 
 
@@ -78,7 +80,7 @@ def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
     """
     target = Path(path).expanduser()
     lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
-    content = "".join(lines).encode()
+    content = "".join(lines).encode("utf-8", "backslashreplace")  # half a surrogate pair: an escape is what JSON has
     if target.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
     try:
@@ -86,6 +88,22 @@ def write_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
         replace_file(target, lambda file: file.write(content))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _storable(value: Any) -> Any:
+    """A value as JSON can hold it: no number is null, and what only other formats have, such as dates, is text."""
+    if isinstance(value, dict):
+        return {str(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _bytes_of(stream: TextIO) -> io.BufferedReader:
+    """The content of a stream that has no bytes of its own."""
+    return io.BufferedReader(io.BytesIO(stream.read().encode("utf-8", "surrogateescape")))
 
 
 def _parsed(where: str, fields: dict[str, Any]) -> TextRecord:
@@ -110,6 +128,8 @@ def _from_text(path: str, lines: Iterable[bytes]) -> Iterator[Prompt]:
             raise UserError(
                 f"{where}: not UTF-8 text (byte {error.start + 1}); expected one prompt per line"
             ) from error
+        if "\0" in text:
+            raise UserError(f"{where}: a NUL character, as UTF-16 has them; expected UTF-8 text, one prompt per line")
         if not text.strip():
             blank = blank or where
         elif blank:

@@ -11,9 +11,12 @@ import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,10 +42,12 @@ class Source:
     Args:
         path: as the user wrote it, for messages.
         open: starts reading the records.
+        place: the file or folder; None on the hub.
     """
 
     path: str
     open: Callable[[], Iterator[Located]]
+    place: Path | None = None
 
     def records(self) -> Iterator[Located]:
         """The records in order.
@@ -71,11 +76,12 @@ def locate(path: str) -> Source:
         raise UserError(f"the path of the data is empty; expected {ACCEPTED}")
     file = Path(path).expanduser()
     if file.is_file():
-        return Source(path, _file_reader(path, file))
+        return Source(path, _file_reader(path, file), file)
     folder, colon, split = path.rpartition(":")
     if file.is_dir() or (colon and Path(folder).expanduser().is_dir()):
         name, wanted = (path, None) if file.is_dir() else (folder, split)
-        return Source(path, partial(_read_dataset, path, _checked_folder(name), None, wanted))
+        checked = _checked_folder(name)
+        return Source(path, partial(_read_dataset, path, checked, None, wanted), Path(checked))
     name, wanted = (folder, split) if colon else (path, None)
     hub = _HUB_NAME.fullmatch(name)
     # A path below a folder that exists, or with the suffix of a file, is a file that is missing.
@@ -124,17 +130,17 @@ def json_lines(path: str, lines: Iterable[bytes]) -> Iterator[Located]:
         yield where, _json_object(where, line)
 
 
-def file_lines(path: str, file: Path) -> Iterator[bytes]:
-    """The lines of a plain or gzipped file, without a byte-order mark.
+def file_lines(path: str, file: Path | BufferedReader) -> Iterator[bytes]:
+    """The lines of a plain or gzipped file, or of one that is open, without a byte-order mark.
 
     Raises:
         UserError: it cannot be read, or its gzip data is damaged.
     """
     number = 0
     try:
-        with file.open("rb") as raw:
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as raw:
             packed = raw.peek(2)[:2] == _GZIP_MAGIC
-            with gzip.open(raw) if packed else raw as stream:
+            with gzip.open(raw) if packed else nullcontext(raw) as stream:
                 for number, line in enumerate(stream, start=1):
                     yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except EOFError as error:
@@ -149,7 +155,7 @@ def file_lines(path: str, file: Path) -> Iterator[bytes]:
 
 def _json_object(where: str, line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8").rstrip())
+        value = json.loads(line.decode("utf-8").rstrip(), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text (byte {error.start + 1}); expected one JSON object") from error
     except (ValueError, RecursionError) as error:
@@ -159,6 +165,15 @@ def _json_object(where: str, line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         kind = {list: "an array", str: "a string", type(None): "null"}.get(type(value), "a number or boolean")
         raise UserError(f"{where}: {kind}; expected one JSON object per line")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different: JSON readers keep the last of two and say nothing."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice!r} is given twice")
     return value
 
 

@@ -47,6 +47,7 @@ class Layout(Enum):
     RATING = ("prompt/response/rating", "ratings")
     RATINGS = ("prompt/responses/ratings", "ratings")
     LABEL = ("prompt/completion/label", "labels")
+    RATED_LABEL = ("prompt/response/rating/label", "ratings", "labels")
 
     def __init__(self, title: str, *provides: str) -> None:
         self.title = title

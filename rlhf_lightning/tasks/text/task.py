@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rlhf_lightning.errors import UserError
@@ -84,6 +85,11 @@ class TextTask(Task):
         self.seed = seed
         self._source = locate(str(path))
         self._heldout_source = None if heldout_path is None else locate(str(heldout_path))
+
+    def reads(self) -> list[Path]:
+        """The files, or the folders of datasets."""
+        sources = (self._source, self._heldout_source)
+        return [source.place for source in sources if source is not None and source.place is not None]
 
     @cached_property
     def provides(self) -> frozenset[str]:  # type: ignore[override]
@@ -173,8 +179,7 @@ class TextTask(Task):
                     "expected prompts to train on that are not held out"
                 )
         if dropped:
-            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
-            log.warning("%s: dropped %d records (%s)", self._source.path, sum(dropped.values()), counts)
+            log.warning("%s: dropped %d records (%s)", self._source.path, dropped.total(), _counted(dropped))
         return _Data({"train": train, "heldout": heldout}, dropped)
 
     def _read(self, source: Source) -> tuple[list[TextRecord], Counter[str]]:
@@ -201,7 +206,8 @@ class TextTask(Task):
                 )
             records.append(record)
         if not records:
-            raise UserError(f"{source.path}: all {dropped.total()} records were dropped; expected some to be left")
+            all_of_them = f"all {dropped.total()} records were dropped"
+            raise UserError(f"{source.path}: {all_of_them}; expected some to be left ({_counted(dropped)})")
         return records, dropped
 
     def _heldout_count(self, keys: list[str]) -> int:
@@ -218,6 +224,10 @@ class TextTask(Task):
 class _Data(NamedTuple):
     splits: dict[str, list[TextRecord]]
     dropped: Counter[str]
+
+
+def _counted(dropped: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
 
 
 def _first_layout(source: Source) -> Layout:

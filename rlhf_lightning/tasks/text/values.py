@@ -11,6 +11,8 @@ from rlhf_lightning.tasks.text.records import BadPairError, Fields, LayoutError
 from rlhf_lightning.types import Message, Prompt
 
 ROLES = ("system", "user", "assistant")
+UNREAD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "refusal", "weight", "train")
+"""Keys of a message that change what a model would read or learn of it, and are not read here."""
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
@@ -44,8 +46,31 @@ def messages(value: Any, key: str) -> list[Message]:
             raise LayoutError(f"{key!r} turn {turn} has the unknown role {role!r}; expected {', '.join(ROLES)}")
         if role == "system" and turn > 1:
             raise LayoutError(f"{key!r} turn {turn} is a system turn; expected it as the first turn only")
+        refuse_unread(message, UNREAD, f"{key!r} turn {turn}")
         turns.append({"role": role, "content": text(message["content"], f"{key} turn {turn}", "text")})
     return turns
+
+
+def refuse_unread(fields: Fields, keys: Sequence[str], where: str) -> None:
+    """Refuse what stands under keys that are not read, rather than train on what is left.
+
+    Raises:
+        LayoutError: one of them says something.
+    """
+    for key in keys:
+        if fields.get(key) != 1 and not _says_nothing(fields.get(key)):  # every turn has a weight of 1
+            raise LayoutError(
+                f"{where} has {key!r}, which is not read; expected everything as text in prompts and turns"
+            )
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether a value is empty, as columnar files fill with."""
+    if isinstance(value, dict):
+        return all(map(_says_nothing, value.values()))
+    if isinstance(value, list):
+        return all(map(_says_nothing, value))
+    return value in (None, "")
 
 
 def prompt_of(fields: Fields) -> Prompt:
@@ -82,6 +107,16 @@ def joined(prompt: Prompt, fields: Fields, keys: Sequence[str]) -> tuple[Prompt,
             raise BadPairError("prompts differ", f"{' and '.join(keys)} to differ in their last turn alone")
         prompt = conversations[0] or [{"role": "user", "content": prompt}]
     return prompt, tuple(responses)
+
+
+def prompt_and_response(fields: Fields) -> tuple[Prompt, tuple[str, ...]]:
+    """A prompt and the single response to it: by keys of their own, or the last turn of ``messages``."""
+    if fields.get("messages") is None:
+        return joined(prompt_of(fields), fields, (_response_key(fields),))
+    prompt, reply = split_conversation(fields["messages"], "messages")
+    if any(fields.get(key) not in (None, reply) for key in ("response", "completion")):
+        raise LayoutError("another response beside 'messages'; expected one response in a record")
+    return prompt, (reply,)
 
 
 def split_conversation(value: Any, key: str) -> tuple[list[Message], str]:
@@ -131,8 +166,10 @@ def number(value: Any, key: str, expected: str = "a number") -> float:
     return result
 
 
-def response_key(fields: Fields) -> str:
-    """The key of a single response: ``response``, or ``completion`` where there is none."""
+def _response_key(fields: Fields) -> str:
+    """The key of a single response: ``response`` or ``completion``."""
+    if None not in (fields.get("response"), fields.get("completion")):
+        raise LayoutError("both 'response' and 'completion'; expected one response in a record")
     return "response" if fields.get("response") is not None else "completion"
 
 

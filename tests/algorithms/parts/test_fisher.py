@@ -342,10 +342,11 @@ def test_logits_exist_for_one_microbatch_only():
 # -- control ------------------------------------------------------------------------------------------------------
 
 DISCRETE = Spaces(environment="x", observation_size=3, choices=4)
+PAIRS = Spaces(environment="x", observation_size=3, choices=(2, 3))
 CONTINUOUS = Spaces(environment="x", observation_size=3, low=(-1.0, -2.0), high=(1.0, 2.0))
 
 
-@pytest.mark.parametrize("spaces", [DISCRETE, CONTINUOUS], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spaces", [DISCRETE, PAIRS, CONTINUOUS], ids=["categorical", "pairs", "gaussian"])
 @pytest.mark.parametrize("microbatch_size", [None, 3])
 def test_product_for_an_environments_policy(spaces, microbatch_size):
     generator = torch.Generator().manual_seed(0)
@@ -354,7 +355,11 @@ def test_product_for_an_environments_policy(spaces, microbatch_size):
     with torch.no_grad():
         one.head.layer.weight.mul_(50)
     observations = torch.randn(8, 1, 3, generator=generator, dtype=torch.float64)
-    actions = torch.randn(8, 1, 2, generator=generator).double() if spaces.continuous else torch.arange(8)[:, None] % 4
+    actions = {
+        DISCRETE: torch.arange(8)[:, None] % 4,
+        PAIRS: torch.stack([torch.arange(8) % 2, torch.arange(8) % 3], dim=-1)[:, None],
+        CONTINUOUS: torch.randn(8, 1, 2, generator=generator).double(),
+    }[spaces]
     mask = torch.ones(8, 1, dtype=torch.bool)
     batch = train_batch(ObservationContext(observations, torch.full_like(observations, math.nan)), actions, mask)
     here = geometry(one, batch, microbatch_size=microbatch_size)
@@ -364,6 +369,8 @@ def test_product_for_an_environments_policy(spaces, microbatch_size):
 
     def distribution():
         outputs = one.head.layer(one.trunk(observations[:, 0]))
+        if spaces == PAIRS:  # as one distribution over the six pairs
+            outputs = (outputs[:, :2, None] + outputs[:, None, 2:]).flatten(1)
         if not spaces.continuous:
             return Categorical(logits=outputs / 0.8)
         return Independent(Normal(outputs, one.head.log_std.exp() * 0.8), 1)

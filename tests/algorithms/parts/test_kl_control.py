@@ -124,6 +124,14 @@ def test_exact_estimator_passes_on_what_was_summed():
         estimated("exact", zeros, zeros, None)
 
 
+def test_k3_times_the_ratio_asks_for_the_policy_that_sampled():
+    old, now, reference = torch.tensor([-2.0]), torch.tensor([-1.0]), torch.tensor([-1.5])
+    # Δ = 0.5, log ratio 1: e (e^−0.5 − 1 + 0.5)
+    assert estimated("k3_ratio", now, reference, None, old).item() == pytest.approx(0.106531 * 2.718282, abs=1e-5)
+    with pytest.raises(ValueError, match="at sampling"):
+        estimated("k3_ratio", now, reference, None)
+
+
 def test_estimators_ask_for_the_reference():
     with pytest.raises(ValueError, match="k2 needs the log-probabilities under the reference"):
         estimated("k2", torch.zeros(1), None, torch.zeros(1))
@@ -145,7 +153,9 @@ def test_estimators_ask_for_the_reference():
         (lambda: ThresholdKLControl(0.1, target=float("inf")), "kl.target"),
         (lambda: KLLoss("k1"), "kl.loss.estimator"),
         (lambda: KLLoss("k4"), "kl.loss.estimator"),
+        (lambda: KLControl(0.1, "k3_ratio"), "kl.estimator"),
         (lambda: KLLoss("k2", "forward"), "kl.loss.direction"),
+        (lambda: KLLoss("k3_ratio", "forward"), "kl.loss.direction"),
         (lambda: KLLoss("k3", "forward"), "kl.loss.direction"),
         (lambda: KLLoss("exact", "sideways"), "kl.loss.direction"),
     ],

@@ -1,6 +1,7 @@
 """Perceptrons in environments: what they read, say, keep and refuse."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -20,7 +21,8 @@ from rlhf_lightning.types import ObservationContext, Rollout, Trajectories
 
 CHOICES = Spaces("Choices-v0", observation_size=3, choices=4)
 VECTORS = Spaces("Vectors-v0", observation_size=3, low=(-1.0, -math.inf), high=(1.0, math.inf))
-BOTH = pytest.mark.parametrize("spaces", [CHOICES, VECTORS], ids=["choices", "vectors"])
+PAIRS = Spaces("Pairs-v0", observation_size=3, choices=(2, 3), first_choice=(-1, 4), dtype="int32")
+EVERY = pytest.mark.parametrize("spaces", [CHOICES, VECTORS, PAIRS], ids=["choices", "vectors", "pairs"])
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
 
@@ -43,7 +45,7 @@ def trajectory(policy, seed=0):
     return ObservationContext(observations, following), actions
 
 
-@BOTH
+@EVERY
 def test_evaluation_is_that_of_each_step_alone(spaces):
     policy, other = built(spaces), built(spaces, temperature=1.0)
     with torch.no_grad():
@@ -78,11 +80,13 @@ def kl_by_hand(policy, other, observation):
         stds = zip(policy.head.log_std.exp().tolist(), other.head.log_std.exp().tolist(), strict=True)
         entries = zip(ours, theirs, stds, strict=True)
         return sum(math.log(s2 / s1) + (s1**2 + (m1 - m2) ** 2) / (2 * s2**2) - 0.5 for m1, m2, (s1, s2) in entries)
+    if policy.spaces == PAIRS:  # as one distribution over the 2 × 3 pairs
+        ours, theirs = ([first + second for first in x[:2] for second in x[2:]] for x in (ours, theirs))
     p, q = ([math.exp(x) / sum(map(math.exp, logits)) for x in logits] for logits in (ours, theirs))
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
-@BOTH
+@EVERY
 def test_forward_and_reverse_kl_are_those_of_their_definitions(spaces):
     policy, other = built(spaces), built(spaces)
     with torch.no_grad():
@@ -102,7 +106,7 @@ def test_forward_and_reverse_kl_are_those_of_their_definitions(spaces):
     assert torch.equal(forward[~MASK], torch.zeros(2, dtype=torch.float64))
 
 
-@BOTH
+@EVERY
 def test_gradients_do_not_see_what_the_mask_hides(spaces):
     policy = built(spaces)
     context, actions = trajectory(policy)
@@ -115,7 +119,7 @@ def test_gradients_do_not_see_what_the_mask_hides(spaces):
     torch.testing.assert_close(gradients, expected)
 
 
-@BOTH
+@EVERY
 def test_fisher_vector_product_is_the_difference_of_gradients(spaces):
     policy, old = built(spaces), built(spaces)
     context, actions = trajectory(policy)
@@ -138,7 +142,7 @@ def test_fisher_vector_product_is_the_difference_of_gradients(spaces):
         torch.testing.assert_close(exact, (plus - minus) / (2 * step), rtol=1e-4, atol=1e-7)
 
 
-@BOTH
+@EVERY
 def test_actions_have_the_logprobs_of_the_evaluation(spaces):
     """Shares of Gumbel-max draws and densities: here only that act and evaluate use one distribution."""
     policy = built(spaces, temperature=0.7)
@@ -154,7 +158,7 @@ def test_actions_have_the_logprobs_of_the_evaluation(spaces):
         assert policy.evaluate(context, action[None, None], mask).logprobs <= best
 
 
-@BOTH
+@EVERY
 def test_acting_for_some_environments_is_acting_for_all(spaces):
     policy = built(spaces)
     observations, keys = random(6, 3), row_keys(seed=1, stream=0, iteration=2, rows=torch.arange(6))
@@ -181,6 +185,11 @@ def test_actions_are_taken_within_the_bounds():
     vectors = VECTORS.to_environment(np.array([[-3.0, -3.0], [0.25, 7.0]]))
     assert vectors.tolist() == [[-1.0, -3.0], [0.25, 7.0]]
     assert vectors.dtype == np.float32
+    exact = dataclasses.replace(VECTORS, low=(-0.1, -math.inf), dtype="float64")
+    assert exact.to_environment(np.array([[-3.0, 0.5]], np.float32)).tolist() == [[-0.1, 0.5]]
+    pairs = PAIRS.to_environment(np.array([[0, 0], [1, 2]]))
+    assert pairs.tolist() == [[-1, 4], [0, 6]]
+    assert pairs.dtype == np.int32
 
 
 # -- the critic ------------------------------------------------------------------------------------------------
@@ -236,7 +245,7 @@ def test_start_follows_from_the_seed_of_the_run_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@BOTH
+@EVERY
 def test_saved_policy_plays_as_before(tmp_path, spaces):
     policy = scattered(
         ControlPolicy(spaces, hidden=(5, 6), temperature=0.5, normalize_observations=True, activation="relu")
@@ -267,6 +276,14 @@ def test_policy_that_cannot_be_loaded_is_one_line(tmp_path):
     assert "\n" not in str(refusal.value)
 
 
+def test_export_from_before_vectors_had_a_type_is_loaded(tmp_path):
+    built(VECTORS).save(tmp_path)
+    arguments = json.loads((tmp_path / "policy.json").read_text())
+    del arguments["spaces"]["dtype"]
+    (tmp_path / "policy.json").write_text(json.dumps(arguments))
+    assert ControlPolicy.load(tmp_path).spaces == VECTORS
+
+
 def test_critic_is_saved(tmp_path):
     critic = ControlCritic(3, (5,), "tanh")
     critic.save(tmp_path / "critic")
@@ -283,6 +300,10 @@ def test_critic_is_saved(tmp_path):
         (
             lambda: ControlBackbone(distribution="gaussian").policy(lambda: CHOICES),
             "are 4 choices; expected categorical",
+        ),
+        (
+            lambda: ControlBackbone(distribution="gaussian").policy(lambda: PAIRS),
+            "are vectors of 2 × 3 choices; expected categorical",
         ),
         (
             lambda: ControlBackbone(distribution="beta"),

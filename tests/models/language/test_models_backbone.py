@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.backbone import LanguageBackbone
-from rlhf_lightning.models.language.text import PLAIN_CHAT_TEMPLATE
+from rlhf_lightning.models.language.markup import PLAIN_CHAT_TEMPLATE
 from rlhf_lightning.rewards.learned import LearnedReward
 from rlhf_lightning.types import Trajectories
 
@@ -149,6 +149,14 @@ def test_missing_checkpoint_names_the_command_that_makes_it(load, tmp_path):
         line = refused(lambda given: load(str(given)), path)
         assert "does not exist" in line
         assert f"python -m rlhf_lightning fit --config TASK.yaml --config configs/algorithms/{stage}.yaml" in line
+
+
+@pytest.mark.parametrize("load", [load_policy, LearnedReward])
+def test_model_of_the_hub_that_cannot_be_reached_is_one_line_about_the_hub(load, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as HF_HUB_OFFLINE=1 sets it
+    line = refused(load, "no-such-owner/no-such-model")
+    assert "no folder here, and the hub cannot be reached; expected a connection to it" in line
+    assert "fit --config" not in line
 
 
 @pytest.mark.parametrize(("name", "load"), [("policy", load_policy), ("reward", LearnedReward)])

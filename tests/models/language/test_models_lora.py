@@ -1,6 +1,7 @@
 """LoRA: what it computes and trains, where it starts, and what is exported of it."""
 
 import copy
+import logging
 import warnings
 
 import pytest
@@ -28,6 +29,12 @@ MASK = torch.ones_like(ACTIONS).bool()
 PROMPT = context([5, 9, 10])
 PART = Trajectories(PROMPT, ACTIONS, MASK, torch.zeros(MASK.shape))
 SMALL = LoRA(rank=2, alpha=3.0)
+MIXTURES = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 4},  # transposed, with biases
+    # a dense layer, and in the other one experts of all tokens beside those of the routers
+    "glm4_moe": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "head_dim": 4},
+}
 
 
 def small(style="gpt2", lora=SMALL, **changes):
@@ -186,13 +193,80 @@ def test_command_line_makes_a_lora():
     assert parser.instantiate_classes(parser.parse_args(values[:1])).backbone.lora is None
 
 
+# -- mixtures of experts ---------------------------------------------------------------------------------------
+
+
+def mixture(kind="mixtral", **changes):
+    model = tiny_models.model(kind, scale=3.0, **MIXTURES[kind])
+    add_adapters(model, LoRA(rank=2, alpha=3.0, **changes))
+    return stirred(model)
+
+
+def test_each_expert_of_a_mixture_has_an_adapter_of_its_own():
+    model = mixture()
+    outer = model.model.layers[0].mlp.experts  # one wrapper for each of the two parameters
+    experts, deltas = outer.get_base_layer(), {}
+    for wrapper in (outer, outer.base_layer):
+        a, b = wrapper.lora_A["default"].weight, wrapper.lora_B["default"].weight
+        # peft stacks the experts' A along the rows, and the columns of their B by rank
+        deltas[wrapper.parameter_name] = [b[:, e::4] @ a[2 * e : 2 * e + 2] * 3.0 / 2 for e in range(4)]
+    x = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    chosen, shares = torch.tensor([[0, 2], [3, 1], [2, 3]]), torch.tensor([[0.6, 0.4], [0.9, 0.1], [0.5, 0.5]])
+    for row, out in enumerate(outer(x, chosen, shares)):
+        expected = torch.zeros(16)
+        for expert, share in zip(chosen[row].tolist(), shares[row], strict=True):
+            gate, up = ((experts.gate_up_proj[expert] + deltas["gate_up_proj"][expert]) @ x[row]).chunk(2)
+            down = experts.down_proj[expert] + deltas["down_proj"][expert]
+            expected = expected + share * (down @ (torch.nn.functional.silu(gate) * up))
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_adapters_of_all_experts_and_layers_train(kind, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = mixture(kind)
+    router = {"mixtral": "gate.weight", "gpt_oss": "router.weight", "glm4_moe": "gate.weight"}[kind]
+    assert f"LoRA does not adapt {router}" in caplog.text
+    model(torch.tensor([list(range(5, 15))])).logits.square().sum().backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert moved == trained(model)
+    adapted = {name.replace(".base_layer", "").split(".lora_")[0] for name in moved}
+    plain = tiny_models.model(kind, **MIXTURES[kind])
+    linear = {name for name, module in plain.model.named_modules() if isinstance(module, torch.nn.Linear)}
+    experts = {name for name, module in plain.model.named_modules() if name.endswith(".experts")}
+    assert adapted == {f"model.{name}" for name in linear | experts}
+
+
+@pytest.mark.parametrize(
+    ("target", "layers"),
+    [
+        ("gate_up_proj", {"layers.1.mlp.experts"}),
+        ("shared_experts.down_proj", {"layers.1.mlp.shared_experts.down_proj"}),
+        ("up_proj", {"layers.0.mlp.up_proj", "layers.1.mlp.shared_experts.up_proj"}),
+    ],
+)
+def test_targets_in_a_mixture_are_the_ones_asked_for(target, layers):
+    model = mixture("glm4_moe", target_modules=[target])
+    assert {name.split(".lora_")[0].removeprefix("model.") for name in trained(model)} == layers
+
+
+def test_a_mixture_says_that_the_loss_of_its_routers_is_left_out(tmp_path, caplog):
+    tiny_models.policy("mixtral", **MIXTURES["mixtral"]).save(tmp_path / "mixture")
+    tiny_models.policy("llama").save(tmp_path / "plain")
+    with caplog.at_level(logging.WARNING):
+        on(tmp_path / "plain").policy(None)
+        assert "routers" not in caplog.text
+        on(tmp_path / "mixture", lora=None).policy(None)
+    assert "mixture: the auxiliary loss of its routers is left out" in caplog.text
+
+
 # -- what is exported ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "opt"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "opt", *MIXTURES])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_export_is_the_policy_merged_and_the_adapter_by_itself(kind, tied, tmp_path):
-    tiny_models.policy(kind, tie_word_embeddings=tied, scale=3.0).save(tmp_path / "base")
+    tiny_models.policy(kind, tie_word_embeddings=tied, scale=3.0, **MIXTURES.get(kind, {})).save(tmp_path / "base")
     policy = stirred(on(tmp_path / "base").policy(None))
     before, training = snapshot(policy), trained(policy)
     expected = logprobs(policy)

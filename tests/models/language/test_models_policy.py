@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language import policy as policy_module
+from rlhf_lightning.models.language.markup import stop_ids
 from rlhf_lightning.models.language.policy import LanguagePolicy
-from rlhf_lightning.models.language.text import stop_ids
 from rlhf_lightning.rollout.decode import BatchDecoder
 from rlhf_lightning.types import TokenContext, Trajectories
 

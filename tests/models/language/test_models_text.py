@@ -3,14 +3,8 @@ import tiny_models
 import torch
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.language.text import (
-    PLAIN_CHAT_TEMPLATE,
-    decode_responses,
-    encode_prompts,
-    encode_responses,
-    plain_text,
-    prompt_ids,
-)
+from rlhf_lightning.models.language.markup import PLAIN_CHAT_TEMPLATE, prompt_ids
+from rlhf_lightning.models.language.text import decode_responses, encode_prompts, encode_responses, plain_text
 from rlhf_lightning.tasks.bandit import Bandit
 
 WORDS = tiny_models.tokenizer()

@@ -4,11 +4,12 @@ import pytest
 import tiny_models
 import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.backbone import LanguageBackbone
 from rlhf_lightning.models.language.lora import LoRA
+from rlhf_lightning.models.language.trunk import known_positions, trainable
 from rlhf_lightning.models.reward.architectures import JointEncoder, SeparateEncoders
 from rlhf_lightning.models.reward.networks import EncoderNetwork
 from rlhf_lightning.models.reward.reward_model import RewardModel
@@ -26,6 +27,23 @@ def pair_tokenizer():
     )
     words.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     return words
+
+
+def roberta(path, auto, *, positions=34):
+    """A model of the RoBERTa family on disk: its padding token has id 0, so that positions begin at 1."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    settings = {"vocab_size": 15, "pad_token_id": 0, "max_position_embeddings": positions, "num_labels": 1}
+    torch.manual_seed(0)
+    model = auto.from_config(AutoConfig.for_model("roberta", **settings, **sizes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+    model.save_pretrained(path)
+    words = pair_tokenizer()
+    words.model_input_names = ["input_ids", "attention_mask"]
+    words.save_pretrained(path)
+    return model.eval()
 
 
 def bert(path, *, outputs=1, positions=32):
@@ -67,9 +85,18 @@ def test_an_encoder_keeps_the_last_tokens_of_a_prompt_and_the_first_of_a_respons
     assert model.score(["a"], [long]).item() == pytest.approx(cut.item(), abs=1e-5)
 
 
-def test_an_encoder_is_trained_from_a_checkpoint_without_a_head(tmp_path):
-    from transformers import AutoModel
+def test_an_encoder_that_mixes_texts_with_padding_is_refused(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "max_position_embeddings": 32}
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("fnet", vocab_size=15, **sizes))
+    model.save_pretrained(tmp_path)  # its Fourier transform over the tokens takes no mask
+    pair_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"FNetForSequenceClassification is not supported: .*beside other rows"):
+        RewardModel.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"FNetModel is not supported"):
+        SeparateEncoders().build(LanguageBackbone(checkpoint=str(tmp_path)), None, outputs=1, seed=0)
 
+
+def test_an_encoder_is_trained_from_a_checkpoint_without_a_head(tmp_path):
     bert(tmp_path / "whole")
     AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "trunk")
     pair_tokenizer().save_pretrained(tmp_path / "trunk")
@@ -185,3 +212,43 @@ def test_a_member_with_separate_encoders_is_a_reward_model(tmp_path):
     expected = model.weighted(model.member_scores(PROMPTS, RESPONSES)[1])
     alone = RewardModel.from_pretrained(tmp_path / "export" / "member_1")
     torch.testing.assert_close(alone.score(PROMPTS, RESPONSES), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "mpnet"])
+def test_positions_of_the_roberta_family_begin_behind_the_padding_tokens(kind):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = AutoConfig.for_model(kind, vocab_size=15, max_position_embeddings=514, pad_token_id=1, **sizes)
+    model = AutoModel.from_config(config)
+    assert known_positions(model) == 512
+    assert known_positions(trainable(model)) == 512
+    assert model(torch.full((1, 512), 5)).last_hidden_state.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 513), 5))
+
+
+def test_a_long_text_fills_the_positions_of_a_roberta(tmp_path):
+    own = roberta(tmp_path, AutoModelForSequenceClassification)
+    model = RewardModel.from_pretrained(tmp_path)
+    words = model.members[0].tokenizer
+    long = " ".join(["the cat sees a red dog"] * 10)
+    encoded = model.members[0].encode([long], ["blue"])
+    assert encoded.inputs["input_ids"].shape == (1, 33)
+    assert encoded.truncated_prompts == 1
+    # 33 places: three special tokens and one of the response leave 29 of the prompt's 60 words
+    cut = words(" ".join(long.split()[-29:]), "blue", return_tensors="pt")
+    assert model.score([long], ["blue"]).item() == pytest.approx(own(**cut).logits.item(), abs=1e-4)
+
+
+def test_separate_encoders_start_from_a_masked_language_model(tmp_path):
+    trunk = roberta(tmp_path, AutoModelForMaskedLM).base_model
+    network = SeparateEncoders().build(LanguageBackbone(checkpoint=str(tmp_path)), None, outputs=1, seed=3)
+    long = " ".join(["the cat sees a red dog"] * 10)
+    encoded = network.encode(["the cat", long], ["red dog", long])
+    assert (encoded.truncated_prompts, encoded.truncated_responses) == (1, 1)
+    scores = network(encoded)
+    asked, said = encoded.context.input_ids[:1][encoded.context.attention_mask[:1]][None], torch.tensor([[5, 9, 1]])
+    p, r = (trunk(ids).last_hidden_state[0].mean(0) for ids in (asked, said))
+    torch.testing.assert_close(scores[0], network.interaction(p[None], r[None])[0], rtol=0, atol=1e-4)
+    RewardModel([network]).save(tmp_path / "export")
+    again = RewardModel.from_pretrained(tmp_path / "export").members[0]
+    torch.testing.assert_close(again(encoded), scores)

@@ -243,6 +243,15 @@ def test_bad_labelled_response_is_refused_or_dropped(fields, reason, tmp_path):
     assert task.dropped == {reason: 1}
 
 
+def test_rated_and_labelled_responses_provide_both(tmp_path):
+    rows = [{"prompt": f"q {i}", "completion": f"a {i}", "rating": i, "label": i > 1} for i in range(4)]
+    task = task_of(tmp_path, rows)
+    assert task.provides == {"prompts", "groups", "ratings", "labels"}
+    rated = {rating.response: rating.ratings for rating in both(task, "ratings")}
+    assert rated == {f"a {i}": {OVERALL: float(i)} for i in range(4)}
+    assert {label.response: label.label for label in both(task, "labels")} == {f"a {i}": i > 1 for i in range(4)}
+
+
 @pytest.mark.parametrize("missing", [{}, {"label": None}])
 def test_missing_label_names_the_line(missing, tmp_path):
     rows = [{"prompt": f"q {i}", "completion": "a", "label": True} for i in range(2)]

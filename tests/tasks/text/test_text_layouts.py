@@ -7,7 +7,7 @@ from rlhf_lightning.tasks.text import TextTask
 from rlhf_lightning.tasks.text.feedback import check_responses
 from rlhf_lightning.tasks.text.layouts import detect, parse
 from rlhf_lightning.tasks.text.records import BadPairError, Layout, LayoutError
-from rlhf_lightning.types import PreferencePair
+from rlhf_lightning.types import LabelledResponse, PreferencePair, Rating
 
 USER = {"role": "user", "content": "Hi?"}
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -91,9 +91,41 @@ def test_parse_layouts(name):
     assert detect(fields) is record.layout
 
 
+JUDGED = [
+    ({"label": False}, [LabelledResponse([USER], "no", False)]),
+    ({"rating": -2}, [Rating([USER], "no", {"rating": -2.0})]),
+    ({"rating": None, "ratings": {"kind": 1}}, [Rating([USER], "no", {"kind": 1.0})]),
+    ({"label": 0, "rating": 2}, [Rating([USER], "no", {"rating": 2.0}), LabelledResponse([USER], "no", False)]),
+]
+
+
+@pytest.mark.parametrize(("judgement", "feedback"), JUDGED)
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"messages": [USER, reply("no")]},
+        {"prompt": [USER], "response": [reply("no")]},
+        {"prompt": [USER], "completion": "no"},
+    ],
+)
+def test_a_judged_response_is_no_demonstration_however_it_is_given(texts, judgement, feedback):
+    record = parse({**texts, **judgement})
+    assert list(record.feedback) == feedback
+    assert (record.prompt, record.responses) == ([USER], ("no",))
+    kinds = {LabelledResponse: "labels", Rating: "ratings"}
+    assert detect({**texts, **judgement}).provides == {"prompts", "groups", *(kinds[type(one)] for one in feedback)}
+
+
+def test_the_same_response_twice_is_one():
+    turns = [USER, reply("yes")]
+    assert parse({"messages": turns, "prompt": "Hi?", "completion": "yes"}).responses == ("yes",)
+
+
 def test_parse_messages_ignores_what_columnar_files_add():
     message = {"role": "user", "content": "Hi?", "tool_calls": None, "name": "Ada"}
     assert parse({"messages": [message]}).prompt == [USER]
+    empty = {"tool_calls": [], "function_call": {"name": None, "arguments": ""}, "weight": 1, "reasoning_content": ""}
+    assert parse({"messages": [{**message, **empty}], "tools": [], "system": ""}).prompt == [USER]
 
 
 def test_parse_annotator_and_margin():
@@ -176,6 +208,35 @@ WRONG = {
         {"prompt": "Hi", "chosen": "yes", "rejected": "no", "margin": 10**400},
         "'margin' is inf; expected a finite number",
     ),
+    "tool calls": (
+        {"messages": [USER, {**reply("yes"), "tool_calls": [{"id": 1}]}]},
+        "'messages' turn 2 has 'tool_calls', which is not read; expected everything as text",
+    ),
+    "reasoning beside the content": (
+        {"prompt": "Hi", "chosen": [{**reply("yes"), "reasoning_content": "so"}], "rejected": "no"},
+        "'chosen' turn 1 has 'reasoning_content', which is not read",
+    ),
+    "a turn that is not to be learned": (
+        {"messages": [USER, {**reply("yes"), "weight": 0}]},
+        "'messages' turn 2 has 'weight', which is not read",
+    ),
+    "tools": ({"messages": TURNS, "tools": [{"name": "add"}]}, "the record has 'tools', which is not read"),
+    "a system prompt beside the prompt": ({"prompt": "Hi", "system": "Be kind."}, "the record has 'system'"),
+    "label of a pair": (
+        {"prompt": "Hi", "chosen": "yes", "rejected": "no", "label": 0},
+        "'label' beside prompt/chosen/rejected, which does not read it; expected one kind of judgement",
+    ),
+    "rating of a pair": ({"chosen": TURNS, "rejected": TURNS, "rating": 1}, "'rating' beside chosen/rejected convers"),
+    "ratings of a ranking": (
+        {"prompt": "Hi", "responses": ["a", "b"], "ranking": [0, 1], "ratings": [1, 2]},
+        "'ratings' beside prompt/responses/ranking",
+    ),
+    "margin of a demonstration": ({"messages": TURNS, "margin": -1}, "'margin' beside messages ending with an ass"),
+    "response and completion": (
+        {"prompt": "Hi", "response": "yes", "completion": "no"},
+        "both 'response' and 'completion'; expected one response",
+    ),
+    "messages and another response": ({"messages": TURNS, "response": "no"}, "another response beside 'messages'"),
     "half a surrogate pair": ({"prompt": "a\ud800"}, "half a surrogate pair at character 2"),
     "completion of another prompt": (
         {"prompt": "other", "completion": TURNS},

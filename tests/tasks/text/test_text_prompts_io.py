@@ -1,8 +1,11 @@
+import datetime
 import gzip
 import io
 import json
 import math
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rlhf_lightning.errors import UserError
@@ -44,11 +47,28 @@ def test_read_prompts_of_a_stream():
         read_prompts(io.StringIO(""))
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_read_prompts_of_a_stream_reads_its_bytes_as_utf8(encoding):
+    def stream(content):
+        return io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)), encoding=encoding)
+
+    for content in (
+        "é\n\u2028ü\n".encode(),
+        b"\xef\xbb\xbf" + "é\n\u2028ü\n".encode(),
+        gzip.compress("é\n\u2028ü".encode()),
+    ):
+        assert read_prompts(stream(content)) == ["é", "\u2028ü"]
+    with pytest.raises(UserError, match=r"^<stream>:1: not UTF-8 text \(byte 2\); expected one prompt per line"):
+        read_prompts(stream("né\n".encode("latin-1")))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.txt", b"one\n\ntwo\n", "{path}:2: an empty line; expected one prompt per line"),
         ("a.txt", b"one\n\xff\n", "{path}:2: not UTF-8 text (byte 1); expected one prompt per line"),
+        ("a.txt", "one\n".encode("utf-16-le"), "{path}:1: a NUL character, as UTF-16 has them; expected UTF-8 text"),
+        ("a.txt", "one\n".encode("utf-16"), "{path}:1: not UTF-8 text (byte 1)"),
         ("a.txt", b"\n", "{path}: the file is empty; expected at least one prompt"),
         ("a.txt.gz", gzip.compress(b"one\n", mtime=0)[:-4], "{path}:2: the gzip data ends early"),
         ("a.jsonl", b"", "{path}: the file is empty; expected at least one record"),
@@ -98,6 +118,20 @@ def test_write_jsonl_round_trip(name, tmp_path):
     write_jsonl(path, iter(rows))
     assert [answer.record for answer in read_responses(path)] == rows
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_records_that_json_cannot_hold_are_written_after_all(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "a", "response": "b", "note": "\\ud800 é", "numbers": [NaN, 1.5, {"x": Infinity}]}\n')
+    (answer,) = read_responses(path)
+    write_jsonl(path, [answer.record])
+    assert path.read_bytes().decode() == (
+        '{"prompt": "a", "response": "b", "note": "\\ud800 é", "numbers": [null, 1.5, {"x": null}]}\n'
+    )
+    table = pa.table({"prompt": ["a"], "response": ["b"], "day": [datetime.date(2026, 1, 2)], "done": [True]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (answer,) = read_responses(tmp_path / "a.parquet")
+    assert answer.record == {"prompt": "a", "response": "b", "day": "2026-01-02", "done": True}
 
 
 def test_write_jsonl_is_all_or_nothing(tmp_path, monkeypatch):

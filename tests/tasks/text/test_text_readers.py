@@ -61,6 +61,11 @@ BAD_FILES = {
     "null": (b"null", "{path}:1: null; expected one JSON object per line"),
     "not UTF-8": (GOOD + b'{"prompt": "\xe9"}\n', "{path}:2: not UTF-8 text (byte 13); expected one JSON object"),
     "too deep": (GOOD + b"[" * 100_000, "{path}:2: malformed JSON"),
+    "key given twice": (b'{"a": 1, "a": 1}', "{path}:1: malformed JSON (key 'a' is given twice)"),
+    "key of a turn given twice": (
+        GOOD + b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}',
+        "{path}:2: malformed JSON (key 'content' is given twice)",
+    ),
     "too many digits": (b'{"margin": ' + b"9" * 5000 + b"}", "{path}:1: malformed JSON"),
 }
 

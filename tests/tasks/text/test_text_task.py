@@ -216,7 +216,8 @@ def test_bad_pairs_are_dropped_counted_and_reported_once(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f"{path}: dropped 4 records (1 empty prompt, 1 empty response, 2 identical responses)"
     ]
-    with pytest.raises(UserError, match="all 4 records were dropped; expected some to be left"):
+    reasons = r"\(1 empty prompt, 1 empty response, 2 identical responses\)"
+    with pytest.raises(UserError, match=f"all 4 records were dropped; expected some to be left {reasons}"):
         TextTask(write(tmp_path / "b.jsonl", BAD), on_bad_pair="drop").prompts("train")
 
 
