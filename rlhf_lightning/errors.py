@@ -35,13 +35,18 @@ def raise_all(mistakes: Iterable[str]) -> None:
         raise UserError("; ".join(lines))
 
 
+MOST = 10_000_000
+"""Largest number of anything that is made at a time: more would run for hours before memory ends."""
+
+
 def check_counts(prefix: str, **counts: int | None) -> None:
-    """Raise `UserError` for the numbers below 1; None is no number.
+    """Raise `UserError` for the numbers below 1 or above `MOST`; None is no number.
 
     Args:
         prefix: of the keys, such as ``model.init_args``.
     """
-    check_limits(prefix, {name: (n is None or n >= 1, "at least 1", n) for name, n in counts.items()})
+    expected = {name: "at least 1" if (n or 0) < 1 else f"at most {MOST:,}" for name, n in counts.items()}
+    check_limits(prefix, {name: (n is None or 1 <= n <= MOST, expected[name], n) for name, n in counts.items()})
 
 
 def check_limits(prefix: str, limits: Mapping[str, tuple[bool, str, object]]) -> None:

@@ -248,6 +248,8 @@ def _json_lines(path: Path, keys: Sequence[str], *, done: bool) -> Iterator[dict
             if cut_off and number == len(lines):
                 return
             raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        except RecursionError:
+            raise UserError(f"{path}, line {number}: nested too deeply to be read; expected what a run wrote") from None
         missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise UserError(f"{path}, line {number}: {', '.join(missing)} missing")
@@ -269,6 +271,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply to be read; expected what a run wrote") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content

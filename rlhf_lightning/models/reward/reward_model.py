@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, raise_all
 from rlhf_lightning.models.language.checkpoints import STAGES
 from rlhf_lightning.models.reward import combination
 from rlhf_lightning.models.reward.combination import Combination, MeanScore
@@ -207,7 +207,11 @@ class RewardModel(nn.Module):
         for member in members:
             if isinstance(member, ClassifierNetwork):
                 member.as_rendered = bool(as_rendered)
-        model.centers.copy_(torch.tensor(settings["centers"] or [[_center(member)] for member in members]))
+        centers = settings["centers"] or [[_center(member)] for member in members]
+        if [len(row) for row in centers] != [model.centers.shape[1]] * len(members):
+            expected = " × ".join(map(str, model.centers.shape))
+            raise UserError(f"{path}/{FILE}: centers are {centers!r:.80}; expected {expected} numbers")
+        model.centers.copy_(torch.tensor(centers))
         model.temperature.fill_(settings["temperature"])
         return model
 
@@ -230,17 +234,55 @@ def _center(member: RewardNetwork) -> float:
     return float(getattr(member.model.config, "score_center", 0.0)) if isinstance(member, ClassifierNetwork) else 0.0
 
 
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(number, int | float) and math.isfinite(number) for number in value
+    )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "network": (lambda value: value in ("classifier", "separate"), "classifier or separate"),
+    "members": (
+        lambda value: (
+            _is_texts(value) and len(value) > 0 and all(Path(name).name == name or name == "." for name in value)
+        ),
+        "a list of folders beside the file",
+    ),
+    "objectives": (
+        lambda value: isinstance(value, dict) and _is_numbers(list(value.values())),
+        "a weight for each objective",
+    ),
+    "annotators": (_is_texts, "a list of names"),
+    "combine": (lambda value: isinstance(value, dict), "a class with its arguments"),
+    "centers": (
+        lambda value: isinstance(value, list) and all(_is_numbers(row) for row in value),
+        "for each member a list of numbers",
+    ),
+    "temperature": (lambda value: _is_numbers([value]) and value > 0, "a number above 0"),
+}
+"""What `save` writes: by key, whether a value can be read, and what is expected in words."""
+
+
 def _read_settings(path: str) -> dict[str, Any]:
     file = Path(path) / FILE
     if not file.is_file():
         return _PLAIN
+    wrote = "expected the JSON that the reward stage writes"
     try:
         settings = {"as_rendered": None, **json.loads(file.read_text(encoding="utf-8"))}
-        missing = sorted(set(_PLAIN) - set(settings))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} cannot be read: {error}; expected the JSON that the reward stage writes") from error
-    if missing:
-        raise UserError(f"{file} has no {', '.join(missing)}; expected the JSON that the reward stage writes")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}; {wrote}") from error
+    if missing := sorted(set(_PLAIN) - set(settings)):
+        raise UserError(f"{file} has no {', '.join(missing)}; {wrote}")
+    raise_all(
+        f"{file}: {key} is {settings[key]!r:.80}; expected {expected}"
+        for key, (fits, expected) in _EXPECTED.items()
+        if not fits(settings[key])
+    )
     return settings
 
 

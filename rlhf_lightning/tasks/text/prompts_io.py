@@ -141,5 +141,5 @@ def _from_text(path: str, lines: Iterable[bytes]) -> Iterator[Prompt]:
 def _is_json(lines: list[bytes]) -> bool:
     try:
         return isinstance(json.loads(lines[0]), dict) if lines else False
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

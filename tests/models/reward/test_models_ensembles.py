@@ -108,6 +108,20 @@ def test_a_missing_member_is_named(tmp_path):
             "is 'Median'; expected MeanScore",
         ),
         (lambda settings: settings.update(objectives={"a": 1, "b": 1}), "has 1 scores of a response; expected 2"),
+        (lambda settings: settings.update(temperature=0), "temperature is 0; expected a number above 0"),
+        (lambda settings: settings.update(temperature=math.nan), "temperature is nan; expected a number above 0"),
+        (
+            lambda settings: settings.update(centers=[[0.0, 1.0]]),
+            r"centers are \[\[0.0, 1.0\]\]; expected 1 × 1 numbers",
+        ),
+        (lambda settings: settings.update(centers=0.5), "centers is 0.5; expected for each member a list of numbers"),
+        (
+            lambda settings: settings.update(members=["../up"]),
+            "members is .*; expected a list of folders beside the file",
+        ),
+        (lambda settings: settings.update(members=[], network=3), "network is 3; .*members is "),
+        (lambda settings: settings.update(annotators=[{}]), "annotators is .*; expected a list of names"),
+        (lambda settings: settings.update(objectives=["a"]), "objectives is .*; expected a weight for each objective"),
     ],
 )
 def test_a_broken_settings_file_is_one_line(tmp_path, change, line):
@@ -117,9 +131,10 @@ def test_a_broken_settings_file_is_one_line(tmp_path, change, line):
     (tmp_path / FILE).write_text(json.dumps(settings))
     with pytest.raises(UserError, match=line):
         RewardModel.from_pretrained(tmp_path)
-    (tmp_path / FILE).write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        RewardModel.from_pretrained(tmp_path)
+    for damaged in ("{", "[" * 20_000, "[]"):
+        (tmp_path / FILE).write_text(damaged)
+        with pytest.raises(UserError, match="cannot be read"):
+            RewardModel.from_pretrained(tmp_path)
 
 
 def test_preference_is_a_calibrated_probability():
