@@ -250,6 +250,13 @@ def test_counts_must_be_positive(name, value):
         RolloutDataModule(Animals(), **{name: value})
 
 
+def test_batches_that_no_machine_can_hold_are_refused():
+    with pytest.raises(
+        UserError, match=r"data\.init_args\.rollout_batch_size must be at most 10,000,000, got 100000000000"
+    ):
+        RolloutDataModule(Animals(), rollout_batch_size=10**11)
+
+
 @pytest.mark.parametrize("split", ["TRAIN", "HELDOUT"])
 def test_task_without_prompts_is_refused(split):
     task = Animals()
