@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rlhf_lightning
-TEST := $(BIN)/python -m pytest -n auto
+TEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: install quickstart prove drills test test-unit test-examples test-slow check format clean help
 .DEFAULT_GOAL := help
@@ -30,13 +30,13 @@ drills: install  ## kill runs and pipelines at random moments, bring about fault
 	$(BIN)/python benchmarks/bad_configs.py
 
 test: install  ## the tests that need minutes, too
-	$(TEST) --dist loadfile
+	$(TEST)
 
 test-unit: install  ## the fast tests
-	$(TEST) --dist loadfile -m "not slow"
+	$(TEST) -m "not slow"
 
 test-examples: install  ## every example that a help text, a configuration or the README shows
-	$(TEST) --dist worksteal -m examples
+	$(TEST) -m examples
 
 test-slow: install  ## known results of control over five seeds
 	$(BIN)/python -m pytest -s -m long
