@@ -55,7 +55,7 @@ class Control(Task):
             self.spaces = _spaces(environment, vector)
             spec = vector.envs[0].spec
             # the package that registers the environment, and the module that its class stands in
-            self._modules = (environment.rpartition(":")[0], type(vector.envs[0].unwrapped).__module__)
+            self._code = (environment.rpartition(":")[0], type(vector.envs[0].unwrapped).__module__)
         finally:
             vector.close()
         if spec is None or spec.max_episode_steps is None:
@@ -67,7 +67,7 @@ class Control(Task):
 
     def reads(self) -> list[ModuleType]:
         """The environment's code."""
-        return [sys.modules[name] for name in self._modules if name in sys.modules]
+        return [sys.modules[name] for name in self._code if name in sys.modules]
 
     def interface(self) -> Spaces:
         """What the networks read and write."""

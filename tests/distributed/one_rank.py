@@ -34,13 +34,13 @@ def second() -> bool:
 
 
 class FailsInThirdCall(CountsB):
-    """Raises on rank 1 in the second iteration: the first call judges the held-out prompts, as does the second."""
+    """Raises on rank 1 in the second iteration: the first calls try the source and judge the held-out prompts."""
 
     calls = 0
 
     def score(self, prompts, responses):
         self.calls += 1
-        if second() and self.calls == 4:
+        if second() and self.calls == 5:
             raise ValueError("the judge hung up")
         return super().score(prompts, responses)
 

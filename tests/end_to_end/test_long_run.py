@@ -14,6 +14,7 @@ from rlhf_lightning.callbacks.checkpoints import Checkpoints
 from rlhf_lightning.callbacks.detectors import WarningsFile, default_detectors, history
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
 from rlhf_lightning.callbacks.samples_file import SamplesFile
+from rlhf_lightning.data import passes
 from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.models.tabular import TabularBackbone
 from rlhf_lightning.tasks.bandit import Bandit
@@ -47,6 +48,7 @@ def open_files():
 
 def test_long_run_holds_on_to_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(history, "REMEMBERED", 30)  # full before the first look
+    monkeypatch.setattr(passes, "_shuffled", passes._shuffled.__wrapped__)  # which remembers at most 32 passes
     task, count = Bandit(), Count()
     module = ppo(task, backbone=TabularBackbone(), eval_every=20)
     data = RolloutDataModule(task, rollout_batch_size=8, max_new_tokens=3, eval_prompts=4)
@@ -54,7 +56,7 @@ def test_long_run_holds_on_to_nothing(tmp_path, monkeypatch):
         *(MetricsFile(), SamplesFile(), WarningsFile(), *default_detectors(), Checkpoints(every=20), count),
         default_root_dir=tmp_path,
         plugins=[AtomicCheckpointIO()],
-        max_epochs=201,
+        max_epochs=202,  # the last iteration evaluates, and is no look
         limit_val_batches=0,
     )
     with run_seed_is(0):
