@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.limits import limited
 from rlhf_lightning.models.language.spelling import (
     marked,
     marked_ids,
@@ -30,6 +31,12 @@ PLAIN_CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
 )
 """For checkpoints without a chat template: the layout of the Anthropic HH data, and EOS behind the last reply."""
+
+MOST_ADDED = 1_000_000
+"""Characters that a chat template may add to any conversation, such as a description of how to call tools."""
+
+MOST_SECONDS, MOST_GIGABYTES = 10.0, 1.0
+"""Of rendering a conversation, which takes milliseconds."""
 
 _PROBE: list[Message] = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "the-reply"}]
 
@@ -159,11 +166,19 @@ def without_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _rendered(turns: list[Message], tokenizer: PreTrainedTokenizerBase, *, answered: bool = False) -> str:
+    """A conversation as the chat template renders it, which may be a stranger's program and is limited."""
     try:
-        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=not answered, tokenize=False))
+        with limited("rendering by the checkpoint's chat template", seconds=MOST_SECONDS, gigabytes=MOST_GIGABYTES):
+            text = str(tokenizer.apply_chat_template(turns, add_generation_prompt=not answered, tokenize=False))
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         what = "conversation" if answered else "prompt"
         raise UserError(f"the chat template cannot render the {what} {turns!r}: {error}") from error
+    given = sum(len(turn["content"]) for turn in turns)
+    if len(text) > MOST_ADDED + 100 * given:
+        raise UserError(
+            f"the chat template makes {len(text):,} characters out of {given:,}; expected a few for each turn"
+        )
+    return text
 
 
 def _conversation_ids(turns: list[Message], tokenizer: PreTrainedTokenizerBase, *, answered: bool = False) -> list[int]:

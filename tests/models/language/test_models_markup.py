@@ -1,5 +1,8 @@
 """Where token ids come from: compared with what tokenizers and transformers produce for the same texts and turns."""
 
+import resource
+import signal
+
 import pytest
 import tiny_markup
 import tiny_models
@@ -7,6 +10,8 @@ import torch
 from tiny_markup import ENDS, FAMILIES
 from transformers import AutoTokenizer, GenerationConfig
 
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language import markup
 from rlhf_lightning.models.language.checkpoints import load_tokenizer
 from rlhf_lightning.models.language.markup import (
     PLAIN_CHAT_TEMPLATE,
@@ -169,3 +174,32 @@ def test_an_answered_conversation_is_what_the_template_renders(family):
     before, reply = answered_ids(TURN, "ok", words)
     assert before + reply == rendered(words, [*TURN, {"role": "assistant", "content": "ok"}])
     assert before == prompt_ids(TURN, words)
+
+
+# -- templates that are no templates --------------------------------------------------------------------------------
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor %}{% endfor %}"
+DOUBLED = (
+    "{% set text = namespace(all='a') %}{% for n in range(40) %}{% set text.all = text.all ~ text.all %}{% endfor %}x"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [
+        (LOOPS, r"chat template takes more than 0\.3 seconds; expected one that ends"),
+        (DOUBLED, r"chat template takes more than 1 GB of memory; expected one that is modest"),
+        ("{{ 'a' * 100000000000 }}", r"chat template takes more than 1 GB of memory"),
+        ("{{ 'a' * 2000000 }}", r"makes 2,000,000 characters out of 9; expected a few for each turn"),
+    ],
+    ids=["loops", "doubled", "multiplied", "long"],
+)
+def test_a_template_that_does_not_end_or_grows_is_one_line(template, line, monkeypatch):
+    monkeypatch.setattr(markup, "MOST_SECONDS", 0.3 if template == LOOPS else 10.0)
+    words = tiny_markup.llama()
+    words.chat_template = template
+    before = signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(UserError, match=line):
+        prompt_ids(TURN, words)
+    assert (signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
