@@ -115,12 +115,15 @@ class ToyModel(LightningModule):
         self.fail_if("interrupt", number)
         self.fail_if("terminate", number)
         self.fail_if("bug", number)
+        self.fail_if("memory", number)
 
     def fail_if(self, when: str, number: int) -> None:
         if self.fail_when != when or self.fail_at != number:
             return
         if when == "bug":
             raise RuntimeError("a bug")
+        if when == "memory":
+            torch.empty(10**15)
         if when == "interrupt":
             raise KeyboardInterrupt
         if when == "terminate":

@@ -164,11 +164,21 @@ def as_user_error(error: BaseException) -> UserError:
     if "Union subtypes" in str(error):  # so jsonargparse calls any error of a constructor
         return UserError(raised_in(innermost))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if type(error).__name__ == "OutOfMemoryError":
-        return UserError(f"{lines[0].split(' If reserved')[0]}; a smaller microbatch_size needs less memory")
+    if is_out_of_memory(error):
+        reason = lines[0].split(" If reserved")[0].rpartition("DefaultCPUAllocator: ")[2]
+        return UserError(f"{reason}; a smaller microbatch_size, or decode_batch_size for rollouts, needs less memory")
     if isinstance(error, ModuleNotFoundError):
         return UserError(f"{lines[0]}; install it, or leave out what needs it")
     return UserError(lines[0])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, has less memory than was asked for; on the CPU torch has no class for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error))
+    )
 
 
 def trainer_error(error: BaseException, trainer: Mapping[str, Any]) -> UserError:

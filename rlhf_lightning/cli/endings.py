@@ -19,7 +19,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rlhf_lightning.callbacks.sigterm import Sigterm
-from rlhf_lightning.cli.checks import as_user_error
+from rlhf_lightning.cli.checks import as_user_error, is_out_of_memory
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, launched_processes, process_rank, translate_restore_errors
 
@@ -69,6 +69,8 @@ class Endings:
         except _ONE_LINE as error:
             self._fail(as_user_error(error), error)
         except Exception as error:
+            if is_out_of_memory(error):
+                self._fail(as_user_error(error), error)
             if type(error).__module__.startswith("wandb."):
                 self._fail(UserError(f"W&B: {error}; WANDB_MODE=offline needs no account"), error)
             if isinstance(error, RuntimeError):

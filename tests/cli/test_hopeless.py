@@ -15,6 +15,14 @@ def _in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def test_memory_that_the_machine_lacks_is_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("TOY_FAIL", "memory:2")
+    assert fit(*toy()) == 2
+    error = capsys.readouterr().err
+    assert "error: can't allocate memory: you tried to allocate 4000000000000000 bytes" in error
+    assert error.rstrip().endswith("a smaller microbatch_size, or decode_batch_size for rollouts, needs less memory")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
