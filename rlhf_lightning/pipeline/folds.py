@@ -44,7 +44,7 @@ def fold_stages(directory: Path, folds: int, configs: Sequence[str], options: Se
 
 
 def _separated(words: Sequence[str]) -> list[str]:
-    """``--KEY=VALUE`` as two words, so that a value that names a file is recognized as one."""
+    """``--KEY=VALUE`` as two words, as the pipeline compares options."""
     parts = [word.split("=", 1) if word.startswith("--") else [word] for word in words]
     for key in (FOLDS, FOLD):
         if any(part[0] == f"--{key}" for part in parts):

@@ -10,6 +10,7 @@ import pytest
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.pipeline import folds
 from rlhf_lightning.pipeline import processes as running
+from rlhf_lightning.records.inputs import Input, digest, write_inputs
 from rlhf_lightning.records.runs import load_run
 
 FOLDS = {0: (0.66, 0.61, 0.71), 1: (0.64, 0.63, 0.72), 2: (0.68, 0.60, 0.70)}
@@ -48,6 +49,7 @@ def fits(monkeypatch):
             if (folder / "DONE").exists():
                 assert "--overwrite" in command, "fit refuses a finished directory"
             (folder / "config.yaml").write_text("model: 1")
+            write_inputs(folder, [Input("data", "pairs.jsonl", digest(Path("pairs.jsonl")))])
             if fold in self.cut:
                 return 143
             accuracy, loss, train = FOLDS[fold]

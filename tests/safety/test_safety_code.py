@@ -163,7 +163,8 @@ def test_combination_of_a_reward_model_gets_its_own_arguments_only(reward, evil)
 
 def test_classifier_network_a_reward_model_is_one_of_ours(reward, evil):
     edit(reward / "reward_model.json", network="evil.Model")
-    assert RewardModel.from_pretrained(reward).members[0].model.config.model_type == "gpt2"
+    with pytest.raises(UserError, match=r"network is 'evil\.Model'; expected classifier or separate"):
+        RewardModel.from_pretrained(reward)
 
 
 def test_checkpoint_names_no_class(evil, capsys):
