@@ -36,7 +36,7 @@ test-unit: install  ## the fast tests
 	$(TEST) -m "not slow"
 
 test-examples: install  ## every example that a help text, a configuration or the README shows
-	$(TEST) -m examples
+	$(TEST) --dist loadfile -m examples
 
 test-slow: install  ## known results of control over five seeds
 	$(BIN)/python -m pytest -s -m long
