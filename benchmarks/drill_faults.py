@@ -86,7 +86,7 @@ def told(run: Run) -> list[str]:
     """What a run said besides its progress."""
     lines = run.said()
     end = next((number for number, line in enumerate(lines) if line.startswith(AT_EXIT)), len(lines))
-    return [line for line in lines[:end] if line.strip() and not PROGRESS.match(line)]
+    return [line for line in lines[:end] if line.strip() and not (PROGRESS.match(line) or line.endswith(" …"))]
 
 
 def said_of(found: list[str]) -> str:
