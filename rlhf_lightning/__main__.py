@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 
 from rlhf_lightning.cli.text_streams import BROKEN_PIPE, check_arguments, output_failure, show_any_character, use_utf8
 from rlhf_lightning.commands import COMMANDS
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, suggestion
 
 RANK_DELAY = 5.0
 """Seconds for which ranks other than 0 keep silent about a mistake."""
@@ -77,8 +76,7 @@ def _dispatch(argv: list[str]) -> int:
     if name.startswith("-"):
         raise UserError(f"the command comes first: {PROGRAM} fit {' '.join(argv[:2])} … (commands: {_NAMES})")
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {_NAMES}"
+        hint = suggestion(name, COMMANDS, otherwise=f"expected one of {_NAMES}", cutoff=0.5)
         raise UserError(f"unknown command {name!r}; {hint}")
     if name in _TRAINER_COMMANDS:
         if rest in (["-h"], ["--help"]):

@@ -1,5 +1,6 @@
 """The exception that ends a command with a single line and exit status 2, and checks that raise it."""
 
+import difflib
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,18 @@ def raised_in(error: BaseException) -> str:
     if isinstance(error, SyntaxError) or not frames:
         return kind
     return f"{kind} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
+def suggestion(wrong: str, known: Iterable[str], *, otherwise: str, most: int = 1, cutoff: float = 0.6) -> str:
+    """``did you mean …?`` for a name that is misspelt.
+
+    Args:
+        otherwise: what to say where no known name is close.
+        most: number of names that are suggested at most.
+        cutoff: how close they must be, from 0 (any) to 1 (the same).
+    """
+    close = difflib.get_close_matches(wrong, list(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
 def raise_all(mistakes: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from datetime import timedelta
 
@@ -10,7 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 
 from rlhf_lightning.callbacks.detectors.detector import Detector
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, suggestion
 from rlhf_lightning.lightning_seams import callbacks_of
 
 
@@ -38,8 +37,7 @@ def check_monitors(callbacks: Collection[Callback], reported: Collection[str]) -
     for callback in callbacks:
         monitor = str(getattr(callback, "monitor", None))
         if monitor not in (*reported, "epoch", "step"):
-            close = difflib.get_close_matches(monitor, reported, n=3, cutoff=0.6)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(sorted(reported))}"
+            hint = suggestion(monitor, reported, otherwise=f"expected one of {', '.join(sorted(reported))}", most=3)
             raise UserError(f"{type(callback).__name__} monitors {monitor}, which this run does not report; {hint}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rlhf_lightning.errors import UserError, raise_all
+from rlhf_lightning.errors import UserError, raise_all, suggestion
 
 MOST_VALUES = 100_000
 """Number of values that a file may hold."""
@@ -40,9 +39,8 @@ def find_config(path: str | Path) -> Path:
         inside = shipped.joinpath(*given.parts[1:])
         if inside.is_file():
             return inside
-    close = difflib.get_close_matches(given.as_posix(), _known_configs(given), n=3, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise UserError(f"--config {path}: no such file{hint}")
+    hint = suggestion(given.as_posix(), _known_configs(given), otherwise="", most=3)
+    raise UserError(f"--config {path}: no such file" + (f"; {hint}" if hint else ""))
 
 
 def _known_configs(near: Path) -> list[str]:
@@ -143,8 +141,7 @@ def _misplaced(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     if "class_path" in content:
         for name in content:
             if name not in _OF_CLASSES:
-                close = difflib.get_close_matches(name, _OF_CLASSES, n=1, cutoff=0.8)
-                expected = f"did you mean {close[0]}?" if close else f"expected it under {prefix}init_args"
+                expected = suggestion(name, _OF_CLASSES, otherwise=f"expected it under {prefix}init_args", cutoff=0.8)
                 yield f"{prefix}{name} stands beside {prefix}class_path; {expected}"
     for name, value in content.items():
         if isinstance(value, Mapping):

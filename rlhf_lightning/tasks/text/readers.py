@@ -6,7 +6,6 @@ of its records, is reported in one line that names the file and the line.
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import json
 import re
@@ -20,7 +19,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, suggestion
 
 if TYPE_CHECKING:
     import datasets
@@ -98,9 +97,8 @@ def _missing_file(path: str) -> UserError:
     if not file.parent.is_dir():
         return UserError(f"{path}: no such file (there is no folder {file.parent})")
     names = sorted(entry.name for entry in file.parent.iterdir())
-    close = difflib.get_close_matches(file.name, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(close)}?" if close else f"; expected {ACCEPTED}"
-    return UserError(f"{path}: no such file{hint}")
+    hint = suggestion(file.name, names, otherwise=f"expected {ACCEPTED}", most=3, cutoff=0.5)
+    return UserError(f"{path}: no such file; {hint}")
 
 
 def _checked_folder(path: str) -> str:
