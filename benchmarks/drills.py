@@ -106,20 +106,24 @@ def kill_lines(whole: Run, count: int, generator: random.Random) -> Iterator[str
 
 
 def killed(name: str, whole: Run, phase: str, generator: random.Random) -> Run:
-    """A run that was killed in time: one that ended before is tried again."""
+    """A run that was killed in time: one that ended before is tried again, with a shorter wait."""
     for attempt in range(20):
         run = Run(f"{name}-{attempt}", whole.config).start()
-        kill(run, whole, phase, generator)
+        kill(run, whole, phase, generator, share=1 / (1 + attempt))
         if run.wait() == -signal.SIGKILL:
             return run
     raise RuntimeError(f"{name}: every run ended before it was killed")
 
 
-def kill(run: Run, whole: Run, phase: str, generator: random.Random) -> None:
-    """SIGKILL at a moment drawn uniformly from a phase of an iteration, as long as that was in the whole run."""
+def kill(run: Run, whole: Run, phase: str, generator: random.Random, share: float = 1.0) -> None:
+    """SIGKILL at a moment drawn uniformly from a phase of an iteration, as long as that was in the whole run.
+
+    Args:
+        share: the moment is in this first part of the phase.
+    """
     iteration = generator.randint(1, ITERATIONS)
     began, duration = moment(whole, phase, iteration)
-    delay = generator.uniform(0, duration)
+    delay = generator.uniform(0, duration * share)
     if began is None:
         time.sleep(delay)
     else:
