@@ -25,7 +25,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Measure:
+class CellReader:
     """A row of the table.
 
     Args:
@@ -45,7 +45,7 @@ class TableSection:
 
     kinds: tuple[str, ...]
     title: str
-    measures: tuple[Measure, ...]
+    measures: tuple[CellReader, ...]
 
 
 def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
@@ -53,10 +53,10 @@ def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
     texts = [found for run in runs if (found := run.find("policy"))]
     text = (
         _evaluated("Gold reward", "", "gold", style.GOLD),
-        Measure("Best gold reward", "", _best_gold),
-        Measure(reward_name(texts) if texts else "Score", "", _reward, "eval/score"),
+        CellReader("Best gold reward", "", _best_gold),
+        CellReader(reward_name(texts) if texts else "Score", "", _reward, "eval/score"),
         _evaluated("KL to the reference", "nats per sequence", "kl_ref_sequence", style.KL),
-        Measure("Win rate against the reference", "at the end, 95 % interval", _win_rate, "eval/win_rate"),
+        CellReader("Win rate against the reference", "at the end, 95 % interval", _win_rate, "eval/win_rate"),
         _logged("Perplexity on demonstrations", "", "eval/perplexity"),
         _evaluated("Reply length", "tokens", "length_mean", style.PLAIN),
     )
@@ -68,7 +68,7 @@ def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
 
 
 def _of_policies(
-    runs: Sequence[Run], title: str, kinds: tuple[str, ...], measures: tuple[Measure, ...]
+    runs: Sequence[Run], title: str, kinds: tuple[str, ...], measures: tuple[CellReader, ...]
 ) -> TableSection:
     """With a row for each evaluated metric that has none yet, except losses: those of two algorithms do not compare."""
     rows = {measure.metric or measure.label: measure for measure in measures}
@@ -77,17 +77,17 @@ def _of_policies(
             if metric.heldout and not metric.own:
                 row = _logged(metric.title, metric.unit, metric.heldout, COLORS[metric.role])
                 rows.setdefault(metric.heldout, row)
-    return TableSection(kinds, title, (*rows.values(), Measure("Learned from", "", _experience)))
+    return TableSection(kinds, title, (*rows.values(), CellReader("Learned from", "", _experience)))
 
 
-def _evaluated(label: str, unit: str, metric: str, color: str) -> Measure:
+def _evaluated(label: str, unit: str, metric: str, color: str) -> CellReader:
     """First and last value in evaluations, or in training where there are none."""
-    return Measure(label, unit, lambda run: _course(measured(run, metric), color), f"eval/{metric}")
+    return CellReader(label, unit, lambda run: _course(measured(run, metric), color), f"eval/{metric}")
 
 
-def _logged(label: str, unit: str, metric: str, color: str = style.HELD_OUT) -> Measure:
+def _logged(label: str, unit: str, metric: str, color: str = style.HELD_OUT) -> CellReader:
     """First and last value of a metric by its whole name."""
-    return Measure(label, unit, lambda run: _course(run.series(metric), color), metric)
+    return CellReader(label, unit, lambda run: _course(run.series(metric), color), metric)
 
 
 def _course(values: pd.Series, color: str) -> Cell | None:
@@ -182,28 +182,28 @@ def _pairs(run: Run) -> Cell | None:
 
 
 _CONTROL = (
-    Measure("Environment", "", lambda run: Cell(run.task) if run.task else None),
+    CellReader("Environment", "", lambda run: Cell(run.task) if run.task else None),
     _logged("Mean return", "of evaluation episodes", "eval/score", style.PROXY),
-    Measure("Best mean return", "of evaluation episodes", _best_return),
+    CellReader("Best mean return", "of evaluation episodes", _best_return),
     _logged("Return in training", "with sampled actions", "objective/score", style.TRAIN),
     _evaluated("Episode length", "steps", "length_mean", style.PLAIN),
-    Measure("Rejected steps", "of the line search", _rejections),
+    CellReader("Rejected steps", "of the line search", _rejections),
 )
 _OTHERS = (
     TableSection(
         ("reward",),
         "Reward model",
         (
-            Measure("Held-out accuracy", "", _accuracy),
+            CellReader("Held-out accuracy", "", _accuracy),
             _logged("Held-out loss", "nats per pair", "eval/loss"),
             _logged("Correlation with gold", "", "eval/correlation_gold"),
             _logged("Over-fitting", "accuracy in training − held out", "eval/accuracy_gap"),
-            Measure("Calibration error", "", _calibration),
-            Measure("Biases", "change of score, standard deviations", _bias),
-            Measure("Agreement of members", "share of pairs, each two", _agreement),
+            CellReader("Calibration error", "", _calibration),
+            CellReader("Biases", "change of score, standard deviations", _bias),
+            CellReader("Agreement of members", "share of pairs, each two", _agreement),
         ),
     ),
-    TableSection(("pairs",), "Preference pairs", (Measure("Pairs", "", _pairs),)),
+    TableSection(("pairs",), "Preference pairs", (CellReader("Pairs", "", _pairs),)),
     TableSection(
         ("sft",),
         "Supervised fine-tuning",
