@@ -32,7 +32,9 @@ UNITS = {
 }
 """What an equal budget may be counted in, and how runs call it."""
 
-_TOP = ["title", "question", "source", "config", "tasks", "pipeline", "arms", "groups", "baseline", "seeds", "metric", "measures", "equal", "margin", "claims", "tune", "budgets"]
+_WORDS = ("title", "question", "source")
+_RUNS = ("config", "tasks", "pipeline", "arms", "groups", "baseline", "seeds", "equal", "tune", "budgets")
+_JUDGEMENT = ("metric", "measures", "margin", "claims")
 DEFAULT_SEEDS = 10
 
 
@@ -196,7 +198,7 @@ def read_experiment(path: str | Path) -> Experiment:
     """
     file = find_config(path)
     content = read_config(file)
-    check_keys(content, _TOP, str(path), required=("title", "arms", "metric"))
+    check_keys(content, (*_WORDS, *_RUNS, *_JUDGEMENT), str(path), required=("title", "arms", "metric"))
     arms = _arms(content["arms"], f"{path}: arms")
     groups = _groups(content.get("groups") or {}, arms, f"{path}: groups")
     primary = read_primary(content["metric"], f"{path}: metric", name=PRIMARY)
