@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rlhf_lightning.errors import UserError, suggestion
-from rlhf_lightning.experiment.claims import Claim, read_claims
+from rlhf_lightning.experiment.claims.base import ArmClaim
+from rlhf_lightning.experiment.claims.reading import read_claims
 from rlhf_lightning.experiment.measures import Measure, read_measures, read_primary
 from rlhf_lightning.pipeline.stages import dotted
 from rlhf_lightning.records.config_files import find_config, read_config
@@ -136,7 +137,7 @@ class Experiment:
     measures: dict[str, Measure]
     equal: str | None
     margin: float | None
-    claims: list[Claim]
+    claims: list[ArmClaim]
     tuning: Tuning | None
     budgets: dict[str, Budget]
 

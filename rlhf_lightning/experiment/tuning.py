@@ -18,6 +18,8 @@ import pandas as pd
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.plan import Plan, PlannedRun
 from rlhf_lightning.experiment.spec import Budget, Experiment, Tuning, with_seeds
+from rlhf_lightning.pipeline.stages import dotted
+from rlhf_lightning.sweep.space import Space
 
 FOLDER = "tuning"
 
@@ -56,7 +58,7 @@ def trials(
     found = []
     for arm in plan.arms:
         if arm.name in tuning.spaces:
-            drawn = tuning.spaces[arm.name].draw(count_of(tuning, budget) - 1, seed=SEED)
+            drawn = random_settings(tuning.spaces[arm.name], count_of(tuning, budget) - 1)
             for number, settings in enumerate([{}, *drawn]):
                 runs = [
                     PlannedRun(
@@ -67,6 +69,15 @@ def trials(
                 ]
                 found.append(Trial(arm.name, number, settings, runs))
     return found
+
+
+def random_settings(space: Space, count: int) -> list[dict[str, Any]]:
+    """Settings by dotted key, drawn at random; always the same ones."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
+    return [dict(dotted(space.suggest(study.ask()))) for _ in range(count)]
 
 
 def count_of(tuning: Tuning, budget: Budget) -> int:
