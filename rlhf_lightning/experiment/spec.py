@@ -191,8 +191,11 @@ def overlaid(*layers: Mapping[str, Mapping[str, Any]]) -> Sections:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_experiment(path: str | Path) -> Experiment:
+def read_experiment(path: str | Path, *, name: str | None = None) -> Experiment:
     """Read and check a declaration.
+
+    Args:
+        name: that of the file, if not given.
 
     Raises:
         UserError: see each part; the message names the place.
@@ -218,7 +221,7 @@ def read_experiment(path: str | Path) -> Experiment:
     if equal is not None and equal not in UNITS:
         raise UserError(f"{path}: equal {equal!r}; {suggestion(str(equal), UNITS, otherwise=_one_of(UNITS))}")
     return Experiment(
-        name=file.stem,
+        name=name or file.stem,
         content=content,
         title=str(content["title"]),
         question=str(content.get("question", "")),
