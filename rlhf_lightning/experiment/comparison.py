@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rlhf_lightning.errors import UserError, suggestion
+from rlhf_lightning.experiment.budgets import check_equal_budgets
 from rlhf_lightning.experiment.collect import FINISHED, MISSING, runs_table
 from rlhf_lightning.experiment.declaration import add_seeds, declare, place_of, read_declaration
 from rlhf_lightning.experiment.plan import Plan, PlannedRun
@@ -70,13 +71,16 @@ class Comparison:
         chosen += [next(fresh) for _ in range(more_seeds)]
         if both := sorted(taken & {*chosen}):
             raise UserError(f"seeds {both} are those of the tuning; expected others")
-        return cls(
+        comparison = cls(
             experiment,
             with_seeds(budget, chosen),
             place_of(runs_dir, experiment, budget, only_runs=True),
             results,
             list(arms or experiment.arms),
         )
+        if experiment.tuning is None:
+            check_equal_budgets(experiment, comparison.planned_runs())
+        return comparison
 
     def declare(self) -> None:
         """Write down what is declared, before anything runs."""

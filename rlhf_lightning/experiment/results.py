@@ -25,7 +25,8 @@ from rlhf_lightning.experiment.claims.together import why_impossible
 from rlhf_lightning.experiment.collect import FINISHED, MISSING, scores
 from rlhf_lightning.experiment.declaration import SPEC, Declaration, read_declaration
 from rlhf_lightning.experiment.measures import Measure
-from rlhf_lightning.experiment.spec import PRIMARY, Experiment, read_experiment
+from rlhf_lightning.experiment.spec import PRIMARY, Experiment
+from rlhf_lightning.experiment.spec_file import read_experiment
 from rlhf_lightning.experiment.statistics.arms import describe, mean_estimate
 from rlhf_lightning.experiment.statistics.scores import MeasureScale
 

@@ -8,8 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from rlhf_lightning.experiment.claims.compared import compared
+from rlhf_lightning.experiment.claims.judging import Judged
 from rlhf_lightning.experiment.results import ComparisonResult, settings_in_words
 from rlhf_lightning.experiment.spec import PRIMARY
+from rlhf_lightning.experiment.statistics.arms import describe
+from rlhf_lightning.experiment.statistics.scores import MeasureScale
 from rlhf_lightning.plots.kit.style import number
 
 
@@ -39,6 +43,13 @@ def arms_rows(result: ComparisonResult) -> pd.DataFrame:
 
 def claims_rows(result: ComparisonResult) -> pd.DataFrame:
     """The claims as they are shown."""
+    rows = judged_rows(result.judged)
+    missing = [[title, "–", "–", "not judged: its arms have not run", "–", "0", ""] for title in result.not_judged]
+    return pd.concat([rows, pd.DataFrame(missing, columns=rows.columns)], ignore_index=True)
+
+
+def judged_rows(judged: Sequence[Judged]) -> pd.DataFrame:
+    """Verdicts as they are shown."""
     columns = ["claim", "published", "ours (95 % interval)", "verdict", "p", "seeds", "notes"]
     rows = [
         [
@@ -50,10 +61,29 @@ def claims_rows(result: ComparisonResult) -> pd.DataFrame:
             str(len(one.seeds)),
             "; ".join(one.notes),
         ]
-        for one in result.judged
+        for one in judged
     ]
-    rows += [[title, "–", "–", "not judged: its arms have not run", "–", "0", ""] for title in result.not_judged]
     return pd.DataFrame(rows, columns=columns)
+
+
+def described_rows(table: pd.DataFrame, scale: MeasureScale) -> pd.DataFrame:
+    """The arms of a table of scores as they are shown."""
+    described = describe(table, scale)
+    shown = pd.DataFrame({"arm": described["arm"], "seeds": described["seeds"], "failed": described["failed"]})
+    shown[scale.name] = [_with_interval(row.mean, row.low, row.high) for row in described.itertuples()]
+    shown["SD over seeds"] = [number(value) for value in described["sd"]]
+    if "iqm" in described:
+        rows = described.itertuples()
+        shown["interquartile mean"] = [_with_interval(row.iqm, row.iqm_low, row.iqm_high) for row in rows]
+    shown["notes"] = described["notes"]
+    return shown
+
+
+def compared_rows(
+    table: pd.DataFrame, scale: MeasureScale, *, baseline: str | None, margin: float | None
+) -> pd.DataFrame:
+    """Every arm of a table of scores against a baseline, or against every other, as they are shown."""
+    return judged_rows(compared(table, scale, baseline=baseline, margin=margin))
 
 
 def _with_interval(mean: float, low: float, high: float) -> str:

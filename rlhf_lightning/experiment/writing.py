@@ -66,7 +66,7 @@ def warnings(result: ComparisonResult) -> list[str]:
         found.append(f"**Not complete:** {finished_share(result.runs)}.")
     if difference := unequal(result.experiment, result.runs):
         found.append(f"**Unequal budgets:** {difference} (medians).")
-    if len(commits := {commit for commit in result.runs["commit"] if commit}) > 1:
+    if len(commits := {commit.removesuffix("-dirty") for commit in result.runs["commit"] if commit}) > 1:
         found.append(f"**Several versions of the code:** {', '.join(sorted(commit[:12] for commit in commits))}.")
     found += [f"**Too few seeds:** {sentence}." for sentence in result.impossible]
     return found
