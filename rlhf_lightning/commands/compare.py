@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rich.box
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from rlhf_lightning.experiment.comparison import Comparison
     from rlhf_lightning.experiment.statistics.scores import MeasureScale
+    from rlhf_lightning.pipeline.schedule import Launcher
 
 EXAMPLE = "compare experiments/cartpole_optimizers.yaml --budget smoke --jobs 2"
 _DETAILS = """
@@ -51,7 +53,8 @@ def main(argv: list[str]) -> int:
         return 0
     complete = True
     if not arguments.collect:
-        complete = _run(comparison, console, jobs=arguments.jobs, retry=arguments.retry)
+        launcher = _launcher(arguments, comparison)
+        complete = _run(comparison, launcher, console, jobs=_jobs(arguments), retry=arguments.retry)
     _judge(comparison, console)
     return 0 if complete else 1
 
@@ -115,15 +118,45 @@ def table_and_scale(path: str, metric: str | None, *, higher_is_better: bool) ->
     return table, MeasureScale(metric or measures[0], higher_is_better=higher_is_better)
 
 
-def _run(comparison: Comparison, console: Console, *, jobs: int, retry: bool) -> bool:
+def _jobs(arguments: argparse.Namespace) -> int:
+    """How many stages run at a time: one on this machine if nothing is said, as many as there are on a cluster."""
+    return arguments.jobs or (1 if arguments.launcher == "local" else 10_000)
+
+
+def _launcher(arguments: argparse.Namespace, comparison: Comparison) -> Launcher:
+    from rlhf_lightning.experiment.engine import local_launcher, log_of
+
+    if arguments.launcher == "local":
+        return local_launcher(_jobs(arguments))
+    from rlhf_lightning.pipeline.slurm import SubmititLauncher
+
+    return SubmititLauncher(comparison.runs / "jobs", arguments.launcher, _pairs(arguments.slurm), log_of)
+
+
+def _pairs(words: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` as a mapping.
+
+    Raises:
+        UserError: a word is none.
+    """
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"--slurm {word}: expected KEY=VALUE, such as timeout_min=240 or slurm_partition=gpu")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def _run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: int, retry: bool) -> bool:
     """Run what is not done yet; returns whether everything has finished."""
     from rlhf_lightning.experiment.claims.together import why_impossible
-    from rlhf_lightning.experiment.engine import local_launcher, run
+    from rlhf_lightning.experiment.engine import run
 
     for sentence in why_impossible(comparison.experiment.claims, len(comparison.budget.seeds)):
         console.print(f"too few seeds: {sentence}", markup=False)
     with _sigterm_interrupts():
-        return run(comparison, local_launcher(jobs), console, jobs=jobs, retry=retry)
+        return run(comparison, launcher, console, jobs=jobs, retry=retry)
 
 
 def _judge(comparison: Comparison, console: Console) -> None:
@@ -174,7 +207,13 @@ def _parser() -> LineParser:
     parser.add_argument("--seeds", type=positive, metavar="N", help="seeds 1 to N instead of those of the budget")
     parser.add_argument("--more-seeds", type=positive, default=0, metavar="N", help="N seeds beside those so far")
     parser.add_argument("--arms", metavar="A,B", help="run only these (default: all)")
-    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time (default %(default)s)")
+    parser.add_argument("--jobs", type=positive, help="runs at a time (default: 1, and no limit under SLURM)")
+    parser.add_argument(
+        "--launcher", choices=("local", "slurm"), default="local", help="where runs go (default: local)"
+    )
+    parser.add_argument(
+        "--slurm", action="append", default=[], metavar="KEY=VALUE", help="of submitit's jobs, such as timeout_min=240"
+    )
     parser.add_argument("--retry", action="store_true", help="try runs again that have failed")
     parser.add_argument("--print-commands", action="store_true", help="show what is left to run, and run nothing")
     parser.add_argument("--collect", action="store_true", help="run nothing, and judge what has been run")
