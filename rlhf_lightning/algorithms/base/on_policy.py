@@ -147,6 +147,7 @@ class OnPolicy(Module, Generic[BatchT]):
         with self.local_backward():
             updated = self.update(prepared)
         updated |= {**self.gradient_norms(), "timing/update_seconds": time.perf_counter() - started, "lr": self.lr}
+        updated |= self.weight_changes(besides=self.frozen)
         # 4. Control: adapt the coefficient of the KL to the reference.
         if prepared.kl is not None and self.policy_learns:
             self.reference.kl.update(prepared.kl)
@@ -426,6 +427,10 @@ class OnPolicy(Module, Generic[BatchT]):
         """Policy and critic."""
         return {"policy": self.policy, **self.critic.networks()}
 
+    def learners(self) -> dict[str, nn.Module]:
+        """Policy and critic, whatever moves them."""
+        return {"policy": self.policy, **self.critic.networks()}
+
     def learning_rates(self) -> dict[str, float]:
         """The critic's own, where it has one."""
         return self.critic.learning_rates()
@@ -437,6 +442,7 @@ class OnPolicy(Module, Generic[BatchT]):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counters, the KL controller, and of the reference its path and hash."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["algorithm"], checkpoint["layout"] = type(self).__name__, CHECKPOINT_LAYOUT
         checkpoint["iteration"] = self.iterations_done
         checkpoint |= {name: getattr(self, name) for name in self.counters}
