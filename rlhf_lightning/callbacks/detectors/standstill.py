@@ -15,11 +15,14 @@ from rlhf_lightning.errors import UserError
 CHANGE, GRADIENT = "/weight_change", "/grad_norm"
 """Ends of the names of metrics, behind the name of a network."""
 
+UNCHANGED = 1e-9
+"""Of the norm at the start: float32 cannot resolve so little, except in entries that are 0."""
+
 LR, STEPS, STEP_SIZE = "lr", "policy/steps", "trust_region/step_size"
 
 
 class Standstill(Detector):
-    """Warns when the weights of a network have not changed in many steps, to the bit, and says why where that is known.
+    """Warns when the weights of a network have not changed in many steps, and says why where that is known.
 
     Args:
         steps: of the optimizer; an iteration of a policy optimizer counts as those that it reports, one at least.
@@ -56,10 +59,11 @@ class Standstill(Detector):
 
     def _standing_since(self, changes: Series) -> int | None:
         """The row since which the weights have stood still for long enough; None where they have not."""
-        same = next(
-            (n for n, value in enumerate(reversed(changes.values)) if value != changes.values[-1]), len(changes)
-        )
-        since = changes.at[-min(same, len(changes.at))]
+        since, now = changes.at[-1], changes.values[-1]
+        for at, value in zip(reversed(changes.at), reversed(changes.values), strict=True):
+            if abs(value - now) > UNCHANGED:
+                break
+            since = at
         steps = self.history[STEPS]
         taken = sum(self._after(steps, since)) if len(steps) else changes.at[-1] - since
         return since if taken >= self.steps else None
