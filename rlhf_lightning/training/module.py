@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlhf_lightning.callbacks.listener import Listener, resumed
+from rlhf_lightning.callbacks.listener import Listener, UpdateWatcher, resumed
 from rlhf_lightning.callbacks.run_files import RunFiles
 from rlhf_lightning.callbacks.sigterm import Sigterm
 from rlhf_lightning.callbacks.tracking import tell_loggers
@@ -132,7 +132,9 @@ class Module(Constructed, LightningModule):
     def describe(self) -> Description:
         """The content of ``run.json``."""
         moved = [change_metric(name, shown=number == 0) for number, name in enumerate(self._weights)]
-        return Description(self.kind, type(self).__name__, self.experience(), (*self.metrics(), *moved))
+        watchers = callbacks_of(self.trainer) if has_trainer(self) else ()
+        watched = [metric for one in watchers if isinstance(one, UpdateWatcher) for metric in one.metrics()]
+        return Description(self.kind, type(self).__name__, self.experience(), (*self.metrics(), *moved, *watched))
 
     # -- the trainer -------------------------------------------------------------------------------------------
 
