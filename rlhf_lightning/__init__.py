@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _HOME = {
+    "algorithms.base.diagnostics": "GradientDiagnostics KLDiagnostics",
     "algorithms.parts.baselines": "BatchMean MovingAverage NoBaseline ValueBaseline",
     "algorithms.parts.critic": "CriticOptions",
     "algorithms.parts.fisher": "FisherOptions",

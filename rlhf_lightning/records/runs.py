@@ -185,16 +185,16 @@ def _runs_in(directory: Path, label: str, most: int = 12) -> str:
 
 def _read_metrics(path: Path, *, done: bool) -> pd.DataFrame:
     """The table of metrics; a last line that an interruption cut off is left out."""
-    if not path.exists() or path.stat().st_size == 0:
+    text = _read_text(path) if path.exists() else ""
+    if not done:
+        text = text[: text.rfind("\n") + 1]  # half a number is a number, too
+    if not text:
         return pd.DataFrame({"iteration": pd.Series(dtype=float)})
-    text = _read_text(path)
     reader = csv.reader(text.splitlines())
     header = next(reader)
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise UserError(f"{path}, line 1: column {twice!r} appears twice")
-    cut_off = not done and not text.endswith("\n")
-    last = text.count("\n") + 1
     rows = []
     for cells in reader:
         if not cells:
@@ -202,8 +202,6 @@ def _read_metrics(path: Path, *, done: bool) -> pd.DataFrame:
         try:
             rows.append(_numbers(header, cells))
         except ValueError as error:
-            if cut_off and reader.line_num == last:
-                break
             raise UserError(f"{path}, line {reader.line_num}: {error}") from None
     table = pd.DataFrame(rows, columns=header, dtype=float)
     table = table.groupby(header[0], as_index=False).last()

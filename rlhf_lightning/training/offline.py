@@ -125,6 +125,7 @@ class Offline(Module, Generic[Example]):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what has been counted."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["shortened"] = self.counts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -150,7 +151,8 @@ class Offline(Module, Generic[Example]):
             self.trainer.should_stop = True  # Lightning then validates, wherever the last step falls
         norms = self.gradient_norms()
         if self.global_step % self.log_every == 0 or self.global_step == 1:
-            row = {"step": self.global_step, **self.training_row(means), **norms, "lr": lr}
+            moved = {**norms, **self.weight_changes(), "lr": lr}
+            row = {"step": self.global_step, **self.training_row(means), **moved}
             self.publish(row | {name: count for name, count in self.counts.items() if count})
 
     def gradients(self) -> dict[str, float]:
