@@ -35,6 +35,7 @@ class Stream(IntEnum):
     GENERATE = 6
     EPISODE = 7
     FISHER = 8
+    JUDGED = 9
 
 
 FURTHER = 1 << 32
