@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_lightning.cli.arguments import LineParser, load_policy, load_reward, positive, track, writable
 from rlhf_lightning.commands import COMMANDS
+from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,9 @@ def main(argv: list[str]) -> None:
     from rlhf_lightning.plots.figures.best_of_n import best_of_n_gains
     from rlhf_lightning.records.files import write_atomically
 
+    target = Path(arguments.out).expanduser()
+    if target.suffix in (".png", ".svg"):
+        raise UserError(f"--out {arguments.out} is where the figure goes; expected a CSV file")
     prompts = heldout_prompts(task, arguments.prompts, by="bestof")
     sources = {"proxy": load_reward(arguments.reward, task, batch_size=arguments.batch_size)}
     if arguments.reward == "gold":
@@ -49,7 +53,6 @@ def main(argv: list[str]) -> None:
         for name, source in sources.items()
     }
     table = best_of_n_table(next(iter(rewards.values())), rewards)
-    target = Path(arguments.out).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, table.to_csv(index=False))
     figures = save(best_of_n_gains(table, name=arguments.policy), target.with_suffix(""))
