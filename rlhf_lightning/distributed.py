@@ -36,6 +36,7 @@ class Stream(IntEnum):
     EPISODE = 7
     FISHER = 8
     WEIGHTS = 9
+    JUDGED = 10
 
 
 FURTHER = 1 << 32

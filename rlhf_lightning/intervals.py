@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
 
 
-def wilson_interval(wins: float, count: int, *, z: float = NormalDist().inv_cdf(0.975)) -> tuple[float, float]:
+def wilson_interval(wins: float, count: float, *, z: float = NormalDist().inv_cdf(0.975)) -> tuple[float, float]:
     """Confidence interval of a share that is estimated by ``wins`` out of ``count`` (Wilson 1927).
 
     Args:
@@ -18,6 +18,31 @@ def wilson_interval(wins: float, count: int, *, z: float = NormalDist().inv_cdf(
     middle = (share + spread / 2) / (1 + spread)
     half = (share * (1 - share) * spread + spread * spread / 4) ** 0.5 / (1 + spread)
     return middle - half, middle + half
+
+
+def clustered_wilson_interval(
+    clusters: Sequence[Sequence[float]], *, z: float = NormalDist().inv_cdf(0.975)
+) -> tuple[float, float]:
+    """`wilson_interval` of a share whose observations come in clusters, such as several responses to each prompt.
+
+    Observations of one cluster resemble each other and count for less: their number is replaced by that of independent
+    ones which would determine the share as precisely (the effective sample size of Korn & Graubard 1998, "Confidence
+    Intervals for Proportions with Small Expected Number of Positive Counts Estimated from Survey Data"). With one
+    observation in each cluster it is Wilson's interval.
+
+    Args:
+        clusters: observations from 0 to 1, one or more in each.
+        z: quantile of the normal distribution, by default for 95 %.
+    """
+    total, count = sum(map(sum, clusters)), sum(map(len, clusters))
+    share, effective = total / count, float(len(clusters))
+    if count > len(clusters) > 1:
+        # The variance of a ratio of two sums over clusters, by linearization.
+        squares = sum((sum(cluster) - share * len(cluster)) ** 2 for cluster in clusters)
+        variance = len(clusters) / (len(clusters) - 1) * squares / count**2
+        if variance > 0:
+            effective = min(share * (1 - share) / variance, count)
+    return wilson_interval(share * effective, effective, z=z)
 
 
 def student_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:

@@ -11,6 +11,8 @@ COMMANDS = {
     "report": "write figures and a summary of finished or running runs",
     "generate": "answer prompts with a trained policy",
     "score": "score responses with a trained reward model or with a task's gold reward",
+    "bestof": "measure what best-of-n sampling makes of a policy, by the reward that selects and by gold",
+    "winrate": "let two policies answer the same held-out prompts, and say which wins how often",
     "prove": "compare each optimizer's expected gradient with the exact one of a tiny task",
     "new": "write an optimizer, loss, reward, task or callback of your own: one file to start from",
 }
