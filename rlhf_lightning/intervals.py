@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from statistics import NormalDist, fmean, stdev
 
 
@@ -24,7 +25,12 @@ def student_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[f
     """Mean of independent measurements, and half the width of Student's confidence interval; NaN for a single value."""
     if len(values) < 2:
         return fmean(values), math.nan
+    return fmean(values), student_quantile(len(values), level=level) * stdev(values) / math.sqrt(len(values))
+
+
+@cache
+def student_quantile(count: int, *, level: float = 0.95) -> float:
+    """Half the width of Student's confidence interval of a mean of ``count`` values, in standard errors."""
     from scipy.stats import t  # here, since the import takes a second
 
-    quantile = float(t.ppf((1 + level) / 2, len(values) - 1))
-    return fmean(values), quantile * stdev(values) / math.sqrt(len(values))
+    return float(t.ppf((1 + level) / 2, count - 1))
