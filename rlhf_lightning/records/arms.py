@@ -33,6 +33,11 @@ class Arm:
         """The runs' seeds in their order; None where a run has none."""
         return tuple(seed_of(run) for run in self.runs)
 
+    @property
+    def shown(self) -> Run:
+        """The run to be shown where only one can be: the first that finished, or else the first."""
+        return next((run for run in self.runs if run.done), self.runs[0])
+
 
 def seed_of(run: Run) -> int | None:
     """The seed that a run, or the policy's stage of a pipeline, was started with; None where there is none."""

@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlhf_lightning.intervals import student_interval
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.bands import Curve, draw_band, extents, mean_and_half
+from rlhf_lightning.plots.kit.bands import Curve, draw_band, extents
 from rlhf_lightning.plots.kit.labels import NAME, Label, end_labels, heading, shortened, size_of, text_width
-from rlhf_lightning.plots.kit.style import GOLD, PROXY, TRAIN, span
+from rlhf_lightning.plots.kit.style import GOLD, PROXY, TRAIN, plus_minus, span
 from rlhf_lightning.plots.measures import Entry, measured
 from rlhf_lightning.plots.quantities import reward_name
 from rlhf_lightning.records.runs import Run
@@ -144,7 +145,7 @@ def _draw_curves(axes: Axes, chart: Chart, more: Sequence[pd.Series]) -> None:
 def _values(curve: Curve) -> str:
     """First and last value of one seed, or the mean of the last values of several."""
     if curve.several:
-        return f"{mean_and_half(curve.lasts)}, n = {len(curve.seeds)}"
+        return f"{plus_minus(*student_interval(curve.lasts))}, n = {len(curve.seeds)}"
     return span(float(curve.mean.iloc[0]), float(curve.mean.iloc[-1]))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from rlhf_lightning.intervals import student_interval, student_quantile
+from rlhf_lightning.intervals import student_quantile
 from rlhf_lightning.plots.kit import panels
-from rlhf_lightning.plots.kit.style import PAPER, number
+from rlhf_lightning.plots.kit.style import PAPER
 
 BAND, THIN = "Line: mean over seeds; band: its 95 % interval (Student)", "thin: every seed"
 """What the parts of an arm's curve are, to be put into a figure's note."""
@@ -89,12 +89,6 @@ def curve(seeds: Sequence[pd.Series], *, least: int) -> Curve:
     mean, deviation = table.mean(axis=1), table.std(axis=1, ddof=1)
     half = (count.map(student_quantile) * deviation / np.sqrt(count))[count >= _FEWEST]
     return Curve(tuple(seeds), mean, mean[half.index] - half, mean[half.index] + half)
-
-
-def mean_and_half(values: Sequence[float]) -> str:
-    """A mean and half the width of its 95 % interval: ``0.84 ± 0.03``; one value alone as it is."""
-    mean, half = student_interval(values)
-    return number(mean) if len(values) < 2 else f"{number(mean)} ± {number(half)}"
 
 
 def draw_band(axes: Axes, curve: Curve, color: str, *, marker: str = "", faint: float = 0.4) -> None:
