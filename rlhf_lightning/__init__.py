@@ -42,6 +42,7 @@ _HOME = {
     "models.reward.combination": "MeanScore UncertaintyWeighted WorstCase",
     "models.reward.reward_model": "RewardModel",
     "models.tabular": "TabularBackbone",
+    "records.many_runs": "load_runs",
     "records.runs": "load_run",
     "reward_modeling.losses": "AllPairs BradleyTerry PlackettLuce Regression",
     "reward_modeling.module": "RewardModeling",

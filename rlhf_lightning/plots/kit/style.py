@@ -112,6 +112,21 @@ def span(first: float, last: float) -> str:
     return f"{fixed(first, places)} → {fixed(last, places)}"
 
 
+def plus_minus(mean: float, half: float, *, sign: bool = False) -> str:
+    """A mean and half the width of its interval, to two digits of the latter: ``0.810 ± 0.065``, ``487 ± 13``.
+
+    Args:
+        half: NaN where there is none; then the mean stands alone.
+        sign: whether the mean is a change, and has a sign.
+    """
+    if not math.isfinite(half) or half <= 0:
+        return signed(mean) if sign else number(mean)
+    places = min(max(1 - math.floor(math.log10(half)), 0), 6)
+    text = fixed(mean, places)
+    plus = "+" if sign and mean > 0 and float(text) > 0 else ""
+    return f"{plus}{text} ± {fixed(half, places)}"
+
+
 def signed(value: float) -> str:
     """A change: ``+0.34``, ``−0.05``, ``0.00``."""
     text = fixed(value)
