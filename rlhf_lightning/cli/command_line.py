@@ -130,7 +130,7 @@ class CommandLine(OneConfigCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run, refuse what cannot work, and decide between start and resume, before anything is built."""
         config = self.config[self.command]
-        config.name = checks.default_name(config) if config.name is None else config.name
+        config.name = checks.run_name(config)
         self.directory = Path(config.runs_dir) / check_name(config.name)
         checks.check_config(config, self.command)
         settings = self._resolved(config)
