@@ -31,7 +31,7 @@ from rlhf_lightning.tasks.task import Task
 _NOT_SAVED = ("overwrite", "pipeline", "config")
 """Settings of one command and not of the run."""
 
-_REFUSALS = (ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
+REFUSALS = (ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
 """What classes of Lightning, of libraries and of the user raise for arguments that do not fit."""
 
 
@@ -148,7 +148,7 @@ class CommandLine(OneConfigCLI):
                 self.run.set_aside()
             try:
                 super().instantiate_classes()
-            except (UserError, *_REFUSALS) as error:
+            except (UserError, *REFUSALS) as error:
                 raise_all([str(checks.as_user_error(error)), *self._further_mistakes()])
             if self.run is not None:
                 built = self.config_init[self.command]
@@ -162,7 +162,7 @@ class CommandLine(OneConfigCLI):
             config[self.command].pop(part)
             try:
                 self.parser.instantiate_classes(config)
-            except (UserError, *_REFUSALS) as error:
+            except (UserError, *REFUSALS) as error:
                 yield str(checks.as_user_error(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
