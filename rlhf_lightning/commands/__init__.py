@@ -8,6 +8,7 @@ COMMANDS = {
     "pairs": "sample responses from a policy and have annotators or the gold reward compare them",
     "crossval": "train once for each of k folds of the feedback, and report the mean over the folds",
     "compare": "run a declared comparison of several arms over several seeds, and judge its claims",
+    "sweep": "search for good hyperparameters by a W&B sweep's file, without W&B",
     "report": "write figures and a summary of finished or running runs",
     "generate": "answer prompts with a trained policy",
     "score": "score responses with a trained reward model or with a task's gold reward",

@@ -166,6 +166,17 @@ def load_numbers(path: Path) -> Run:
     )
 
 
+def logged(directory: Path, metric: str) -> list[float]:
+    """The finite values of a metric so far, in the order of a run's counter; empty where there are none.
+
+    Raises:
+        UserError: the table of metrics cannot be read.
+    """
+    table = _read_metrics(directory / "metrics.csv", done=False)
+    values = table[metric] if metric in table.columns else pd.Series(dtype=float)
+    return [float(value) for value in values if np.isfinite(value)]
+
+
 def names(runs: Sequence[Run]) -> list[str]:
     """Names that tell the runs apart: a stage that all share is left out, equal names get the folders above them."""
     found = [run.name for run in runs]

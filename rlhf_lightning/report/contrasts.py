@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rlhf_lightning.intervals import student_interval, welch_interval
 from rlhf_lightning.plots.kit.style import plus_minus
 from rlhf_lightning.records.arms import Arm, seed_of
-from rlhf_lightning.report.cells import Measure, sections
+from rlhf_lightning.report.cells import CellReader, sections
 
 _MOST_FOR_ALL_PAIRS = 4
 
@@ -52,7 +52,7 @@ def contrasts(arms: Sequence[Arm]) -> list[Contrast]:
     return found
 
 
-def _of_task(arms: Sequence[Arm], measures: Sequence[Measure]) -> Iterator[Contrast]:
+def _of_task(arms: Sequence[Arm], measures: Sequence[CellReader]) -> Iterator[Contrast]:
     for measure in measures:
         values = {arm.name: _by_seed(arm, measure) for arm in arms}
         if all(len(its) > 1 for its in values.values()):
@@ -64,7 +64,7 @@ def _of_task(arms: Sequence[Arm], measures: Sequence[Measure]) -> Iterator[Contr
             return
 
 
-def _by_seed(arm: Arm, measure: Measure) -> dict[int | None, float]:
+def _by_seed(arm: Arm, measure: CellReader) -> dict[int | None, float]:
     """The last value of a measure in each run that has one, by the run's seed."""
     if measure.values is None:
         return {}
