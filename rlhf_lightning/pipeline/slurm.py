@@ -67,10 +67,10 @@ class SubmittedStage:
 
         try:
             return self._job.result()
-        except UncompletedJobError:
-            return min(INTERRUPTED)
         except FailedJobError:
             return 1
+        except UncompletedJobError:
+            return min(INTERRUPTED)
 
     def terminate(self) -> None:
         """Leave it be: jobs outlive whoever submitted them, and the same command finds them again."""

@@ -102,7 +102,7 @@ def test_unequal_budgets_are_refused_before_anything_runs(tmp_path):
 
 
 def test_unknown_arm(tmp_path):
-    with pytest.raises(UserError, match="--arms tow: did you mean two?"):
+    with pytest.raises(UserError, match=r"--arms tow: did you mean two\?"):
         opened(tmp_path, experiment(), arms=["tow"])
 
 

@@ -22,7 +22,9 @@ def test_later_layers_replace_what_they_set_and_all_below_it():
 
 
 def test_an_arm_for_each_combination_of_values():
-    arms = {"b{beta}-w{width}": {"for": {"beta": [0, 0.1], "width": [32, 96]}, "policy": {"x": "{beta}", "y": "w{width}"}}}
+    arms = {
+        "b{beta}-w{width}": {"for": {"beta": [0, 0.1], "width": [32, 96]}, "policy": {"x": "{beta}", "y": "w{width}"}}
+    }
     found = experiment(arms=arms, claims=None).arms
     assert list(found) == ["b0-w32", "b0-w96", "b0.1-w32", "b0.1-w96"]
     assert found["b0.1-w32"].pipeline == {"policy": {"x": 0.1, "y": "w32"}}, "a text that is only a name is the value"
@@ -35,7 +37,10 @@ def test_layers_of_budget_task_and_arm():
     quick, (task,) = found.budgets["quick"], found.tasks
     sections = {name: found.sections(arm, quick, task)["policy"] for name, arm in found.arms.items()}
     assert {name: section["trainer.max_epochs"] for name, section in sections.items()} == {"one": 9, "two": 7}
-    assert found.sections(found.arms["one"], quick, task, {"model.init_args.lam": 0.3})["policy"]["model.init_args.lam"] == 0.3
+    assert (
+        found.sections(found.arms["one"], quick, task, {"model.init_args.lam": 0.3})["policy"]["model.init_args.lam"]
+        == 0.3
+    )
 
 
 def test_seeds_are_ten_unless_said():
@@ -75,7 +80,10 @@ MISTAKES = {
     "space of a missing arm": ({"tune": {"trials": 2, "seeds": [9], "space": {"tow": {}}}}, "did you mean two?"),
     "no trials": ({"tune": {"trials": 0, "seeds": [9], "space": SPACE}}, "tune.trials 0; expected a whole number"),
     "seeds twice": ({"seeds": [1, 1]}, "seeds [1, 1]; expected whole numbers, each once"),
-    "arm of a budget": ({"budgets": {"quick": {"arms": {"tow": {}}}}}, "budgets.quick.arms: no arm tow; did you mean two?"),
+    "arm of a budget": (
+        {"budgets": {"quick": {"arms": {"tow": {}}}}},
+        "budgets.quick.arms: no arm tow; did you mean two?",
+    ),
     "name in braces": ({"arms": {"a{x}": {"for": {"y": [1]}}}}, "expected names in braces from y"),
     "scale of a task": ({"tasks": {"a": {"config": "b.yaml", "scale": [1, 1]}}}, "tasks.a.scale is [1, 1]"),
     "published text": ({"arms": {"one": {"published": "high"}}}, "arms.one.published is 'high'; expected a number"),
@@ -92,7 +100,7 @@ def test_mistakes_are_named_in_one_line(mistake):
 
 
 def test_unknown_budget():
-    with pytest.raises(UserError, match="--budget quik: did you mean quick?"):
+    with pytest.raises(UserError, match=r"--budget quik: did you mean quick\?"):
         experiment(budgets={"quick": {}}).budget("quik")
 
 
