@@ -143,8 +143,8 @@ def read_primary(declared: object, place: str, *, name: str = "primary") -> Meas
         UserError: see `read_measure`; or it is one that cannot decide a comparison.
     """
     measure = read_measure(name, declared, place)
-    if reason := measure.reading.unfit_as_primary:
-        raise UserError(f"{place}.read: this cannot decide a comparison: {reason}; expected last or mean_of_last")
+    if reason := measure.reading.unfit_as_primary(measure.metric):
+        raise UserError(f"{place}.read: {reason}, which cannot decide a comparison; expected last or mean_of_last")
     return measure
 
 
