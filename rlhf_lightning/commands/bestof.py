@@ -57,6 +57,7 @@ def main(argv: list[str]) -> None:
     write_atomically(target, table.to_csv(index=False))
     figures = save(best_of_n_gains(table, name=arguments.policy), target.with_suffix(""))
     _print(table, list(rewards))
+    print("".join(_law(table, name) for name in rewards), end="")
     files = ", ".join(map(str, (arguments.out, *figures)))
     print(f"{len(prompts)} different held-out prompts, {arguments.n} responses to each; wrote {files}")
 
@@ -70,6 +71,18 @@ def _print(table: pd.DataFrame, rewards: list[str]) -> None:
             half = (row[f"{name}_gain_high"] - row[f"{name}_gain_low"]) / 2
             cells.append(f"{row[name]:12.4f} ({row[f'{name}_gain']:+.4f} ± {half:.4f})   ")
         print("".join(cells).rstrip())
+
+
+def _law(table: pd.DataFrame, name: str) -> str:
+    """The scaling law that fits the gains of a reward, as a line; empty where they are too few."""
+    from rlhf_lightning.experiment.readings.frontier import fit_scaling_law
+
+    away = table[table["kl"] > 0]
+    distances, gains = away["kl"].to_numpy() ** 0.5, away[f"{name}_gain"].to_numpy()
+    law = fit_scaling_law(distances, gains, form="best_of_n") if len(away) >= 3 else None
+    if law is None:
+        return ""
+    return f"gain of {name} ≈ d (α − β d) with d = √KL: α {law.alpha:.3f}, β {law.beta:.3f}, R² {law.r2:.4f}\n"
 
 
 def _parser() -> LineParser:

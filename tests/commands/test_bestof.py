@@ -2,31 +2,11 @@ import csv
 
 import pytest
 import tiny_models
-import torch
 
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.cli.arguments import LineParser
-from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
-
-TASK = ("--config", "configs/tasks/assistant.yaml")
-
-
-class Words(RewardSource):
-    """Number of different words: whole numbers, so that there are ties."""
-
-    def score(self, prompts, responses):
-        return torch.tensor([len(set(text.split())) for text in responses]).float()
-
-
-class Animals(Task):
-    provides = frozenset({"prompts"})
-
-    def prompts(self, split):
-        return ["the cat", "the dog sees", "a cow", "the cat"]
-
-    def gold(self):
-        return Words()
+from tests.tiny_tasks import Animals
 
 
 class Unknown(Animals):
@@ -74,7 +54,7 @@ def test_table_and_figure_are_written_and_printed(bestof, tmp_path):
     assert sorted(path.name for path in target.parent.iterdir()) == ["out.csv", "out.png", "out.svg"]
     lines = out.splitlines()
     assert lines[0].split()[:2] == ["n", "KL"]
-    assert lines[-1].startswith("3 different held-out prompts, 6 responses to each; wrote ")
+    assert lines[-1].startswith("9 different held-out prompts, 6 responses to each; wrote ")
     assert f"{table[-1]['gold']:.4f} ({table[-1]['gold_gain']:+.4f} ± " in lines[4]
 
 

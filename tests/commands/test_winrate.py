@@ -2,30 +2,12 @@ import json
 
 import pytest
 import tiny_models
-import torch
 
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.cli.arguments import LineParser
 from rlhf_lightning.intervals import wilson_interval
-from rlhf_lightning.rewards.source import RewardSource
 from rlhf_lightning.tasks.task import Task
-
-
-class Words(RewardSource):
-    """Number of different words: whole numbers, so that there are ties."""
-
-    def score(self, prompts, responses):
-        return torch.tensor([len(set(text.split())) for text in responses]).float()
-
-
-class Animals(Task):
-    provides = frozenset({"prompts"})
-
-    def prompts(self, split):
-        return [f"the {one} sees the {other}" for one in ("cat", "dog", "cow") for other in ("red", "blue", "green")]
-
-    def gold(self):
-        return Words()
+from tests.tiny_tasks import Animals
 
 
 @pytest.fixture(scope="module")
