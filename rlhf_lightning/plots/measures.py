@@ -13,15 +13,12 @@ import pandas as pd
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit.dots import Z
-from rlhf_lightning.plots.kit.style import RUNS
+from rlhf_lightning.plots.kit.style import MARKERS, looks
 from rlhf_lightning.records.arms import arms
 from rlhf_lightning.records.runs import Run
 
 Runs: TypeAlias = Run | Sequence[Run] | Mapping[str, Sequence[Run]]
 """What figures of several runs take: runs, those that differ in the seed alone being one arm; or arms by name."""
-
-MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
-"""Markers of arms of several seeds, and the characters that look like them; one fewer than there are colours."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,9 @@ def entries(runs: Runs) -> list[Entry]:
         arms_of = arms([run for run in given if id(run) in trained])
         found = {arm.name: tuple(trained[id(run)] for run in arm.runs) for arm in arms_of}
     marked = any(len(its) > 1 for its in found.values())
-    # Colours and markers start over where there are more arms.
-    looks = zip(itertools.cycle(RUNS), itertools.cycle(MARKERS), strict=False)
     return [
         Entry(its, name, color, marker if marked else "")
-        for (name, its), (color, marker) in zip(found.items(), looks, strict=False)
+        for (name, its), (color, marker) in zip(found.items(), looks(), strict=False)
         if its
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,8 @@ from matplotlib.figure import Figure
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import panels
 from rlhf_lightning.plots.kit.bands import BAND, THIN, curve, draw_band, extents
-from rlhf_lightning.plots.kit.labels import NAME, heading, shortened, text_width
+from rlhf_lightning.plots.kit.key import draw_key, height_of, key_of
+from rlhf_lightning.plots.kit.labels import heading
 from rlhf_lightning.plots.kit.style import styled
 from rlhf_lightning.plots.measures import Entry, Runs, XAxis, by_iteration, experience, of_one_family
 from rlhf_lightning.plots.quantities import COLORS, Quantity, interval, quantities, training
@@ -42,11 +42,12 @@ def dashboard(runs: Runs, *, family: str | None = None) -> Figure:
         raise UserError(f"{', '.join(str(policy.path) for policy in policies)}: no policy metrics")
     columns = min(3, len(shown))
     gap = (0.62, 0.82)
-    key = _key(entries, width=columns * 3.05 + (columns - 1) * gap[0] + 0.6)
-    top = 1.25 + (0.1 + 0.24 * (key[-1].line + 1) if key else 0)
+    names = [("●", entry.name, entry.color) for entry in entries if len(entries) > 1]  # one has its name in the title
+    key = key_of(names, width=columns * 3.05 + (columns - 1) * gap[0] + 0.6)
+    top = 1.25 + (0.1 + height_of(key) if key else 0)
     figure, sheet = panels.sheet(len(shown), columns=columns, size=(3.05, 1.6), top=top, gap=gap)
     grown = heading(figure, _title(entries), _note(entries, shown))
-    _draw_key(figure, key, grown + 0.9)
+    draw_key(figure, key, grown + 0.9)
     x_axes = _x_axes(entries)
     last = max(float(x_axis.count.max()) for x_axis in x_axes.values())
     unit = next(iter(x_axes.values())).unit
@@ -168,37 +169,3 @@ def _draw_arm(
     joined = curve(seeds, least=math.ceil(len(seeds) / 2))
     draw_band(axes, joined, color, faint=0.4 if alone else 0.0)
     return extents([joined])
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A run's name in its colour; ``x`` in inches from the left, lines counted from the top."""
-
-    text: str
-    color: str
-    x: float
-    line: int
-
-
-def _key(entries: Sequence[Entry], *, width: float) -> list[_Name]:
-    """The names set one after the other, on as many lines as they need; a single run has its name in the title."""
-    key: list[_Name] = []
-    x, line = 0.0, 0
-    for entry in entries if len(entries) > 1 else ():
-        shown = shortened(entry.name, width=width - 0.5, size=NAME, weight="bold")
-        needed = 0.17 + text_width(shown, size=NAME, weight="bold")
-        if x > 0 and x + needed > width:
-            x, line = 0.0, line + 1
-        key.append(_Name(shown, entry.color, x, line))
-        x += needed + 0.3
-    return key
-
-
-def _draw_key(figure: Figure, key: Sequence[_Name], below: float) -> None:
-    """Write the names, the first line of them some inches below the figure's upper edge."""
-    width, height = figure.get_size_inches()
-    for name in key:
-        x, y = 0.1 + name.x, (height - below - 0.24 * name.line) / height
-        figure.text(x / width, y, "●", size=9, color=name.color, va="center_baseline")
-        x += 0.17
-        figure.text(x / width, y, name.text, size=NAME, weight="bold", color=name.color, va="center_baseline")
