@@ -15,7 +15,6 @@ from typing_extensions import override
 
 from rlhf_lightning.sweep.space import Space
 
-
 Goal: TypeAlias = Literal["minimize", "maximize"]
 
 
