@@ -55,7 +55,7 @@ class Display:
             if trial.number not in self._told:
                 self._told.add(trial.number)
                 print(
-                    f"trial {trial.number}: {self._outcome(trial)}  {self._values(trial.user_attrs[VALUES])}",
+                    f"trial {trial.number}: {self._outcome(trial)}  {self._values(trial.user_attrs.get(VALUES, {}))}",
                     flush=True,
                 )
         best = best_trial(study)
@@ -69,10 +69,9 @@ class Display:
         return f"{self.search.metric} {number(trial.value)}{given_up if trial.state is TrialState.PRUNED else ''}"
 
     def _values(self, values: Mapping[str, Any]) -> str:
-        return "  ".join(f"{self.names[name]} {_text(one)}" for name, one in self._parameters(values).items())
-
-    def _parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return parameters_of(self.search.space, values)
+        return "  ".join(
+            f"{self.names[name]} {_text(one)}" for name, one in parameters_of(self.search.space, values).items()
+        )
 
 
 def _at_work(one: Running) -> str:
@@ -111,6 +110,4 @@ def _trials(table: pd.DataFrame, search: Search) -> Table:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, float) and not isinstance(value, bool):
-        return number(value)
-    return str(value)
+    return number(value) if isinstance(value, float) else str(value)

@@ -89,9 +89,10 @@ def read_sweep(path: str | Path) -> SweepFile:
     raise_all(mistakes)
     if read["method"] == "grid":
         _check_grid(read["space"], place)
-    return SweepFile(
-        found, Search(read["space"], read["method"], *read["metric"], read["halving"]), read["count"], *read["command"]
-    )
+    metric, goal = read["metric"]
+    search = Search(read["space"], read["method"], metric, goal, read["halving"])
+    words, environment = read["command"]
+    return SweepFile(found, search, read["count"], words, environment)
 
 
 def _check_grid(space: Space, place: str) -> None:

@@ -49,8 +49,21 @@ def trials_table(study: optuna.Study, search: Search) -> pd.DataFrame:
 
 
 def parameters_of(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of each parameter that is searched, by its name, from the values by the keys of a command line."""
-    return {name: _inside(values, space.nested.get(name, (name,))) for name in space.searched}
+    """The value of each parameter that is searched, by its name, from the values by the keys of a command line.
+
+    What has no order is text, a class with its arguments as one would call it.
+    """
+    found = {name: _inside(values, space.nested.get(name, (name,))) for name in space.searched}
+    return {name: value if in_order(space.searched[name].ends()) else _text(value) for name, value in found.items()}
+
+
+def _text(value: Any) -> str:
+    """A value in a few words."""
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return str(value)
+    arguments = ", ".join(f"{name}={_text(one)}" for name, one in (value.get("init_args") or {}).items())
+    name = str(value["class_path"]).rpartition(".")[2]
+    return f"{name}({arguments})" if arguments else name
 
 
 def _inside(values: Any, path: tuple[str, ...]) -> Any:
@@ -100,12 +113,11 @@ def axes_of(space: Space, table: pd.DataFrame) -> list[Axis]:
     axes = []
     titles = short_names(list(space.searched))
     for name, one in space.searched.items():
-        values = [*one.ends(), *table[name].dropna()]
-        ordered = in_order(values)
-        choices = () if ordered else tuple(dict.fromkeys(map(str, one.ends())))
-        axes.append(
-            Axis(name, choices=choices, log=ordered and one.logarithmic and min(values) > 0, title=titles[name])
-        )
+        if in_order(one.ends()):
+            log = one.logarithmic and float(table[name].min()) > 0
+            axes.append(Axis(name, log=log, title=titles[name]))
+        else:
+            axes.append(Axis(name, choices=tuple(map(_text, one.ends())), title=titles[name]))
     return axes
 
 

@@ -56,7 +56,8 @@ class SweepRuns:
 
     def again(self, values: Mapping[str, Any]) -> list[str]:
         """The command that trains with the values of a trial, in a run of its own."""
-        return [*self._fit(values), "--name", f"{self.folder.name}-best"]
+        plain = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+        return [*self._fit(plain), "--name", f"{self.folder.name}-best"]
 
     def declare(self) -> None:
         """Say what the folder's trials are trials of, or check that they are trials of this sweep.
