@@ -162,15 +162,15 @@ def _run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: 
 def _judge(comparison: Comparison, console: Console) -> None:
     """Judge what has been run, and write the results."""
     from rlhf_lightning.experiment.tables import arms_rows, claims_rows
-    from rlhf_lightning.experiment.writing import warnings, write_result
+    from rlhf_lightning.experiment.writing import cautions, write_result
 
     result = comparison.result()
     made = write_result(result, comparison.results)
     for rows in (arms_rows(result), claims_rows(result)):
         if len(rows):
             console.print(_shown(rows))
-    for text in warnings(result):
-        console.print(text.replace("**", ""), markup=False)
+    for text in cautions(result):
+        console.print(f"caution: {text}", markup=False)
     for path in made:
         console.print(f"made {path}", markup=False)
 

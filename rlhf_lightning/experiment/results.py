@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -195,8 +194,3 @@ def settings_in_words(settings: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def in_order(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Names in the order in which they are known."""
-    return [name for name in known if name in names]

@@ -12,7 +12,7 @@ from rlhf_lightning.experiment.claims.reading import read_claims
 from rlhf_lightning.experiment.measures import Measure, read_measures, read_primary
 from rlhf_lightning.experiment.spec import PRIMARY, UNITS, Arm, Budget, Experiment, Source, TaskEntry, Tuning
 from rlhf_lightning.experiment.spec_parts import check_keys, names_in, one_of, sections_in
-from rlhf_lightning.records.config_files import find_config, read_config
+from rlhf_lightning.records.config_files import find_file, read_config
 from rlhf_lightning.records.run_directory import STAGES
 from rlhf_lightning.sweep.space import read_space
 
@@ -31,7 +31,7 @@ def read_experiment(path: str | Path, *, name: str | None = None) -> Experiment:
     Raises:
         UserError: see each part; the message names the place.
     """
-    file = find_config(path)
+    file = find_file(path, "experiments", str(path))
     return experiment_of(read_config(file), name or file.stem, str(path))
 
 

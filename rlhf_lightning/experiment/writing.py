@@ -48,35 +48,43 @@ def claims_page(result: ComparisonResult) -> str:
         parts.append(experiment.question)
     if source.paper:
         parts.append(f"Source: {source.paper}{f', {source.where}' if source.where else ''}. {source.link}".strip())
-    parts += warnings(result)
+    parts += [f"**Caution:** {text}" for text in cautions(result)]
     parts.append(markdown(claims_rows(result)) if experiment.claims else "No claims were declared.")
     parts.append(markdown(arms_rows(result)))
     parts.append(declared_in_words(result.declaration))
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def warnings(result: ComparisonResult) -> list[str]:
+def cautions(result: ComparisonResult) -> list[str]:
     """What stands in the way of believing the verdicts, or will; none if nothing does."""
     found = []
     if result.declaration.later:
         later = result.declaration.later
         keys = ", ".join(later["differs_in"][:6]) + (" …" if len(later["differs_in"]) > 6 else "")
-        found.append(f"**Declared differently since:** see `{later['folder']}`, which differs in {keys}.")
+        found.append(f"declared differently since, see {later['folder']}, which differs in {keys}.")
     if (result.runs["status"] != "finished").any():
-        found.append(f"**Not complete:** {finished_share(result.runs)}.")
+        found.append(f"not complete: {finished_share(result.runs)}.")
     if difference := unequal(result.experiment, result.runs):
-        found.append(f"**Unequal budgets:** {difference} (medians).")
+        found.append(f"unequal budgets: {difference} (medians).")
     if len(commits := {commit.removesuffix("-dirty") for commit in result.runs["commit"] if commit}) > 1:
-        found.append(f"**Several versions of the code:** {', '.join(sorted(commit[:12] for commit in commits))}.")
-    found += [f"**Too few seeds:** {sentence}." for sentence in result.impossible]
+        found.append(f"several versions of the code: {', '.join(sorted(commit[:12] for commit in commits))}.")
+    found += [f"too few seeds: {sentence}." for sentence in result.impossible]
     return found
 
 
-def declared_in_words(declaration: Declaration) -> str:
+def declared_by_name(declaration: Declaration) -> dict[str, str]:
     """When what was declared, with its hash, and which seeds were added later."""
-    seeds = [f"{len(entry['seeds'])} seeds on {entry['declared'][:10]}" for entry in declaration.seeds]
-    commit = f", commit {declaration.commit[:12]}" if declaration.commit else ""
-    return (
-        f"Declared {declaration.declared[:10]} (budget {declaration.budget}, sha256 {declaration.digest[:12]}, "
-        f"rlhf_lightning {declaration.version}{commit}); {', then '.join(seeds) or 'no seeds yet'}."
-    )
+    seeds = [f"{', '.join(map(str, entry['seeds']))} ({entry['declared'][:10]})" for entry in declaration.seeds]
+    return {
+        "declared": declaration.declared,
+        "budget": declaration.budget,
+        "sha256": declaration.digest,
+        "rlhf_lightning": declaration.version,
+        "commit": declaration.commit or "unknown",
+        "seeds": "; later ".join(seeds),
+    }
+
+
+def declared_in_words(declaration: Declaration) -> str:
+    """The same as a line."""
+    return "; ".join(f"{name} {text}" for name, text in declared_by_name(declaration).items()).capitalize() + "."

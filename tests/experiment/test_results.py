@@ -13,7 +13,7 @@ from rlhf_lightning.experiment.comparison import Comparison
 from rlhf_lightning.experiment.methods import methods
 from rlhf_lightning.experiment.results import load_comparison
 from rlhf_lightning.experiment.spec import PRIMARY
-from rlhf_lightning.experiment.writing import claims_page, warnings, write_result
+from rlhf_lightning.experiment.writing import cautions, claims_page, write_result
 
 NOISE = (0.01, -0.02, 0.03, 0.0, -0.01, 0.02, -0.03, 0.015)
 
@@ -77,7 +77,7 @@ def test_a_run_that_has_not_ended_is_not_counted_and_that_is_said(tmp_path):
     found = compared(tmp_path, experiment(), without={("two", 3)}, one=0.5, two=0.8)
     result = found.result()
     assert result.verdicts.loc[0, "seeds"] == 7
-    assert any("15 of 16 runs finished, 1 not run" in line for line in warnings(result))
+    assert any("15 of 16 runs finished, 1 not run" in line for line in cautions(result))
 
 
 def test_arms_that_have_not_run_leave_their_claims_open(tmp_path):
