@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from rlhf_lightning.experiment.claims.given import Given, Kind
+from rlhf_lightning.experiment.claims.given import DeclaredClaim, Kind
 from rlhf_lightning.experiment.statistics.arms import MeanEstimate, student_estimate
 from rlhf_lightning.experiment.statistics.paired import sign_flip_floor, two_sided
 from rlhf_lightning.experiment.statistics.power import seeds_for_equivalence, seeds_to_detect
@@ -97,7 +97,7 @@ class ArmClaim(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """The claim that a declaration describes.
 
         Raises:

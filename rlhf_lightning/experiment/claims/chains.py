@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.claims.base import ArmClaim, Contrast, PValues, listed
-from rlhf_lightning.experiment.claims.given import Given
+from rlhf_lightning.experiment.claims.given import DeclaredClaim
 from rlhf_lightning.experiment.statistics.paired import p_greater
 from rlhf_lightning.experiment.statistics.scores import ArmValues, MeasureScale, Numbers
 
@@ -42,7 +42,7 @@ class Ordered(ArmClaim):
     ordered: tuple[str, ...]
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two arms or more."""
         return cls(ordered=given.some_arms(cls.key), **given.common())
 
@@ -86,7 +86,7 @@ class BestOf(ArmClaim):
     rivals: tuple[str, ...]
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two lists of arms."""
         if "better_than" not in given.item:
             raise UserError(f"{given.place}: best_of needs better_than, a list of at least 1 arm")

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.claims.base import ArmClaim, Contrast, Decision, PValues
-from rlhf_lightning.experiment.claims.given import Given
+from rlhf_lightning.experiment.claims.given import DeclaredClaim
 from rlhf_lightning.experiment.statistics.paired import p_equivalent, p_greater
 from rlhf_lightning.experiment.statistics.power import seeds_for_equivalence, seeds_to_detect
 from rlhf_lightning.experiment.statistics.scores import ArmValues, MeasureScale
@@ -55,7 +55,7 @@ class Greater(ContrastClaim):
     margin: float | None = None
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two arms, and ``by`` or ``margin``."""
         first, second = given.some_arms(cls.key, most=2)
         by, margin = given.positive("by") or 0.0, given.margin()
@@ -116,7 +116,7 @@ class Equivalent(ContrastClaim):
     margin: float
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two arms and a margin."""
         first, second = given.some_arms(cls.key, most=2)
         margin = given.margin()
@@ -182,7 +182,7 @@ class Above(ContrastClaim):
     value: float
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """An arm and a value."""
         arm, value = given.arm_and_value(cls.key)
         return cls(arm=arm, value=value, **given.common())
@@ -232,7 +232,7 @@ class Increasing(ContrastClaim):
     ordered: tuple[str, ...]
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Three arms or more."""
         return cls(ordered=given.some_arms(cls.key, least=3), **given.common())
 
@@ -281,7 +281,7 @@ class LessSpread(ContrastClaim):
     second: str
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two arms."""
         first, second = given.some_arms(cls.key, most=2)
         return cls(first=first, second=second, **given.common())
