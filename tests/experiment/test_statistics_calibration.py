@@ -42,8 +42,9 @@ def test_equivalence_is_claimed_falsely_in_at_most_5_percent(claims, seeds, draw
 
 
 def test_differences_and_equivalences_share_one_error_rate():
-    share = CALIBRATION["false_of_both_kinds"]("normal", COMPARISONS, 20, 4.0)
+    share, two_families = CALIBRATION["false_of_both_kinds"]("normal", COMPARISONS, 20, 4.0)
     assert 0.03 < share <= MOST
+    assert two_families > 0.08
 
 
 @pytest.mark.parametrize("size", [1.5, 1.0, 0.5])

@@ -31,7 +31,7 @@ from rlhf_lightning.experiment.claims.contrasts import (
     Increasing,
     LessSpread,
 )
-from rlhf_lightning.experiment.claims.given import DeclaredClaim
+from rlhf_lightning.experiment.claims.declared import DeclaredClaim
 
 CHECKS: Mapping[str, type[ArmClaim]] = {
     check.key: check

@@ -1,7 +1,7 @@
 """How many seeds would decide: sample sizes for power 0.8, from the spread that a pilot showed.
 
 The spread of a few differences is itself uncertain (with five seeds the true one may be 0.6 to 2.9 times as large),
-and so is what follows from it (Colas et al. 2018, section 4): every number comes with a range. The formulas are for
+and so is what follows from it (Colas et al. 2018): every number comes with a range. The formulas are for
 normal differences; below 15 seeds, where sign flips must hold as well, the level is the one that sign flips attain.
 """
 

@@ -15,7 +15,7 @@ from rlhf_lightning.experiment.claims.contrasts import (
     Increasing,
     LessSpread,
 )
-from rlhf_lightning.experiment.claims.given import Kind
+from rlhf_lightning.experiment.claims.declared import Kind
 from rlhf_lightning.experiment.claims.reading import CHECKS, read_claims
 
 ARMS = ["ppo", "reinforce", "grpo", "rloo"]
@@ -114,7 +114,7 @@ def test_a_wrong_margin_of_the_comparison_is_refused(margin):
 
 
 def test_all_wrong_claims_are_named_at_once():
-    with pytest.raises(UserError, match="claim 1 .*; claim 3 "):
+    with pytest.raises(UserError, match=r"claim 1 .*; claim 3 "):
         read("[{better: [a, ppo]}, {better: [ppo, grpo]}, {order: [b, ppo]}]")
 
 

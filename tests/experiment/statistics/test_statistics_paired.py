@@ -23,7 +23,8 @@ from rlhf_lightning.experiment.statistics.spread import distances_from_median
 def enumerated(differences):
     """One-sided p of all sign flips."""
     flips = [
-        sum(sign * d for sign, d in zip(signs, differences)) for signs in product((1, -1), repeat=len(differences))
+        sum(sign * d for sign, d in zip(signs, differences, strict=True))
+        for signs in product((1, -1), repeat=len(differences))
     ]
     return sum(total >= sum(differences) - 1e-12 for total in flips) / len(flips)
 

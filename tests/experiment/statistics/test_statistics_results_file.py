@@ -57,10 +57,10 @@ def test_a_wrong_file_is_refused_with_its_place(written, text, message):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="none.csv cannot be read as CSV: No such file"):
+    with pytest.raises(UserError, match=r"none\.csv cannot be read as CSV: No such file"):
         from_csv(tmp_path / "none.csv")
 
 
 def test_all_mistakes_are_named_at_once(written):
-    with pytest.raises(UserError, match="line 2, column seed.*line 3, column x"):
+    with pytest.raises(UserError, match=r"line 2, column seed.*line 3, column x"):
         from_csv(written("arm,seed,x\na,?,1\nb,1,?\n"))

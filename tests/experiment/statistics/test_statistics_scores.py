@@ -32,6 +32,11 @@ def test_a_failed_run_counts_as_the_worst_run_where_nothing_is_declared(higher_i
     assert list(notes) == ["a"]
 
 
+def test_none_is_a_failed_run():
+    found, _ = filled(runs(("a", 1, None), ("b", 1, 2.0)), MeasureScale("score", worst=0.0))
+    assert found["score"].tolist() == [0, 2]
+
+
 def test_filled_leaves_the_table_of_the_caller_alone():
     table = runs(("a", 1, math.nan), ("a", 2, 1.0))
     filled(table, MeasureScale("score"))
@@ -76,6 +81,9 @@ def test_a_seed_counts_with_its_mean_over_all_tasks():
         (runs(("a", 1, 1.0), columns=("arm", "sed", "score")), "no column 'seed': did you mean sed"),
         (runs(("a", 1, 1.0), columns=("arm", "seed", "x")), "no column 'score'.*its columns are arm, seed, x"),
         (runs(("a", 1, "high")), "'score' must hold numbers"),
+        (runs(("a", "x", 1.0)), "'seed' must hold numbers"),
+        (runs(("a", 1.5, 1.0)), "'seed' must hold whole numbers"),
+        (runs(("a", None, 1.0), ("a", 1, 1.0)), "'seed' must hold whole numbers"),
         (runs(("a", 1, 1.0), ("a", 1, 2.0)), "two rows are of arm a, seed 1"),
     ],
 )
