@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from rlhf_lightning.experiment.claims.given import Given, Kind
+from rlhf_lightning.experiment.claims.declared import DeclaredClaim, Kind
 from rlhf_lightning.experiment.statistics.arms import MeanEstimate, student_estimate
 from rlhf_lightning.experiment.statistics.paired import sign_flip_floor, two_sided
 from rlhf_lightning.experiment.statistics.power import seeds_for_equivalence, seeds_to_detect
@@ -86,8 +86,7 @@ class ArmClaim(ABC):
     key: ClassVar[str]
     """The check's name in a declaration."""
     further_keys: ClassVar[frozenset[str]] = frozenset()
-    words: ClassVar[tuple[str, str]] = ("better", "worse")
-    """What the claim says, and its opposite."""
+    verdict_words: ClassVar[tuple[str, str]] = ("better", "worse")
     held_by: ClassVar[Decision] = Decision.BETTER
 
     measure: str
@@ -97,7 +96,7 @@ class ArmClaim(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """The claim that a declaration describes.
 
         Raises:
@@ -121,6 +120,11 @@ class ArmClaim(ABC):
     @abstractmethod
     def contrast(self, values: ArmValues, scale: MeasureScale) -> Contrast:
         """The numbers of one comparison that decide it: where it is about several differences, the weakest of them."""
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What the claim says, and its opposite, as verdicts."""
+        return self.verdict_words
 
     @property
     def title(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.claims.base import ArmClaim, Contrast, PValues, listed
-from rlhf_lightning.experiment.claims.given import Given
+from rlhf_lightning.experiment.claims.declared import DeclaredClaim
 from rlhf_lightning.experiment.statistics.paired import p_greater
 from rlhf_lightning.experiment.statistics.scores import ArmValues, MeasureScale, Numbers
 
@@ -37,12 +37,12 @@ class Ordered(ArmClaim):
     """``{order: [a, b, c]}``: each arm is better than the next; contradicted where a step goes the other way."""
 
     key: ClassVar[str] = "order"
-    words: ClassVar[tuple[str, str]] = ("in this order", "not in this order")
+    verdict_words: ClassVar[tuple[str, str]] = ("in this order", "not in this order")
 
     ordered: tuple[str, ...]
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two arms or more."""
         return cls(ordered=given.some_arms(cls.key), **given.common())
 
@@ -80,13 +80,13 @@ class BestOf(ArmClaim):
 
     key: ClassVar[str] = "best_of"
     further_keys: ClassVar[frozenset[str]] = frozenset({"better_than"})
-    words: ClassVar[tuple[str, str]] = ("one is better", "none is better")
+    verdict_words: ClassVar[tuple[str, str]] = ("one is better", "none is better")
 
     candidates: tuple[str, ...]
     rivals: tuple[str, ...]
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two lists of arms."""
         if "better_than" not in given.item:
             raise UserError(f"{given.place}: best_of needs better_than, a list of at least 1 arm")

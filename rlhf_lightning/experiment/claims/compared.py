@@ -8,7 +8,7 @@ import pandas as pd
 
 from rlhf_lightning.errors import UserError, suggestion
 from rlhf_lightning.experiment.claims.contrasts import Better
-from rlhf_lightning.experiment.claims.given import Kind
+from rlhf_lightning.experiment.claims.declared import Kind
 from rlhf_lightning.experiment.claims.judging import Judged, judge
 from rlhf_lightning.experiment.statistics.scores import ARM, MeasureScale, checked_table
 

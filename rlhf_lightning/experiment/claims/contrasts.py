@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.claims.base import ArmClaim, Contrast, Decision, PValues
-from rlhf_lightning.experiment.claims.given import Given
+from rlhf_lightning.experiment.claims.declared import DeclaredClaim
 from rlhf_lightning.experiment.statistics.paired import p_equivalent, p_greater
 from rlhf_lightning.experiment.statistics.power import seeds_for_equivalence, seeds_to_detect
 from rlhf_lightning.experiment.statistics.scores import ArmValues, MeasureScale
@@ -47,7 +47,7 @@ class Greater(ContrastClaim):
 
     key: ClassVar[str] = "greater"
     further_keys: ClassVar[frozenset[str]] = frozenset({"by", "margin"})
-    words: ClassVar[tuple[str, str]] = ("greater", "smaller")
+    verdict_words: ClassVar[tuple[str, str]] = ("greater", "smaller")
 
     first: str
     second: str
@@ -55,7 +55,7 @@ class Greater(ContrastClaim):
     margin: float | None = None
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two arms, and ``by`` or ``margin``."""
         first, second = given.some_arms(cls.key, most=2)
         by, margin = given.positive("by") or 0.0, given.margin()
@@ -70,7 +70,13 @@ class Greater(ContrastClaim):
     def statement(self) -> str:
         """In words."""
         amount = f" by at least {self.by:g}" if self.by else ""
-        return f"{self.first} is {self.words[0]} than {self.second}{amount}"
+        return f"{self.first} is {self.verdict_words[0]} than {self.second}{amount}"
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """With ``by`` the opposite is less of it, which need not be the other direction."""
+        shown = self.verdict_words[0]
+        return (f"{shown} by at least {self.by:g}", f"not {shown} by {self.by:g}") if self.by else self.verdict_words
 
     @property
     def equivalence_margin(self) -> float | None:
@@ -92,7 +98,7 @@ class Better(Greater):
     """``{better: [a, b]}``: the first arm's value is higher, or lower where less is better."""
 
     key: ClassVar[str] = "better"
-    words: ClassVar[tuple[str, str]] = ("better", "worse")
+    verdict_words: ClassVar[tuple[str, str]] = ("better", "worse")
 
     def sign(self, scale: MeasureScale) -> int:
         """By the direction of the measure."""
@@ -108,7 +114,7 @@ class Equivalent(ContrastClaim):
 
     key: ClassVar[str] = "equivalent"
     further_keys: ClassVar[frozenset[str]] = frozenset({"margin"})
-    words: ClassVar[tuple[str, str]] = ("better by the margin or more", "worse by the margin or more")
+    verdict_words: ClassVar[tuple[str, str]] = ("better by the margin or more", "worse by the margin or more")
     held_by: ClassVar[Decision] = Decision.EQUIVALENT
 
     first: str
@@ -116,7 +122,7 @@ class Equivalent(ContrastClaim):
     margin: float
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two arms and a margin."""
         first, second = given.some_arms(cls.key, most=2)
         margin = given.margin()
@@ -176,13 +182,13 @@ class Above(ContrastClaim):
     """``{above: {arm: a, value: 0.9}}``: an arm's mean lies above a value. One sample: nothing cancels by pairing."""
 
     key: ClassVar[str] = "above"
-    words: ClassVar[tuple[str, str]] = ("above", "below")
+    verdict_words: ClassVar[tuple[str, str]] = ("above", "below")
 
     arm: str
     value: float
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """An arm and a value."""
         arm, value = given.arm_and_value(cls.key)
         return cls(arm=arm, value=value, **given.common())
@@ -211,7 +217,7 @@ class Below(Above):
     """``{below: {arm: a, value: 0.1}}``: an arm's mean lies below a value."""
 
     key: ClassVar[str] = "below"
-    words: ClassVar[tuple[str, str]] = ("below", "above")
+    verdict_words: ClassVar[tuple[str, str]] = ("below", "above")
 
     def sign(self, scale: MeasureScale) -> int:
         """Below."""
@@ -227,12 +233,12 @@ class Increasing(ContrastClaim):
     """
 
     key: ClassVar[str] = "increasing"
-    words: ClassVar[tuple[str, str]] = ("increasing", "decreasing")
+    verdict_words: ClassVar[tuple[str, str]] = ("increasing", "decreasing")
 
     ordered: tuple[str, ...]
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Three arms or more."""
         return cls(ordered=given.some_arms(cls.key, least=3), **given.common())
 
@@ -263,7 +269,7 @@ class Decreasing(Increasing):
     """``{decreasing: [a, b, c]}``: values fall along the arms."""
 
     key: ClassVar[str] = "decreasing"
-    words: ClassVar[tuple[str, str]] = ("decreasing", "increasing")
+    verdict_words: ClassVar[tuple[str, str]] = ("decreasing", "increasing")
 
     def sign(self, scale: MeasureScale) -> int:
         """Downwards."""
@@ -275,13 +281,13 @@ class LessSpread(ContrastClaim):
     """``{less_spread: [a, b]}``: results of the first arm spread less over seeds; see `statistics.spread`."""
 
     key: ClassVar[str] = "less_spread"
-    words: ClassVar[tuple[str, str]] = ("less spread", "more spread")
+    verdict_words: ClassVar[tuple[str, str]] = ("less spread", "more spread")
 
     first: str
     second: str
 
     @classmethod
-    def read(cls, given: Given) -> Self:
+    def read(cls, given: DeclaredClaim) -> Self:
         """Two arms."""
         first, second = given.some_arms(cls.key, most=2)
         return cls(first=first, second=second, **given.common())

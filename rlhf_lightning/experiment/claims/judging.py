@@ -12,14 +12,17 @@ import pandas as pd
 
 from rlhf_lightning.errors import raise_all, suggestion
 from rlhf_lightning.experiment.claims.base import ArmClaim, Contrast, Decision, PValues
-from rlhf_lightning.experiment.claims.given import Kind
+from rlhf_lightning.experiment.claims.declared import Kind
 from rlhf_lightning.experiment.claims.together import adjusted_p
 from rlhf_lightning.experiment.statistics.power import MoreSeeds, more_seeds
 from rlhf_lightning.experiment.statistics.scores import MeasureScale, Numbers, PairedScores, paired_scores
 
 
 class Standing(StrEnum):
-    """What became of a claim that must hold."""
+    """What became of a claim that must hold.
+
+    A claim that one arm is better is contradicted by equivalence, too: there is no difference that matters.
+    """
 
     HELD = "held"
     CONTRADICTED = "contradicted"
@@ -85,6 +88,9 @@ def judge(
     15 seeds p is the larger one of the paired t test and of exact sign flips. Equivalence within a margin is shown by
     two one-sided tests (Schuirmann 1987) at the same adjusted level. A difference that is shown, and is also shown to
     be below the margin, is a difference. Claims that are only reported are neither tested nor counted.
+
+    The error rate is that of one judgement. Whoever adds seeds until a claim is decided judges more than once, and
+    errs more often; how many seeds there are to be should be settled before.
 
     Args:
         table: one row per run; see `statistics.scores`.

@@ -31,7 +31,7 @@ from rlhf_lightning.experiment.claims.contrasts import (
     Increasing,
     LessSpread,
 )
-from rlhf_lightning.experiment.claims.given import Given
+from rlhf_lightning.experiment.claims.declared import DeclaredClaim
 
 CHECKS: Mapping[str, type[ArmClaim]] = {
     check.key: check
@@ -83,4 +83,4 @@ def _claim(place: str, item: object, arms: Sequence[str], measures: Sequence[str
         raise UserError(f"{place}: unknown {'key' if check else 'check or key'} {unknown[0]!r}: {hint}")
     if check is None:
         raise UserError(f"{place}: no check, expected one of {', '.join(CHECKS)}")
-    return check.read(Given(f"{place} ({check.key})", item, arms, measures, margin))
+    return check.read(DeclaredClaim(f"{place} ({check.key})", item, arms, measures, margin))

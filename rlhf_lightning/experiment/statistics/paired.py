@@ -41,10 +41,11 @@ def sign_flips_greater(differences: Numbers, *, than: float = 0.0) -> Numbers:
     """One-sided p by sign flips: which share of all choices of signs gives a mean at least as high.
 
     Exact up to 15 pairs, whatever the distribution, if differences are symmetric about ``than`` under the hypothesis.
+    1 where there are fewer than two pairs.
     """
     from scipy.stats import permutation_test
 
-    if not differences.shape[-1]:
+    if differences.shape[-1] < 2:
         return np.ones(differences.shape[:-1])
     return permutation_test(
         (differences - than,),

@@ -1,7 +1,7 @@
 """How many seeds would decide: sample sizes for power 0.8, from the spread that a pilot showed.
 
 The spread of a few differences is itself uncertain (with five seeds the true one may be 0.6 to 2.9 times as large),
-and so is what follows from it (Colas et al. 2018, section 4): every number comes with a range. The formulas are for
+and so is what follows from it (Colas et al. 2018): every number comes with a range. The formulas are for
 normal differences; below 15 seeds, where sign flips must hold as well, the level is the one that sign flips attain.
 """
 
@@ -75,6 +75,7 @@ def seeds_for_equivalence(
 
 def _power_of_one_side(difference: float, sd: float, level: float) -> Numbers:
     """Power of a one-sided test for each number of seeds from 2 to `MOST_SEEDS`."""
+    from scipy.stats import norm
     from statsmodels.stats.power import ttest_power
 
     if difference <= 0:
@@ -82,10 +83,14 @@ def _power_of_one_side(difference: float, sd: float, level: float) -> Numbers:
     effect = min(difference / sd, _LARGEST_EFFECT) if sd > 0 else _LARGEST_EFFECT
     seeds = np.arange(2, MOST_SEEDS + 1)
     flips = 2.0 ** np.minimum(seeds, FEW_SEEDS)
-    levels = np.where(seeds < FEW_SEEDS, np.floor(level * flips) / flips, level)
+    passing = np.floor(level * flips)  # how many of the sign flips may be at least as extreme
+    levels = np.where(seeds < FEW_SEEDS, passing / flips, level)
     found = np.zeros(len(seeds))
     possible = levels > 0
     found[possible] = ttest_power(effect, seeds[possible], levels[possible], alternative="larger")
+    # If only one may be, all differences must have the same sign.
+    alone = (seeds < FEW_SEEDS) & (passing == 1)
+    found[alone] = np.minimum(found[alone], norm.cdf(effect) ** seeds[alone])
     return np.nan_to_num(found, nan=1.0)
 
 

@@ -50,12 +50,12 @@ def _read(path: Path) -> _Lines:
     lines: dict[int, dict[str, str]] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
+            reader = csv.DictReader(file, strict=True, skipinitialspace=True)
+            columns = list(reader.fieldnames or [])
             for cells in reader:
                 lines[reader.line_num] = cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {getattr(error, 'strerror', None) or error}") from error
-    columns = list(reader.fieldnames or [])
     for name in (ARM, SEED):
         if name not in columns:
             hint = suggestion(name, columns, otherwise=f"its columns are {', '.join(columns) or 'none'}")

@@ -1,8 +1,9 @@
 """The table that all statistics read: one row per run, what a failed run counts as, and pairs of runs by seed.
 
-A *scores table* has the columns ``arm`` and ``seed``, where there are several tasks ``task``, where runs may fail
-``status`` (``finished``; anything else is a failed run), and one column of numbers per measure. The arms share their
-seeds: runs of one seed start from the same models, prompts and noise, and are compared with each other.
+A *scores table* holds runs that ended, well or badly, and none that is still on its way. It has the columns ``arm`` and
+``seed``, where there are several tasks ``task``, where runs may fail ``status`` (``finished``; anything else is a failed
+run), and one column of numbers per measure. The arms share their seeds: runs of one seed start from the same models,
+prompts and noise, and are compared with each other.
 """
 
 from __future__ import annotations
@@ -74,15 +75,24 @@ def checked_table(table: pd.DataFrame, measure: str) -> pd.DataFrame:
         for name in (ARM, SEED, measure)
         if name not in columns
     )
-    if not pd.api.types.is_numeric_dtype(table[measure]):
-        raise UserError(f"column {measure!r} must hold numbers, and holds {table[measure].dtype}")
-    runs = pd.DataFrame({ARM: table[ARM].astype(str), SEED: table[SEED].astype(int)})
+    runs = pd.DataFrame({ARM: table[ARM].astype(str), SEED: _numbers(table, SEED)})
+    if not (runs[SEED] % 1 == 0).all():
+        raise UserError(f"column {SEED!r} must hold whole numbers")
+    runs[SEED] = runs[SEED].astype(int)
     runs[TASK] = table[TASK].astype(str) if TASK in columns else ""
-    runs[measure] = table[measure].astype(float)
+    runs[measure] = _numbers(table, measure).astype(float)
     runs[STATUS] = table[STATUS].astype(str) if STATUS in columns else FINISHED
     twice = runs[runs.duplicated([ARM, SEED, TASK])]
     raise_all(f"two rows are of {_run_name(row)}: a run has one row" for _, row in twice.iterrows())
     return runs
+
+
+def _numbers(table: pd.DataFrame, name: str) -> pd.Series:
+    """A column, None being NaN."""
+    try:
+        return pd.to_numeric(table[name])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"column {name!r} must hold numbers: {error}") from error
 
 
 def _run_name(row: pd.Series) -> str:
@@ -94,7 +104,7 @@ def filled(table: pd.DataFrame, scale: MeasureScale) -> tuple[pd.DataFrame, dict
     """Give failed and diverged runs the value that they count as; no run is dropped.
 
     A run failed if its status is not ``finished`` or its value is not finite. Leaving such runs out would reward an
-    arm for them (Henderson et al. 2018; Patterson et al. 2024, section 5).
+    arm for them (Henderson et al. 2018; Patterson et al. 2024).
 
     Returns:
         The columns ``arm``, ``seed``, ``task``, ``failed`` and the measure; and by arm, where runs of it failed, a

@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Given:
+class DeclaredClaim:
     """A claim as it was written, and what it may refer to; every method raises one `UserError` for what is wrong.
 
     Args:
