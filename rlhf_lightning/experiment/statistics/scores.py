@@ -1,9 +1,9 @@
 """The table that all statistics read: one row per run, what a failed run counts as, and pairs of runs by seed.
 
-A *scores table* holds runs that ended, well or badly, and none that is still on its way. It has the columns ``arm`` and
-``seed``, where there are several tasks ``task``, where runs may fail ``status`` (``finished``; anything else is a failed
-run), and one column of numbers per measure. The arms share their seeds: runs of one seed start from the same models,
-prompts and noise, and are compared with each other.
+A *scores table* holds runs that ended, well or badly, and none that is still on its way. Its columns are ``arm`` and
+``seed``; ``task`` where there are several tasks; ``status`` where runs may fail (``finished``, anything else is a
+failed run); and one column of numbers per measure. The arms share their seeds: runs of one seed start from the same
+models, prompts and noise, and are compared with each other.
 """
 
 from __future__ import annotations
