@@ -155,12 +155,19 @@ def paired_scores(table: pd.DataFrame, scale: MeasureScale, arms: Sequence[str])
     wide = mine.pivot(index=SEED, columns=[ARM, TASK], values=scale.name).reindex(columns=columns).sort_index()
     complete = wide.notna().all(axis="columns")
     notes = [failures[arm] for arm in arms if arm in failures]
-    notes += [_left_out(int(seed), row) for seed, row in wide[~complete].iterrows()]
+    notes += _left_out(wide[~complete])
     kept = wide[complete]
     values = {arm: kept[[arm]].mean(axis="columns").to_numpy(dtype=float) for arm in arms}
     return PairedScores(tuple(int(seed) for seed in kept.index), values, tuple(notes))
 
 
-def _left_out(seed: int, row: pd.Series) -> str:
-    lacking = dict.fromkeys(f"{arm} on {task}" if task else str(arm) for arm, task in row.index[row.isna()])
-    return f"seed {seed} is left out: no run of {', '.join(lacking)}"
+def _left_out(incomplete: pd.DataFrame) -> list[str]:
+    """A sentence for the seeds that lack the same runs."""
+    seeds: dict[str, list[str]] = {}
+    for seed, row in incomplete.iterrows():
+        lacking = [f"{arm} on {task}" if task else str(arm) for arm, task in row.index[row.isna()]]
+        seeds.setdefault(", ".join(lacking), []).append(str(seed))
+    return [
+        f"{'seed' if len(some) == 1 else 'seeds'} {', '.join(some)} left out: no run of {lacking}"
+        for lacking, some in seeds.items()
+    ]
