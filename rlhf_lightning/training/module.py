@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -38,6 +37,7 @@ from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.records.metrics import Description, Experience, Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.optimization import Optimization
+from rlhf_lightning.training.stopwatch import Stopwatch
 from rlhf_lightning.training.weight_change import WeightChange, change_metric
 
 
@@ -81,7 +81,7 @@ class Module(Constructed, LightningModule):
         self.optimization = optimization
         self.steps_loaded = 0
         self.reported_names: set[str] = set()
-        self.seconds: dict[str, float] = {}
+        self.stopwatch = Stopwatch()
         self._grad_norms: dict[str, list[float]] = {}
         self._weights: dict[str, WeightChange] = {}
         self._saved_starts: dict[str, Tensor] = {}
@@ -179,11 +179,14 @@ class Module(Constructed, LightningModule):
                     f"rank 0 starts with {starts[0]} and rank {number} with {start}; "
                     "expected the same command on every node, and --runs_dir on a file system that they share"
                 )
+        learners = {
+            name: net for name, net in self.learners().items() if any(p.requires_grad for p in net.parameters())
+        }
         if self._begins or not self.trainer.ckpt_path:
-            self._weights = {name: WeightChange(network) for name, network in self.learners().items()}
+            self._weights = {name: WeightChange(network) for name, network in learners.items()}
         else:  # of a checkpoint that does not say how its run started nothing is known
-            learners = self.learners()
-            self._weights = {name: WeightChange(learners[name], start) for name, start in self._saved_starts.items()}
+            starts = self._saved_starts
+            self._weights = {name: WeightChange(learners[name], starts[name]) for name in learners if name in starts}
 
     @property
     def fitting(self) -> bool:
@@ -235,12 +238,9 @@ class Module(Constructed, LightningModule):
                 if isinstance(callback, Listener):
                     callback.on_phase(self.trainer, self, phase)
 
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Measure a part of the work, as ``timing/NAME_seconds`` of the next row of a policy run."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+    def timed(self, name: str) -> AbstractContextManager[None]:
+        """Measure a part of the work, as ``timing/NAME_seconds`` of the next row."""
+        return self.stopwatch.timed(name)
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -376,9 +376,8 @@ class Module(Constructed, LightningModule):
 
     def publish(self, row: Mapping[str, float]) -> None:
         """Report a finished row of metrics, its x-axis first, to callbacks and loggers."""
-        if self.fitting and self.by_iteration:
-            row = {**row, **{f"timing/{name}_seconds": seconds for name, seconds in self.seconds.items()}}
-            self.seconds = {}
+        if self.fitting:
+            row = {**row, **self.stopwatch.take()}
         row = from_first_rank(dict(row))  # times differ, and perhaps a last bit: callbacks decide by these numbers
         axis, *names = row
         position = int(row[axis])
