@@ -86,6 +86,9 @@ def small(words: list[str]) -> list[str]:
         return [*PIPELINE[:sampling], *PIPELINE[sampling + 2 :], "--task.init_args.vocabulary", "300"]
     if command == "pairs":
         return ["--count", "40"]
+    if command == "sweep":
+        budget = ["--trainer.max_epochs=1", "--data.init_args.rollout_batch_size=16", "--data.init_args.eval_prompts=8"]
+        return ["--count", "2", *budget]
     if command not in ("fit", "crossval"):
         return []
     files = [word for option, word in itertools.pairwise(rest) if option in ("--config", "-c")]
