@@ -88,6 +88,9 @@ def small(words: list[str]) -> list[str]:
         return ["--count", "40"]
     if command in ("bestof", "winrate"):
         return ["--prompts", "8", *(("--n", "4") if command == "bestof" else ())]
+    if command == "sweep":
+        budget = ["--trainer.max_epochs=1", "--data.init_args.rollout_batch_size=16", "--data.init_args.eval_prompts=8"]
+        return ["--count", "2", *budget]
     if command not in ("fit", "crossval"):
         return []
     files = [word for option, word in itertools.pairwise(rest) if option in ("--config", "-c")]

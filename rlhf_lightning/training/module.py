@@ -185,8 +185,8 @@ class Module(Constructed, LightningModule):
         if self._begins or not self.trainer.ckpt_path:
             self._weights = {name: WeightChange(network) for name, network in learners.items()}
         else:  # of a checkpoint that does not say how its run started nothing is known
-            starts = self._saved_starts
-            self._weights = {name: WeightChange(learners[name], starts[name]) for name in learners if name in starts}
+            saved = self._saved_starts
+            self._weights = {name: WeightChange(learners[name], saved[name]) for name in learners if name in saved}
 
     @property
     def fitting(self) -> bool:
