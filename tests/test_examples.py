@@ -86,6 +86,8 @@ def small(words: list[str]) -> list[str]:
         return [*PIPELINE[:sampling], *PIPELINE[sampling + 2 :], "--task.init_args.vocabulary", "300"]
     if command == "pairs":
         return ["--count", "40"]
+    if command in ("bestof", "winrate"):
+        return ["--prompts", "8", *(("--n", "4") if command == "bestof" else ())]
     if command not in ("fit", "crossval"):
         return []
     files = [word for option, word in itertools.pairwise(rest) if option in ("--config", "-c")]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from typing_extensions import override
 
 from rlhf_lightning.callbacks.listener import Reporting, position
 from rlhf_lightning.callbacks.tracking import tell_loggers
 from rlhf_lightning.records.run_directory import RunDirectory
+from rlhf_lightning.records.sweep_agent import agent_run, swept_keys
 
 
 class RunFiles(Callback):
@@ -41,4 +43,21 @@ class RunFiles(Callback):
         unit = "step" if trainer.max_steps >= 0 else "iteration"
         what = f"resuming from {unit} {done}" if resumed else f"{type(pl_module).__name__} starts at {unit} {done}"
         print(f"{self.directory.path}: {what}", flush=True)
-        tell_loggers(trainer, lambda logger: logger.log_hyperparams(self.config))
+        evaluated = [metric.heldout for metric in description.metrics if metric.heldout] if description else []
+        tell_loggers(trainer, lambda logger: self._introduce(logger, evaluated))
+
+    def _introduce(self, logger: Logger, evaluated: Sequence[str]) -> None:
+        """Tell a logger the configuration, and have W&B keep the best values of a run in a sweep beside the last ones.
+
+        Args:
+            evaluated: metrics of evaluations.
+        """
+        if not isinstance(logger, WandbLogger) or agent_run() is None:
+            logger.log_hyperparams(self.config)
+            return
+        for metric in evaluated:  # one by one: of a pattern and that of `WandbLogger`, "*", any one applies
+            axis = {"step_metric": "trainer/global_step", "step_sync": True}
+            # whether the least or the largest value is the best one only the server knows
+            logger.experiment.define_metric(metric, summary="min,max,last", **axis)
+        swept = swept_keys()
+        logger.log_hyperparams({key: value for key, value in self.config.items() if key not in swept})

@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from rlhf_lightning.errors import UserError, suggestion
-from rlhf_lightning.experiment.collect import FINISHED, runs_table
+from rlhf_lightning.experiment.budgets import check_equal_budgets
+from rlhf_lightning.experiment.collect import FINISHED, MISSING, runs_table
 from rlhf_lightning.experiment.declaration import add_seeds, declare, place_of, read_declaration
 from rlhf_lightning.experiment.plan import Plan, PlannedRun
+from rlhf_lightning.experiment.results import ComparisonResult
 from rlhf_lightning.experiment.spec import Budget, Experiment, with_seeds
 from rlhf_lightning.experiment.tuning import Trial, chosen_settings, trial_table, trials
 
@@ -69,13 +71,16 @@ class Comparison:
         chosen += [next(fresh) for _ in range(more_seeds)]
         if both := sorted(taken & {*chosen}):
             raise UserError(f"seeds {both} are those of the tuning; expected others")
-        return cls(
+        comparison = cls(
             experiment,
             with_seeds(budget, chosen),
             place_of(runs_dir, experiment, budget, only_runs=True),
             results,
             list(arms or experiment.arms),
         )
+        if experiment.tuning is None:
+            check_equal_budgets(experiment, comparison.planned_runs())
+        return comparison
 
     def declare(self) -> None:
         """Write down what is declared, before anything runs."""
@@ -113,6 +118,21 @@ class Comparison:
         """The same for every arm and every seed that was ever declared."""
         seeds = read_declaration(self.results).all_seeds if self.results.exists() else self.budget.seeds
         return self._plan(with_seeds(self.budget, seeds), list(self.experiment.arms)).runs()
+
+    # -- what it has shown ---------------------------------------------------------------------------------------------
+
+    def result(self) -> ComparisonResult:
+        """What its runs have shown so far.
+
+        Raises:
+            UserError: nothing has been run, or no run has logged what is measured.
+        """
+        if not self.results.exists():
+            raise UserError(f"{self.results}: nothing of {self.experiment.name} has been run with this declaration")
+        table = runs_table(self.experiment, self.declared_runs())
+        if (table["status"] == MISSING).all():
+            raise UserError(f"{self.runs}: no run of {self.experiment.name} has ended yet")
+        return ComparisonResult(self.experiment, read_declaration(self.results), table, self.tuning_table())
 
     def _plan(self, budget: Budget, arms: Sequence[str]) -> Plan:
         settings: dict[str, dict[str, Any]] = {}

@@ -27,8 +27,8 @@ def log_of(stage: Stage) -> Path:
     return stage.directory.with_name(f"{stage.directory.name}.log")
 
 
-def run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: int, retry: bool = False) -> None:
-    """Declare the comparison, and run what is not done yet; returns when nothing is left to run.
+def run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: int, retry: bool = False) -> bool:
+    """Declare the comparison, and run what is not done yet, until nothing is left; returns whether all has finished.
 
     Args:
         jobs: how many stages run at a time.
@@ -42,7 +42,7 @@ def run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: i
     if tried and comparison.tuning_table() is None:
         console.print(f"tuning: {len(tried)} runs before those of the result", highlight=False)
         _run(comparison, tried, launcher, console, jobs=jobs, retry=retry)
-    _run(comparison, comparison.planned_runs(), launcher, console, jobs=jobs, retry=retry)
+    return _run(comparison, comparison.planned_runs(), launcher, console, jobs=jobs, retry=retry)
 
 
 def _run(
@@ -53,11 +53,12 @@ def _run(
     *,
     jobs: int,
     retry: bool,
-) -> None:
+) -> bool:
     skip = (lambda stage: None) if retry else failed_before
     schedule = Schedule(all_stages(runs), launcher, jobs=jobs, skip=skip)
     with Board(comparison.experiment, runs, console, jobs=jobs) as board:
         schedule.run(board.look)
+    return all(one.state == "finished" for one in schedule.progress.values())
 
 
 def commands(comparison: Comparison) -> list[str]:

@@ -96,9 +96,9 @@ def check_logged(measures: Iterable[Measure], runs: Iterable[Run]) -> None:
         UserError: one was not; the message names metrics that were.
     """
     logged = {column for run in runs for part in (run, *run.stages.values()) for column in part.columns[1:]}
+    known = f"expected one of {', '.join(sorted(logged))}" if logged else "no run has logged anything"
     raise_all(
-        f"measure {measure.name}: no run has logged {metric}; "
-        + suggestion(metric, logged, otherwise=f"expected one of {', '.join(sorted(logged)) or 'none: no run logged'}")
+        f"measure {measure.name}: no run has logged {metric}; {suggestion(metric, logged, otherwise=known)}"
         for measure in measures
         for metric in (measure.metric, *measure.reading.further_metrics)
         if metric not in logged
@@ -143,8 +143,8 @@ def read_primary(declared: object, place: str, *, name: str = "primary") -> Meas
         UserError: see `read_measure`; or it is one that cannot decide a comparison.
     """
     measure = read_measure(name, declared, place)
-    if reason := measure.reading.unfit_as_primary:
-        raise UserError(f"{place}.read: this cannot decide a comparison: {reason}; expected last or mean_of_last")
+    if reason := measure.reading.unfit_as_primary(measure.metric):
+        raise UserError(f"{place}.read: {reason}, which cannot decide a comparison; expected last or mean_of_last")
     return measure
 
 
@@ -158,9 +158,11 @@ def read_measure(name: str, declared: object, place: str) -> Measure:
     Raises:
         UserError: a key or a value is wrong.
     """
-    content = _mapping(declared, place)
+    if not isinstance(declared, Mapping):
+        raise UserError(f"{place}: expected a mapping such as {{metric: eval/score, read: last}}, got {declared!r}")
+    content: Mapping[Any, Any] = declared
     mistakes = [
-        f"{place}: unknown key {key!r}; {suggestion(str(key), _KEYS, otherwise=f'expected {_listed(_KEYS)}')}"
+        f"{place}: unknown key {key!r}; " + suggestion(str(key), _KEYS, otherwise=f"expected {', '.join(_KEYS)}")
         for key in content
         if key not in _KEYS
     ]
@@ -201,7 +203,7 @@ def read_reading(declared: object, place: str) -> Reading:
     if name in _BEST:
         raise UserError(f"{place}: {name} is refused: {_BEST_IS_REFUSED}")
     if not isinstance(name, str) or name not in READINGS:
-        hint = suggestion(str(name), READINGS, otherwise=f"expected {_listed(READINGS)}")
+        hint = suggestion(str(name), READINGS, otherwise=f"expected {', '.join(READINGS)}")
         raise UserError(f"{place}: unknown reading {name!r}; {hint}")
     reading = READINGS[name]
     arguments = fields(reading)
@@ -213,7 +215,7 @@ def read_reading(declared: object, place: str) -> Reading:
     needed = [argument.name for argument in arguments if argument.default is MISSING]
     mistakes = [
         f"{place}: {name} has no key {key!r}; "
-        + suggestion(str(key), known, otherwise=f"expected {_listed(known) or 'none'}")
+        + suggestion(str(key), known, otherwise=f"expected {', '.join(known) or 'none'}")
         for key in given
         if key not in known
     ]
@@ -223,12 +225,6 @@ def read_reading(declared: object, place: str) -> Reading:
         return reading(**given)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
-
-
-def _mapping(declared: object, place: str) -> Mapping[Any, Any]:
-    if not isinstance(declared, Mapping):
-        raise UserError(f"{place}: expected a mapping such as {{metric: eval/score, read: last}}, got {declared!r}")
-    return declared
 
 
 def _scale(declared: object, better: str, place: str) -> tuple[float, float] | None:
@@ -242,7 +238,3 @@ def _scale(declared: object, better: str, place: str) -> tuple[float, float] | N
         side = "below" if better == "higher" else "above"
         raise UserError(f"{place}: expected [worst, best] with the worst {side} the best, since {better} is better")
     return worst, best
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -80,8 +80,8 @@ class Plan:
         sections = self.experiment.sections(arm, self.budget, task, chosen)
         pipeline = Settings(
             configs=[*self.experiment.configs, *task.configs],
-            directory=self.directory / task.name / f"seed-{seed}",
-            seed=seed,
+            directory=self.directory / task.name / f"seed-{seed + arm.seed_offset}",
+            seed=seed + arm.seed_offset,
             pipeline={stage: dict(sections[stage]) for stage in STAGES if stage in sections},
             folders={**self._folders[arm.name, task.name], measured_stage(sections): folder or arm.name},
         )

@@ -179,6 +179,13 @@ class _Lock:
             self._file.close()
 
 
+def is_done(stage: Stage, *, same_code: bool = True) -> bool:
+    """Whether a stage has been made from what it would be made from now; see `start_stage`."""
+    if not all(path.exists() for path in stage.inputs.values()):
+        return False
+    return _state(stage, key_of(stage), same_code=same_code) == "unchanged"
+
+
 def failed_before(stage: Stage) -> int | None:
     """Exit status of a stage that failed by itself when it was last run; None for any other."""
     status = _read_note(stage).get("status", 0)

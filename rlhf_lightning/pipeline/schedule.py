@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -36,6 +37,9 @@ class Running(Protocol):
 class Launcher(Protocol):
     """Starts stages, on this machine or on others."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Around stages that are started at the same time, such as an array of jobs."""
+
     def start(self, stage: Stage) -> Running | None:
         """Start or continue a stage; None if it is done already.
 
@@ -56,6 +60,10 @@ class LocalLauncher:
 
     threads: int
     log: Callable[[Stage], Path]
+
+    def together(self) -> AbstractContextManager[None]:
+        """Processes need nothing around them."""
+        return nullcontext()
 
     def start(self, stage: Stage) -> Running | None:
         """See `Launcher`."""
@@ -124,20 +132,21 @@ class Schedule:
             if (status := running.poll()) is not None:
                 del self._running[directory]
                 self._ended(self.progress[directory], status)
-        for one in self.progress.values():
-            if len(self._running) >= self._jobs:
-                return
-            if one.state in ("waiting", "elsewhere"):
-                self._try(one)
+        ready = [one for one in self.progress.values() if one.state in ("waiting", "elsewhere") and self._ready(one)]
+        if ready and len(self._running) < self._jobs:
+            with self._launcher.together():
+                for one in ready:
+                    if len(self._running) < self._jobs:
+                        self._start(one)
 
-    def _try(self, one: Progress) -> None:
-        """Start a stage, if what it reads is there."""
+    def _ready(self, one: Progress) -> bool:
+        """Whether what a stage reads is there; one that will never be is left out."""
         makers = [self.progress[self._makers[path]] for path in one.stage.inputs.values() if path in self._makers]
         missing = [maker for maker in makers if maker.state in ("failed", "interrupted", "left out")]
         if missing:
             one.state, one.reason = "left out", f"{missing[0].stage.directory} could not be made"
-        elif all(maker.state == "finished" for maker in makers):
-            self._start(one)
+            return False
+        return all(maker.state == "finished" for maker in makers)
 
     def _start(self, one: Progress) -> None:
         if (status := self._skip(one.stage)) is not None:

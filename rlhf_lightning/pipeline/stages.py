@@ -227,7 +227,7 @@ def key_of(stage: Stage) -> dict[str, Any]:
     The place of the runs is no part of it: they may be moved, or named in another way. What the components of a run
     read is in its ``inputs.json``, see `changed_inputs`.
     """
-    files = _options(stage.command).get("--config", [])
+    files = options_of(stage.command).get("--config", [])
     # Without the pipeline sections, which say what to do in other stages; the stage's own settings are in its command.
     configs = {file: {k: v for k, v in read_config(find_config(file)).items() if k != "pipeline"} for file in files}
     texts = {file: json.dumps(content, sort_keys=True, default=str) for file, content in configs.items()}
@@ -258,7 +258,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for what in ("version", "commit")
         if old.get(what) != new.get(what)
     ]
-    before, after = _options(old.get("command", [])), _options(new["command"])
+    before, after = options_of(old.get("command", [])), options_of(new["command"])
     for option in dict.fromkeys([*after, *before]):
         if before.get(option) != after.get(option):
             values = (" ".join(side.get(option, ["not given"])) for side in (before, after))
@@ -268,7 +268,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return differences or ["its inputs changed"]
 
 
-def _options(command: Sequence[str]) -> dict[str, list[str]]:
+def options_of(command: Sequence[str]) -> dict[str, list[str]]:
     """Values of each option of a command line."""
     options: dict[str, list[str]] = {}
     values: list[str] = []

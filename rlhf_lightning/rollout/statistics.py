@@ -76,15 +76,23 @@ def score_statistics(scored: ScoredRollout) -> dict[str, float]:
 def win_rate(scored: ScoredRollout, reference: ScoredRollout) -> dict[str, float]:
     """Share of prompts on which the response beats the reference's, with a 95 % Wilson interval.
 
-    Compared by gold if there is one, by the score otherwise; a tie counts one half. The same response is a tie, too,
-    where its two scores differ by rounding.
+    Compared by gold if there is one, by the score otherwise; see `outcomes` for ties.
     """
     ours, theirs = (rollout.measures.get("gold", rollout.scores).cpu() for rollout in (scored, reference))
-    same = torch.tensor([one == other for one, other in zip(scored.responses, reference.responses, strict=True)])
-    ties = same | (ours == theirs)
-    wins = int(((ours > theirs) & ~ties).sum()) + int(ties.sum()) / 2
+    wins = outcomes(ours, theirs, scored.responses, reference.responses).sum().item()
     low, high = wilson_interval(wins, len(ours))
     return {"win_rate": wins / len(ours), "win_rate_low": low, "win_rate_high": high}
+
+
+def outcomes(
+    ours: Float[Tensor, " B"], theirs: Float[Tensor, " B"], responses: Sequence[str], others: Sequence[str]
+) -> Float[Tensor, " B"]:
+    """1 where our response has the higher score, 0 where the other one has, ½ for a tie.
+
+    The same response is a tie, too, where its two scores differ by rounding.
+    """
+    same = torch.tensor([one == other for one, other in zip(responses, others, strict=True)], dtype=torch.bool)
+    return torch.where(same | (ours == theirs), 0.5, (ours > theirs).double())
 
 
 def sample_records(

@@ -174,7 +174,20 @@ def test_a_best_one_on_the_way_cannot_decide(read):
         read_primary(yaml.safe_load(f"{{metric: eval/score, read: {read}}}"), "metric")
 
 
-def test_a_drop_from_the_peak_cannot_decide():
-    with pytest.raises(UserError, match="cannot decide a comparison: it is never negative"):
-        read_primary({"metric": "eval/gold", "read": "drop_from_peak"}, "metric")
-    assert read_primary({"metric": "eval/gold"}, "metric").name == "primary"
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [
+        ("drop_from_peak", "never negative"),
+        ({"change_since_peak_of": "eval/gold"}, "never positive"),
+        ({"at_peak_of": "eval/gold"}, "biased upward"),
+    ],
+)
+def test_what_has_one_sign_or_is_biased_cannot_decide(read, reason):
+    with pytest.raises(UserError, match=rf"^metric\.read: .*{reason}.*, which cannot decide a comparison; expected"):
+        read_primary({"metric": "eval/gold", "read": read}, "metric")
+    if read != "drop_from_peak":
+        assert read_primary({"metric": "eval/score", "read": read}, "metric").reading.metric == "eval/gold"
+
+
+def test_the_primary_is_read_at_the_end_unless_declared_otherwise():
+    assert read_primary({"metric": "eval/gold"}, "metric") == Measure("primary", "eval/gold", Last())

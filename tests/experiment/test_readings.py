@@ -90,6 +90,22 @@ def test_change_since_the_peak_of_another_metric():
     assert READINGS["change_since_peak_of"]("eval/gold").value(run, "eval/score") == 4.0
 
 
+def test_value_at_the_peak_of_another_metric_is_not_biased_as_its_own_peak_is():
+    generator = np.random.default_rng(0)
+    found = {"eval/other": [], "eval/score": []}
+    for _ in range(400):
+        run = run_of(eval_score=generator.normal(size=20), eval_other=generator.normal(size=20))
+        for metric, values in found.items():
+            values.append(READINGS["at_peak_of"](metric).value(run, "eval/score"))
+    assert abs(np.mean(found["eval/other"])) < 3 / 20
+    assert np.mean(found["eval/score"]) > 1.7  # the largest of 20 normal values is 1.87 on average
+
+
+def test_value_at_a_peak_by_hand():
+    run = run_of(eval_score=[1.0, NAN, 3.0, 7.0], eval_gold=[0.0, 9.0, 2.0, 1.0])
+    assert READINGS["at_peak_of"]("eval/gold").value(run, "eval/score") == 3.0
+
+
 def test_relative_distance_of_the_last_fifth():
     """Of ten values the last two count: (|4 − 5| + |6.5 − 5|) / 2 / 5."""
     run = run_of(eval_kl=[0.0] * 8 + [4.0, 6.5])
@@ -210,6 +226,7 @@ def test_every_reading_says_which_metric_a_run_lacks(name):
     keys = {
         "mean_of_last": {"count": 2},
         "share_below": {"limit": 1},
+        "at_peak_of": {"metric": "eval/gold"},
         "change_since_peak_of": {"metric": "eval/gold"},
         "fit": {"form": "rl", "give": "r2"},
         "at_kl": {"kl": 1},
@@ -234,6 +251,7 @@ def test_what_came_before_a_divergence_is_not_the_end():
         ("mean_of_last", {"count": True}, "mean_of_last.count must be a whole number of at least 1, got True"),
         ("share_below", {"limit": "low"}, "share_below.limit must be a number, got low"),
         ("change_since_peak_of", {"metric": 3}, "change_since_peak_of.metric must be the name of a metric, got 3"),
+        ("at_peak_of", {"metric": "a b"}, "at_peak_of.metric must be the name of a metric, got 'a b'"),
         ("fit", {"form": "cubic", "give": "r2"}, "fit.form must be one of rl, best_of_n, got cubic"),
         ("fit", {"form": ["rl"], "give": "p"}, "fit.give must be one of r2, alpha, beta, got p"),
         ("at_kl", {"kl": -1}, "at_kl.kl must be a number above 0, got -1"),

@@ -1,6 +1,7 @@
 """Readings: from what a run has logged to one number that a comparison is about."""
 
 from rlhf_lightning.experiment.readings.course import (
+    AtPeakOf,
     ChangeSincePeakOf,
     DropFromPeak,
     Last,
@@ -18,6 +19,7 @@ READINGS: dict[str, type[Reading]] = {
     "mean_over_experience": MeanOverExperience,
     "share_below": ShareBelow,
     "drop_from_peak": DropFromPeak,
+    "at_peak_of": AtPeakOf,
     "change_since_peak_of": ChangeSincePeakOf,
     "fit": Fit,
     "at_kl": AtKL,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -79,16 +78,46 @@ class DropFromPeak(Reading):
     """The largest logged value minus the last one.
 
     It is never negative: a curve that is flat but for noise drops from its highest evaluation, too. Where the size of
-    the drop is claimed, ``change_since_peak_of`` finds the peak in another metric, such as the same reward on training
+    the drop is claimed, `ChangeSincePeakOf` finds the peak in another metric, such as the same reward on training
     prompts, whose noise is independent.
     """
 
-    unfit_as_primary: ClassVar[str] = "it is never negative, whatever a run does"
+    def unfit_as_primary(self, metric: str) -> str:
+        """It has one sign only."""
+        return "a drop from the peak is never negative, whatever a run does"
 
     def value(self, run: Run, metric: str) -> float:
         """In units of the metric."""
         values = logged(run, metric, at_least=2)
         return float(values.max() - values.iloc[-1])
+
+
+@dataclass(frozen=True)
+class AtPeakOf(Reading):
+    """The value at the iteration or step where another metric was largest.
+
+    The best value without its bias, where the noise of both is independent: ``eval/gold`` at the peak of
+    ``objective/gold``, the same reward on training prompts.
+    """
+
+    metric: str
+
+    def __post_init__(self) -> None:
+        _check_metric("at_peak_of", self.metric)
+
+    def unfit_as_primary(self, metric: str) -> str:
+        """At its own peak a metric has its best value."""
+        return "the best of many looks is biased upward" if metric == self.metric else ""
+
+    @property
+    def further_metrics(self) -> tuple[str, ...]:
+        """The metric whose peak it is."""
+        return (self.metric,)
+
+    def value(self, run: Run, metric: str) -> float:
+        """In units of the metric, among the iterations or steps at which both were logged."""
+        values, other = logged_together(run, metric, self.metric)
+        return float(values[other.idxmax()])
 
 
 @dataclass(frozen=True)
@@ -102,9 +131,11 @@ class ChangeSincePeakOf(Reading):
     metric: str
 
     def __post_init__(self) -> None:
-        check_limits(
-            "change_since_peak_of", {"metric": (is_name(self.metric), "the name of a metric", repr(self.metric))}
-        )
+        _check_metric("change_since_peak_of", self.metric)
+
+    def unfit_as_primary(self, metric: str) -> str:
+        """Since its own peak a metric has only fallen."""
+        return "the change since its own peak is never positive, whatever a run does" if metric == self.metric else ""
 
     @property
     def further_metrics(self) -> tuple[str, ...]:
@@ -144,3 +175,7 @@ class RelativeDistance(Reading):
         values = logged(run, metric)
         last = values.iloc[-math.ceil(self.over_last * len(values) - 1e-9) :]
         return float((last - self.target).abs().mean() / abs(self.target))
+
+
+def _check_metric(reading: str, metric: object) -> None:
+    check_limits(reading, {"metric": (is_name(metric), "the name of a metric", repr(metric))})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,9 @@ class MissingError(Exception):
 class Reading(ABC):
     """One number of one run. A subclass is a frozen dataclass whose fields are the keys of its declaration."""
 
-    unfit_as_primary: ClassVar[str] = ""
-    """Why a comparison cannot be decided by this number; empty where it can."""
+    def unfit_as_primary(self, metric: str) -> str:
+        """Why a comparison cannot be decided by this number of a metric; empty where it can."""
+        return ""
 
     @property
     def further_metrics(self) -> tuple[str, ...]:
