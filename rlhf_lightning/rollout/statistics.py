@@ -32,18 +32,32 @@ TEXT_METRICS = (
         "eval/distinct_2",
         floor=0,
     ),
+    Metric(
+        "Length of wrong replies",
+        "tokens, where replies are scored 1 or 0",
+        "rollout/length_wrong",
+        "eval/length_wrong",
+        floor=0,
+    ),
     Metric("Perplexity", "on demonstrations; rises with forgetting", heldout="eval/perplexity", role="heldout"),
 )
 """Metrics of every policy that answers prompts."""
 
 
 def text_statistics(scored: ScoredRollout) -> dict[str, float]:
-    """Mean length, share of responses with an end-of-sequence token, and diversity of the responses."""
-    rollout = scored.rollout
+    """Mean length, share of responses with an end-of-sequence token, and diversity of the responses.
+
+    Where all are scored 1 or 0 and some are wrong, also the mean length of these: longer wrong responses are what
+    averaging a loss over each response rewards (Liu et al. 2025, "Understanding R1-Zero-Like Training", § 3.1).
+    """
+    rollout, scores = scored.rollout, scored.scores
+    lengths, wrong = rollout.lengths().double(), scores == 0
+    verified = bool((wrong | (scores == 1)).all())
     return {
-        "length_mean": rollout.lengths().double().mean().item(),
+        "length_mean": lengths.mean().item(),
         "eos_rate": 1 - rollout.truncated.any(-1).double().mean().item(),
         "distinct_2": distinct_ngrams(scored.responses, 2),
+        **({"length_wrong": lengths[wrong].mean().item()} if verified and wrong.any() else {}),
     }
 
 
