@@ -161,11 +161,12 @@ def _run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: 
 
 def _judge(comparison: Comparison, console: Console) -> None:
     """Judge what has been run, and write the results."""
+    from rlhf_lightning.experiment.pictures import write_page
     from rlhf_lightning.experiment.tables import arms_rows, claims_rows
     from rlhf_lightning.experiment.writing import cautions, write_result
 
     result = comparison.result()
-    made = write_result(result, comparison.results)
+    made = [*write_result(result, comparison.results), write_page(result, comparison.results, _again(comparison))]
     for rows in (arms_rows(result), claims_rows(result)):
         if len(rows):
             console.print(_shown(rows))
@@ -175,13 +176,22 @@ def _judge(comparison: Comparison, console: Console) -> None:
         console.print(f"made {path}", markup=False)
 
 
+def _again(comparison: Comparison) -> list[str]:
+    """The commands that repeat a comparison."""
+    from rlhf_lightning.pipeline.processes import command_line
+
+    name = comparison.experiment.name
+    words = ["compare", f"experiments/{name}.yaml", "--budget", comparison.budget.name]
+    return [command_line(words), command_line([*words, "--more-seeds", "2"])]
+
+
 def _shown(rows: pd.DataFrame) -> Table:
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for column in rows.columns:
         if rows[column].astype(str).str.strip().ne("").any():
             table.add_column(column, overflow="fold")
     for row in rows.loc[:, [str(column.header) for column in table.columns]].itertuples(index=False):
-        table.add_row(*(Text(str(cell).replace("**", "")) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     return table
 
 
