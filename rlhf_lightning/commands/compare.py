@@ -6,7 +6,9 @@ import argparse
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> int:
         return 0
     complete = True
     if not arguments.collect:
+        _check_commands(comparison)
         launcher = _launcher(arguments, comparison)
         complete = _run(comparison, launcher, console, jobs=_jobs(arguments), retry=arguments.retry)
     _judge(comparison, console)
@@ -116,6 +119,23 @@ def table_and_scale(path: str, metric: str | None, *, higher_is_better: bool) ->
         expected = suggestion(metric, measures, otherwise=f"expected one of {', '.join(measures)}")
         raise UserError(f"--metric {metric}: {expected}")
     return table, MeasureScale(metric or measures[0], higher_is_better=higher_is_better)
+
+
+def _check_commands(comparison: Comparison) -> None:
+    """Parse the command lines of each arm's first seed before anything runs, in a process that is gone afterwards.
+
+    Raises:
+        UserError: one of them would be refused; the line names all of it.
+    """
+    from rlhf_lightning.cli.rehearsal import Line, mistakes_in
+    from rlhf_lightning.experiment.engine import first_lines
+
+    lines = first_lines(comparison)
+    if lines:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            mistakes = process.submit(mistakes_in, [Line(place, words) for place, words in lines]).result()
+        if mistakes:
+            raise UserError(f"{comparison.experiment.name}: {'; '.join(mistakes)}")
 
 
 def _jobs(arguments: argparse.Namespace) -> int:
