@@ -33,6 +33,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, has_trainer, is_dry_run, keep_loaders_whole
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import TextPolicy
+from rlhf_lightning.models.state import trained_parameters
 from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.records.metrics import Description, Experience, Metric
 from rlhf_lightning.tasks.task import Task
@@ -179,14 +180,16 @@ class Module(Constructed, LightningModule):
                     f"rank 0 starts with {starts[0]} and rank {number} with {start}; "
                     "expected the same command on every node, and --runs_dir on a file system that they share"
                 )
-        learners = {
-            name: net for name, net in self.learners().items() if any(p.requires_grad for p in net.parameters())
-        }
+        self._remember_weights()
+
+    def _remember_weights(self) -> None:
+        learners = {name: network for name, network in self.learners().items() if trained_parameters(network)}
         if self._begins or not self.trainer.ckpt_path:
             self._weights = {name: WeightChange(network) for name, network in learners.items()}
-        else:  # of a checkpoint that does not say how its run started nothing is known
-            saved = self._saved_starts
-            self._weights = {name: WeightChange(learners[name], saved[name]) for name in learners if name in saved}
+            return
+        # Of a checkpoint that does not say how its run started nothing is known.
+        known = {name: learners[name] for name in self._saved_starts if name in learners}
+        self._weights = {name: WeightChange(network, self._saved_starts[name]) for name, network in known.items()}
 
     @property
     def fitting(self) -> bool:
