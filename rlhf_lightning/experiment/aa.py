@@ -19,7 +19,7 @@ def against_itself(experiment: Experiment) -> Experiment:
     budgets = {}
     for name, entry in (experiment.content.get("budgets") or {}).items():
         own = experiment.budgets[name].arms.get(arm.name)
-        rest = {key: value for key, value in (entry or {}).items() if key not in ("arms", "trials")}
+        rest = {key: value for key, value in (entry or {}).items() if key not in ("arms", "arms_only", "trials")}
         budgets[name] = rest if own is None else {**rest, "arms": {arm.name: own, f"{arm.name} {AGAIN}": own}}
     kept = {
         key: value for key, value in experiment.content.items() if key not in ("groups", "tune", "equal", "baseline")

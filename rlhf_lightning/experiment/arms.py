@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
-from rlhf_lightning.errors import UserError, suggestion
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.spec import Arm
-from rlhf_lightning.experiment.spec_parts import check_keys, names_in, one_of, sections_in
+from rlhf_lightning.experiment.spec_parts import check_keys, matching, sections_in
 from rlhf_lightning.records.run_directory import STAGES
 
 
@@ -74,11 +73,5 @@ def read_groups(content: Any, arms: Mapping[str, Arm], place: str) -> dict[str, 
     for name, patterns in content.items():
         if name in arms:
             raise UserError(f"{place}.{name} is the name of an arm, too; expected another")
-        members = [arm for pattern in names_in(patterns) for arm in arms if fnmatchcase(arm, pattern)]
-        for pattern in names_in(patterns):
-            if not any(fnmatchcase(arm, pattern) for arm in arms):
-                raise UserError(
-                    f"{place}.{name}: no arm {pattern}; {suggestion(pattern, arms, otherwise=one_of(arms))}"
-                )
-        groups[str(name)] = list(dict.fromkeys(members))
+        groups[str(name)] = matching(patterns, list(arms), f"{place}.{name}: no arm")
     return groups

@@ -27,7 +27,7 @@ class Comparison:
         budget: with the seeds that are to be run.
         runs: the folder of all runs.
         results: the folder of tables, figures and report.
-        arms: names of those that are run; by default all.
+        arms: names of those that are run; by default those of the budget.
     """
 
     experiment: Experiment
@@ -76,7 +76,7 @@ class Comparison:
             with_seeds(budget, chosen),
             place_of(runs_dir, experiment, budget, only_runs=True),
             results,
-            list(arms or experiment.arms),
+            list(arms or experiment.arms_of(budget)),
         )
         if experiment.tuning is None:
             check_equal_budgets(experiment, comparison.planned_runs())
@@ -115,9 +115,9 @@ class Comparison:
         return self._plan(self.budget, self.arms).runs()
 
     def declared_runs(self) -> list[PlannedRun]:
-        """The same for every arm and every seed that was ever declared."""
+        """The same for every arm of the budget and every seed that was ever declared."""
         seeds = read_declaration(self.results).all_seeds if self.results.exists() else self.budget.seeds
-        return self._plan(with_seeds(self.budget, seeds), list(self.experiment.arms)).runs()
+        return self._plan(with_seeds(self.budget, seeds), self.experiment.arms_of(self.budget)).runs()
 
     # -- what it has shown ---------------------------------------------------------------------------------------------
 

@@ -40,8 +40,9 @@ def methods(result: ComparisonResult) -> str:
 
 
 def _compared(result: ComparisonResult) -> str:
-    arms = [result.experiment.arms[name].label for name in result.experiment.arms]
-    tasks = [task.name for task in result.experiment.tasks if task.name]
+    ran, on_tasks = set(result.runs["arm"]), set(result.runs["task"])
+    arms = [arm.label for name, arm in result.experiment.arms.items() if name in ran]
+    tasks = [task.name for task in result.experiment.tasks if task.name and task.name in on_tasks]
     on = f" on {listed(tasks)}" if tasks else ""
     return f"We compared {listed(arms)}{on}."
 

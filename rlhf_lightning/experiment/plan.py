@@ -63,7 +63,7 @@ class Plan:
         return [
             PlannedRun(arm.name, task.name, seed, self.stages(arm, task, seed))
             for seed in self.budget.seeds
-            for task in self.experiment.tasks
+            for task in self.experiment.tasks_of(self.budget)
             for arm in self.arms
         ]
 

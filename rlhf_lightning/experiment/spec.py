@@ -93,6 +93,8 @@ class Budget:
         pipeline: settings by stage, for all arms.
         arms: settings by stage, for single arms.
         trials: of the tuning, where they are not those of the experiment.
+        arms_only: the arms that are run; None for all. Claims about others are not judged.
+        tasks_only: the tasks that they are run on; None for all.
     """
 
     name: str
@@ -100,6 +102,8 @@ class Budget:
     pipeline: Sections = field(default_factory=dict)
     arms: dict[str, Sections] = field(default_factory=dict)
     trials: int | None = None
+    arms_only: tuple[str, ...] | None = None
+    tasks_only: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,14 @@ class Experiment:
             expected = f"expected one of {', '.join(self.budgets)}"
             raise UserError(f"--budget {name}: {suggestion(name, self.budgets, otherwise=expected)}")
         return self.budgets[name]
+
+    def arms_of(self, budget: Budget) -> list[str]:
+        """Names of the arms that a budget pays for, in the order of the declaration."""
+        return [name for name in self.arms if budget.arms_only is None or name in budget.arms_only]
+
+    def tasks_of(self, budget: Budget) -> list[TaskEntry]:
+        """The tasks that a budget pays for, in the order of the declaration."""
+        return [task for task in self.tasks if budget.tasks_only is None or task.name in budget.tasks_only]
 
     def sections(
         self, arm: Arm, budget: Budget, task: TaskEntry, settings: Mapping[str, Any] | None = None

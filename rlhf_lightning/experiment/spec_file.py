@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rlhf_lightning.experiment.arms import read_arms, read_groups
 from rlhf_lightning.experiment.claims.reading import read_claims
 from rlhf_lightning.experiment.measures import Measure, read_measures, read_primary
 from rlhf_lightning.experiment.spec import PRIMARY, UNITS, Arm, Budget, Experiment, Source, TaskEntry, Tuning
-from rlhf_lightning.experiment.spec_parts import check_keys, names_in, one_of, sections_in
+from rlhf_lightning.experiment.spec_parts import check_keys, matching, names_in, one_of, sections_in
 from rlhf_lightning.records.config_files import find_file, read_config
 from rlhf_lightning.records.run_directory import STAGES
 from rlhf_lightning.sweep.space import read_space
@@ -51,7 +51,8 @@ def experiment_of(content: Mapping[str, Any], name: str, path: str) -> Experimen
     measures = {PRIMARY: primary, **read_measures(content.get("measures") or {}, f"{path}: measures")}
     margin = _margin(content.get("margin"), f"{path}: margin")
     claims = read_claims(content.get("claims") or [], arms=[*arms, *groups], measures=list(measures), margin=margin)
-    budgets = _budgets(content, arms, path)
+    tasks = _tasks(content.get("tasks"), f"{path}: tasks")
+    budgets = _budgets(content, arms, [task.name for task in tasks], path)
     tuning = _tuning(content.get("tune"), arms, measures, f"{path}: tune")
     baseline = str(content.get("baseline", next(iter(arms))))
     if baseline not in arms:
@@ -69,7 +70,7 @@ def experiment_of(content: Mapping[str, Any], name: str, path: str) -> Experimen
         question=str(content.get("question", "")),
         source=_source(content.get("source") or {}, f"{path}: source"),
         configs=names_in(content.get("config")),
-        tasks=_tasks(content.get("tasks"), f"{path}: tasks"),
+        tasks=tasks,
         pipeline=sections_in(content.get("pipeline") or {}, f"{path}: pipeline"),
         arms=arms,
         groups=groups,
@@ -111,12 +112,14 @@ def _tasks(content: Any, place: str) -> list[TaskEntry]:
     return found
 
 
-def _budgets(content: Mapping[str, Any], arms: Mapping[str, Arm], path: str | Path) -> dict[str, Budget]:
+def _budgets(
+    content: Mapping[str, Any], arms: Mapping[str, Arm], tasks: Sequence[str], path: str | Path
+) -> dict[str, Budget]:
     usual = seeds_from(content.get("seeds", DEFAULT_SEEDS), f"{path}: seeds")
     budgets = {}
     for name, entry in (content.get("budgets") or {"paper": {}}).items():
         place, own = f"{path}: budgets.{name}", {} if entry is None else entry
-        check_keys(own, ("seeds", "arms", "trials", *STAGES), place)
+        check_keys(own, ("seeds", "arms", "arms_only", "tasks_only", "trials", *STAGES), place)
         for arm in own.get("arms") or {}:
             if arm not in arms:
                 raise UserError(f"{place}.arms: no arm {arm}; {suggestion(str(arm), arms, otherwise=one_of(arms))}")
@@ -126,8 +129,15 @@ def _budgets(content: Mapping[str, Any], arms: Mapping[str, Arm], path: str | Pa
             pipeline=sections_in({key: own[key] for key in STAGES if key in own}, place),
             arms={arm: sections_in(each, f"{place}.arms.{arm}") for arm, each in (own.get("arms") or {}).items()},
             trials=None if own.get("trials") is None else _count(own["trials"], f"{place}.trials"),
+            arms_only=_only(own.get("arms_only"), list(arms), f"{place}.arms_only: no arm"),
+            tasks_only=_only(own.get("tasks_only"), tasks, f"{place}.tasks_only: no task"),
         )
     return budgets
+
+
+def _only(patterns: Any, names: Sequence[str], refusal: str) -> tuple[str, ...] | None:
+    """What a budget is limited to; None where it is not."""
+    return tuple(matching(patterns, names, refusal)) or None
 
 
 def seeds_from(value: Any, place: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from rlhf_lightning.errors import UserError, suggestion
@@ -34,6 +35,24 @@ def one_of(names: Sequence[str] | Mapping[str, Any]) -> str:
 def names_in(value: Any) -> list[str]:
     """Names from one name or a list of them."""
     return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def matching(patterns: Any, names: Sequence[str], refusal: str) -> list[str]:
+    """Those of the names that are listed, or that a pattern such as ``npg-*`` fits, each once.
+
+    Args:
+        refusal: what is said of a pattern that fits none, as far as the pattern.
+
+    Raises:
+        UserError: a pattern fits none.
+    """
+    found: dict[str, None] = {}
+    for pattern in map(str, names_in(patterns)):
+        fitting = [name for name in names if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise UserError(f"{refusal} {pattern}; {suggestion(pattern, names, otherwise=one_of(names))}")
+        found |= dict.fromkeys(fitting)
+    return list(found)
 
 
 def sections_in(content: Any, place: str) -> Sections:

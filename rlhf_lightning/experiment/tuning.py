@@ -65,7 +65,7 @@ def trials(
                         arm.name, task.name, seed, plan.stages(arm, task, seed, settings, f"{arm.name}-{number}")
                     )
                     for seed in tuning.seeds
-                    for task in experiment.tasks
+                    for task in experiment.tasks_of(budget)
                 ]
                 found.append(Trial(arm.name, number, settings, runs))
     return found
