@@ -86,6 +86,8 @@ def small(words: list[str]) -> list[str]:
         return [*PIPELINE[:sampling], *PIPELINE[sampling + 2 :], "--task.init_args.vocabulary", "300"]
     if command == "pairs":
         return ["--count", "40"]
+    if command in ("bestof", "winrate"):
+        return ["--prompts", "8", *(("--n", "4") if command == "bestof" else ())]
     if command == "sweep":
         budget = ["--trainer.max_epochs=1", "--data.init_args.rollout_batch_size=16", "--data.init_args.eval_prompts=8"]
         return ["--count", "2", *budget]

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class StageProcess:
 
     def __init__(self, stage: Stage, note: Mapping[str, Any], process: subprocess.Popen[bytes]) -> None:
         self.stage = stage
-        self._note, self._process = note, process
+        self._note, self._process, self._started = note, process, time.monotonic()
 
     def poll(self) -> int | None:
         """Exit status as a shell reports it; None while it runs."""
@@ -57,22 +58,28 @@ class StageProcess:
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def stop(self) -> None:
-        """Have it save and end, by SIGTERM; one that has not ended after `GRACE` seconds is killed."""
+    def terminate(self) -> None:
+        """Ask it to save and end, by SIGTERM."""
         if self._process.poll() is None:
             self._process.terminate()
-            try:
-                self._process.wait(timeout=GRACE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+
+    def stop(self) -> None:
+        """Have it save and end; one that has not after `GRACE` seconds is killed."""
+        self.terminate()
+        try:
+            self._process.wait(timeout=GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._ended()
 
     def _ended(self) -> int:
         code = self._process.returncode
         status = code if code >= 0 else 128 - code
         if status == 0 and not (self.stage.directory / DONE).exists():
             write_atomically(self.stage.directory / DONE, "")
-        _write_note(self.stage, {**self._note, "done": status == 0, "status": status})
+        seconds = round(self._note.get("seconds", 0.0) + time.monotonic() - self._started, 1)
+        _write_note(self.stage, {**self._note, "done": status == 0, "status": status, "seconds": seconds})
         return status
 
     def _interrupt(self) -> None:
@@ -127,7 +134,8 @@ def start_stage(
         command = _command(stage, overwrite=overwrite or state not in ("new", "continues"))
         if stage.command[0] != "fit":
             (stage.directory / DONE).unlink(missing_ok=True)
-        note = {**key, "done": False, "replaces": _finished(stage)}
+        seconds = _read_note(stage).get("seconds", 0.0) if state == "continues" else 0.0
+        note = {**key, "done": False, "replaces": _finished(stage), "seconds": seconds}
         _write_note(stage, note)
         said = [] if state in ("unchanged", "foreign", "new") else [f"{stage.name}: {state}"]
         said.append(f"{stage.name}: {command_line(command)}")
@@ -171,10 +179,22 @@ class _Lock:
             self._file.close()
 
 
+def is_done(stage: Stage, *, same_code: bool = True) -> bool:
+    """Whether a stage has been made from what it would be made from now; see `start_stage`."""
+    if not all(path.exists() for path in stage.inputs.values()):
+        return False
+    return _state(stage, key_of(stage), same_code=same_code) == "unchanged"
+
+
 def failed_before(stage: Stage) -> int | None:
     """Exit status of a stage that failed by itself when it was last run; None for any other."""
     status = _read_note(stage).get("status", 0)
     return None if status == 0 or status in INTERRUPTED else status
+
+
+def seconds_of(stage: Stage) -> float | None:
+    """How long a stage has run in all, with its interruptions left out; None where that is not known."""
+    return _read_note(stage).get("seconds")
 
 
 def _write_note(stage: Stage, note: Mapping[str, Any]) -> None:

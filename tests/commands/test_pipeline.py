@@ -395,7 +395,8 @@ def waited_for(tmp_path):
         stage = described.Stage("sft", ["fit"], tmp_path, {}, tmp_path / "export")
         process = running.StageProcess(stage, {}, subprocess.Popen([sys.executable, "-c", code]))
         status = process.wait()
-        assert json.loads((tmp_path / "stage.json").read_text()) == {"done": status == 0, "status": status}
+        note = json.loads((tmp_path / "stage.json").read_text())
+        assert (note["done"], note["status"]) == (status == 0, status)
         return status
 
     return wait
