@@ -119,6 +119,8 @@ def workspace(tmp_path_factory):
     shutil.copy(folder / "runs/quickstart/pairs/pairs.jsonl", folder / "pairs.jsonl")
     pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text("utf-8").splitlines()]
     answers = [{"prompt": pair["prompt"], "response": pair["chosen"]} for pair in pairs]
+    rows = [f"{arm},{seed},{place + seed % 3}" for place, arm in enumerate(("a2c", "ppo")) for seed in range(8)]
+    (folder / "results.csv").write_text("\n".join(["arm,seed,score", *rows]) + "\n", encoding="utf-8")
     (folder / "responses.jsonl").write_text("".join(json.dumps(one) + "\n" for one in answers), encoding="utf-8")
     return folder
 
