@@ -10,10 +10,12 @@ import pandas as pd
 from rlhf_lightning.experiment.collect import unequal
 from rlhf_lightning.experiment.declaration import Declaration
 from rlhf_lightning.experiment.methods import methods
-from rlhf_lightning.experiment.results import RUNS, TRIALS, ComparisonResult, finished_share
+from rlhf_lightning.experiment.results import ComparisonResult, finished_share
 from rlhf_lightning.experiment.tables import arms_rows, claims_rows
 from rlhf_lightning.records.files import write_atomically
 from rlhf_lightning.report.tables import markdown_table
+
+RUNS, TRIALS = "runs.csv", "tuning.csv"
 
 
 def write_result(result: ComparisonResult, folder: Path) -> list[Path]:
