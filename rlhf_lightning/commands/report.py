@@ -17,11 +17,7 @@ def main(argv: list[str]) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-<<<<<<< HEAD
-        help="run directory, a pipeline's directory, or one of its stages; seeds of one configuration are one arm",
-=======
         help="run directory, a pipeline's, or one of its stages; those that differ in the seed alone are one arm",
->>>>>>> figs
     )
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the first run)")
     arguments = parser.parse_intermixed_args(argv)
