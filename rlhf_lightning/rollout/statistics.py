@@ -47,17 +47,17 @@ TEXT_METRICS = (
 def text_statistics(scored: ScoredRollout) -> dict[str, float]:
     """Mean length, share of responses with an end-of-sequence token, and diversity of the responses.
 
-    Where all are scored 1 or 0 and some are wrong, also the mean length of these: longer wrong responses are what
-    averaging a loss over each response rewards (Liu et al. 2025, "Understanding R1-Zero-Like Training", § 3.1).
+    Where some are scored 1, and all others 0, also the mean length of these: longer wrong responses are what averaging
+    a loss over each response rewards (Liu et al. 2025, "Understanding R1-Zero-Like Training", § 3.1).
     """
-    rollout, scores = scored.rollout, scored.scores
-    lengths, wrong = rollout.lengths().double(), scores == 0
-    verified = bool((wrong | (scores == 1)).all())
+    rollout, lengths = scored.rollout, scored.rollout.lengths().double()
+    right, wrong = scored.scores == 1, scored.scores == 0
+    told_apart = bool((right | wrong).all() and right.any() and wrong.any())
     return {
         "length_mean": lengths.mean().item(),
         "eos_rate": 1 - rollout.truncated.any(-1).double().mean().item(),
         "distinct_2": distinct_ngrams(scored.responses, 2),
-        **({"length_wrong": lengths[wrong].mean().item()} if verified and wrong.any() else {}),
+        **({"length_wrong": lengths[wrong].mean().item()} if told_apart else {}),
     }
 
 

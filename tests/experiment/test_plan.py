@@ -4,6 +4,7 @@ from pathlib import Path
 
 from declared import experiment
 
+from rlhf_lightning.experiment.comparison import Comparison
 from rlhf_lightning.experiment.plan import Plan, all_stages
 from rlhf_lightning.experiment.tuning import chosen_settings, random_settings, trial_table, trials
 
@@ -45,6 +46,18 @@ def test_an_arm_with_other_pairs_has_its_own_pairs_and_reward_model():
     command = runs[1].stages[2].command
     assert command[command.index("--data.init_args.pairs") + 1] == "runs/x/seed-1/pairs-many/pairs.jsonl"
     assert command[command.index("--name") + 1] == "reward-many"
+
+
+def test_a_limited_budget_runs_only_its_arms_and_tasks(tmp_path):
+    tasks = {name: {"config": f"configs/tasks/{name}.yaml", "scale": [0, 1]} for name in ("bandit", "arithmetic")}
+    declared = experiment(
+        tasks=tasks, config=None, budgets={"smoke": {"seeds": 2, "arms_only": "two", "tasks_only": "arithmetic"}}
+    )
+    comparison = Comparison.of(
+        declared, declared.budgets["smoke"], runs_dir=tmp_path / "runs", results_dir=tmp_path / "results"
+    )
+    for runs in (comparison.planned_runs(), comparison.declared_runs()):
+        assert [(run.arm, run.task, run.seed) for run in runs] == [("two", "arithmetic", 1), ("two", "arithmetic", 2)]
 
 
 def test_stages_that_an_arm_does_not_need_are_left_out():

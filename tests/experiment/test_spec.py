@@ -51,6 +51,16 @@ def test_seeds_are_ten_unless_said():
     assert experiment(budgets={"smoke": {"seeds": [3, 5]}, "paper": None}).budgets["smoke"].seeds == (3, 5)
 
 
+def test_a_budget_may_be_limited_to_some_arms_and_tasks():
+    tasks = {name: {"config": f"configs/tasks/{name}.yaml", "scale": [0, 1]} for name in ("bandit", "arithmetic")}
+    budgets = {"smoke": {"arms_only": ["t*"], "tasks_only": ["bandit"]}, "paper": {}}
+    found = experiment(tasks=tasks, config=None, budgets=budgets)
+    smoke, paper = found.budgets["smoke"], found.budgets["paper"]
+    assert (found.arms_of(smoke), found.arms_of(paper)) == (["two"], ["one", "two"])
+    assert [task.name for task in found.tasks_of(smoke)] == ["bandit"]
+    assert [task.name for task in found.tasks_of(paper)] == ["bandit", "arithmetic"]
+
+
 def test_groups_are_named_by_patterns():
     found = experiment(groups={"both": "*", "first": ["one"]})
     assert found.groups == {"both": ["one", "two"], "first": ["one"]}
@@ -86,6 +96,14 @@ MISTAKES = {
     "arm of a budget": (
         {"budgets": {"quick": {"arms": {"tow": {}}}}},
         "budgets.quick.arms: no arm tow; did you mean two?",
+    ),
+    "arms that a budget is limited to": (
+        {"budgets": {"quick": {"arms_only": ["tow"]}}},
+        "budgets.quick.arms_only: no arm tow; did you mean two?",
+    ),
+    "tasks that a budget is limited to": (
+        {"budgets": {"quick": {"tasks_only": ["a"]}}, "tasks": {"b": {"config": "b.yaml", "scale": [0, 1]}}},
+        "budgets.quick.tasks_only: no task a",
     ),
     "name in braces": ({"arms": {"a{x}": {"for": {"y": [1]}}}}, "expected names in braces from y"),
     "scale of a task": ({"tasks": {"a": {"config": "b.yaml", "scale": [1, 1]}}}, "tasks.a.scale is [1, 1]"),
