@@ -68,6 +68,8 @@ class Process:
         self.runs.running.discard(self.stage.name)
         return 0
 
+    def terminate(self): ...
+
     def stop(self):
         self.runs.stopped.append(self.stage.name)
         self.runs.running.discard(self.stage.name)
@@ -110,7 +112,8 @@ def test_the_value_of_a_trial_is_the_last_one_in_the_mean_over_its_seeds(runs, t
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_no_more_runs_than_jobs(jobs, runs, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
     run(tmp_path, seeds=2, jobs=jobs)
     assert runs.most == jobs
     assert runs.environment["OMP_NUM_THREADS"] == str(6 // jobs)
