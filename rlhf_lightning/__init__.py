@@ -43,7 +43,7 @@ _HOME = {
     "models.reward.reward_model": "RewardModel",
     "models.tabular": "TabularBackbone",
     "records.many_runs": "load_runs",
-    "experiment.results": "load_comparison",
+    "experiment.loading": "load_comparison",
     "records.runs": "load_run",
     "reward_modeling.losses": "AllPairs BradleyTerry PlackettLuce Regression",
     "reward_modeling.module": "RewardModeling",

@@ -4,8 +4,15 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from rlhf_lightning.intervals import clustered_wilson_interval, student_interval, wilson_interval
+from rlhf_lightning.intervals import (
+    clustered_wilson_interval,
+    student_interval,
+    student_quantile,
+    welch_interval,
+    wilson_interval,
+)
 
 
 def test_wilson_interval_by_hand():
@@ -42,6 +49,32 @@ def test_student_interval_of_a_single_value_has_no_width():
     mean, half = student_interval([0.25])
     assert mean == 0.25
     assert math.isnan(half)
+
+
+def test_welch_interval_by_hand():
+    # means 3 and 1, variances 4 and 1, so the standard error is √(4/4 + 1/2) = √1.5 and the degrees of freedom
+    # 1.5² / (1²/3 + 0.5²/1) = 3.857: four values √3 from their mean, two values √½ from theirs
+    ours, theirs = [3 - 3**0.5, 3 - 3**0.5, 3 + 3**0.5, 3 + 3**0.5], [1 - 0.5**0.5, 1 + 0.5**0.5]
+    difference, half = welch_interval(ours, theirs)
+    assert difference == pytest.approx(2)
+    assert half == pytest.approx(stats.t.ppf(0.975, 2.25 / (1 / 3 + 0.25)) * 1.5**0.5)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_welch_interval_as_scipy_has_it(level):
+    ours, theirs = [0.8, 0.9, 0.7, 0.95, 0.84], [0.6, 0.65, 0.71]
+    difference, half = welch_interval(ours, theirs, level=level)
+    found = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(level)
+    assert (difference - half, difference + half) == pytest.approx((found.low, found.high))
+
+
+def test_welch_interval_of_values_that_never_vary_has_no_width():
+    assert welch_interval([1.0, 1.0], [0.5, 0.5]) == (0.5, 0.0)
+
+
+def test_the_quantile_is_the_half_width_in_standard_errors():
+    # of 0 and 2: the standard error is 1, and t with one degree of freedom is 12.706 at 0.975
+    assert student_quantile(2) == pytest.approx(student_interval([0.0, 2.0])[1]) == pytest.approx(12.7062, abs=1e-4)
 
 
 def test_clustered_interval_of_single_observations_is_wilsons():

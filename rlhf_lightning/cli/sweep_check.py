@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
 
-from jsonargparse import Namespace
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser
-
-from rlhf_lightning.callbacks.listener import Reporting
-from rlhf_lightning.cli import checks
-from rlhf_lightning.cli.command_line import REFUSALS, CommandLine
-from rlhf_lightning.cli.config_parser import ConfigParser, parse
-from rlhf_lightning.cli.endings import Endings
-from rlhf_lightning.cli.introspection import import_components
-from rlhf_lightning.errors import UserError, suggestion
-from rlhf_lightning.lightning_seams import attach_data
-from rlhf_lightning.records.metrics import Description
+from rlhf_lightning.cli.rehearsal import Line, mistakes_in
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.sweep.file import SweepFile
 
 
@@ -31,79 +18,11 @@ def check_sweep(file: SweepFile, more: Sequence[str] = ()) -> int:
     Raises:
         UserError: something would be refused, or no run logs the metric; the line names all of it.
     """
-    checks.quiet_libraries()
-    import_components()
-    lines = [(name, file.command(values, more)) for name, values in file.search.space.extremes()]
-    rehearsal: list[str] = []
-    with suppress(SystemExit):
-        _Rehearsal(file, lines, rehearsal)
-    if rehearsal:
-        raise UserError(f"{file.path}: {'; '.join(dict.fromkeys(rehearsal))}")
+    lines = []
+    for name, values in file.search.space.extremes():
+        _, *words = file.command(values, more)
+        first = {file.search.metric: "metric.name"} if not name else None
+        lines.append(Line(f"parameters.{name}" if name else "", words, first))
+    if mistakes := mistakes_in(lines):
+        raise UserError(f"{file.path}: {'; '.join(mistakes)}")
     return len(lines)
-
-
-class _Rehearsal(CommandLine):
-    """Parses many command lines, builds model and data of the first one but no networks, and ends.
-
-    Args:
-        lines: the parameter that is at one of its ends, if any, with the words of each command line.
-        mistakes: where what is wrong is written to.
-    """
-
-    def __init__(self, file: SweepFile, lines: Sequence[tuple[str, Sequence[str]]], mistakes: list[str]) -> None:
-        self.file, self.lines, self.mistakes = file, lines, mistakes
-        super().__init__("fit", [], Endings())
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse all lines, and end as ``--print_config`` does."""
-        assert isinstance(parser, ConfigParser)
-        for name, (_, *words) in self.lines:
-            try:
-                config = parser_result(parser, words, self.command_parser)
-                if not name:
-                    self._check_metric(parser, config)
-            except UserError as error:
-                self._note(name, str(error))
-        raise SystemExit(0)
-
-    def _note(self, name: str, mistake: str) -> None:
-        """A mistake, with the parameter whose value it is about, unless the line of all first values has it, too."""
-        if not any(known.endswith(mistake) for known in self.mistakes):
-            self.mistakes.append(f"parameters.{name}: {mistake}" if name and name not in mistake else mistake)
-
-    def _check_metric(self, parser: ConfigParser, config: Namespace) -> None:
-        """Refuse a metric that the run does not say it logs.
-
-        Raises:
-            UserError: it does not, or a class refuses its arguments.
-        """
-        try:
-            built = parser.instantiate_classes(config)["fit"]
-        except (UserError, *REFUSALS) as error:
-            raise checks.as_user_error(error) from error
-        description = _description(built)
-        metric = self.file.search.metric
-        if description is None:
-            return
-        known = [name for one in description.metrics for name in (one.heldout, one.name) if name]
-        if metric not in known:
-            evaluated = ", ".join(name for name in known if name.startswith("eval/"))
-            hint = suggestion(metric, known, otherwise=f"its evaluations have {evaluated}")
-            raise UserError(f"metric.name: no run of {description.algorithm} logs {metric}; {hint}")
-
-
-def parser_result(parser: ConfigParser, words: Sequence[str], command_parser: ConfigParser) -> Namespace:
-    """The configuration of a ``fit``, checked as before a run."""
-    config = parse(parser, ["fit", *words], command_parser)
-    checks.check_config(config["fit"], "fit")
-    return config
-
-
-def _description(built: Namespace) -> Description | None:
-    """What a model says that it logs; None where it says nothing."""
-    model: LightningModule = built.model
-    if not isinstance(model, Reporting):
-        return None
-    model.trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    attach_data(model.trainer, built.data)
-    return model.describe()

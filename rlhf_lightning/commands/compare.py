@@ -6,7 +6,9 @@ import argparse
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> int:
         return 0
     complete = True
     if not arguments.collect:
+        _check_commands(comparison)
         launcher = _launcher(arguments, comparison)
         complete = _run(comparison, launcher, console, jobs=_jobs(arguments), retry=arguments.retry)
     _judge(comparison, console)
@@ -118,6 +121,23 @@ def table_and_scale(path: str, metric: str | None, *, higher_is_better: bool) ->
     return table, MeasureScale(metric or measures[0], higher_is_better=higher_is_better)
 
 
+def _check_commands(comparison: Comparison) -> None:
+    """Parse the command lines of each arm's first seed before anything runs, in a process that is gone afterwards.
+
+    Raises:
+        UserError: one of them would be refused; the line names all of it.
+    """
+    from rlhf_lightning.cli.rehearsal import Line, mistakes_in
+    from rlhf_lightning.experiment.engine import first_lines
+
+    lines = first_lines(comparison)
+    if lines:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            mistakes = process.submit(mistakes_in, [Line(place, words) for place, words in lines]).result()
+        if mistakes:
+            raise UserError(f"{comparison.experiment.name}: {'; '.join(mistakes)}")
+
+
 def _jobs(arguments: argparse.Namespace) -> int:
     """How many stages run at a time: one on this machine if nothing is said, as many as there are on a cluster."""
     return arguments.jobs or (1 if arguments.launcher == "local" else 10_000)
@@ -161,11 +181,12 @@ def _run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: 
 
 def _judge(comparison: Comparison, console: Console) -> None:
     """Judge what has been run, and write the results."""
+    from rlhf_lightning.experiment.pictures import write_page
     from rlhf_lightning.experiment.tables import arms_rows, claims_rows
     from rlhf_lightning.experiment.writing import cautions, write_result
 
     result = comparison.result()
-    made = write_result(result, comparison.results)
+    made = [*write_result(result, comparison.results), write_page(result, comparison.results, _again(comparison))]
     for rows in (arms_rows(result), claims_rows(result)):
         if len(rows):
             console.print(_shown(rows))
@@ -175,13 +196,22 @@ def _judge(comparison: Comparison, console: Console) -> None:
         console.print(f"made {path}", markup=False)
 
 
+def _again(comparison: Comparison) -> list[str]:
+    """The commands that repeat a comparison."""
+    from rlhf_lightning.pipeline.processes import command_line
+
+    name = comparison.experiment.name
+    words = ["compare", f"experiments/{name}.yaml", "--budget", comparison.budget.name]
+    return [command_line(words), command_line([*words, "--more-seeds", "2"])]
+
+
 def _shown(rows: pd.DataFrame) -> Table:
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for column in rows.columns:
         if rows[column].astype(str).str.strip().ne("").any():
             table.add_column(column, overflow="fold")
     for row in rows.loc[:, [str(column.header) for column in table.columns]].itertuples(index=False):
-        table.add_row(*(Text(str(cell).replace("**", "")) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     return table
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.experiment.spec import Arm
+from rlhf_lightning.experiment.spec import DeclaredArm
 from rlhf_lightning.experiment.spec_parts import check_keys, matching, sections_in
 from rlhf_lightning.records.run_directory import STAGES
 
 
-def read_arms(content: Any, place: str) -> dict[str, Arm]:
+def read_arms(content: Any, place: str) -> dict[str, DeclaredArm]:
     """The arms, by name; one that has values under ``for`` stands for one arm for each combination of them.
 
     Raises:
@@ -20,7 +20,7 @@ def read_arms(content: Any, place: str) -> dict[str, Arm]:
     """
     if not isinstance(content, Mapping) or len(content) == 0:
         raise UserError(f"{place}: expected a mapping of names to settings, such as ppo: {{policy: {{config: …}}}}")
-    found: dict[str, Arm] = {}
+    found: dict[str, DeclaredArm] = {}
     for name, entry in content.items():
         for arm_name, own in _filled_in(str(name), {} if entry is None else entry, f"{place}.{name}"):
             check_keys(own, ("label", "published", "seed_offset", *STAGES), f"{place}.{name}")
@@ -31,7 +31,7 @@ def read_arms(content: Any, place: str) -> dict[str, Arm]:
             if published is not None and not isinstance(published, int | float):
                 raise UserError(f"{place}.{name}.published is {published!r}; expected a number")
             offset = int(own.get("seed_offset", 0))
-            found[arm_name] = Arm(arm_name, str(own.get("label", arm_name)), sections, published, offset)
+            found[arm_name] = DeclaredArm(arm_name, str(own.get("label", arm_name)), sections, published, offset)
     return found
 
 
@@ -65,7 +65,7 @@ def _with_values(content: Any, values: Mapping[str, Any], place: str) -> Any:
         raise UserError(f"{place}: {content!r}; expected names in braces from {', '.join(values)}") from None
 
 
-def read_groups(content: Any, arms: Mapping[str, Arm], place: str) -> dict[str, list[str]]:
+def read_groups(content: Any, arms: Mapping[str, DeclaredArm], place: str) -> dict[str, list[str]]:
     """Arms by group; members are names or patterns such as ``npg-*``."""
     if not isinstance(content, Mapping):
         raise UserError(f"{place}: expected a mapping of names to arms")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def runs_table(experiment: Experiment, planned: Sequence[PlannedRun]) -> pd.Data
 
     Columns: ``arm``, ``task``, ``seed``, ``status`` (``finished``, ``failed``, ``not run``), one per measure (NaN where
     a run has none), ``used`` and ``unit`` (of the experience that it learned from), ``seconds``, ``note``,
-    ``directory``, ``commit``, ``machine`` and ``command``.
+    ``directory``, ``commit``, ``versions``, ``hardware`` and ``command``.
 
     Raises:
         UserError: no run has logged a metric that is measured.
@@ -78,9 +79,18 @@ def _row(experiment: Experiment, planned: PlannedRun, run: Run | None) -> dict[s
         "note": "; ".join(dict.fromkeys(notes)),
         "directory": str(planned.directory),
         "commit": environment.get("git_commit") or "",
-        "machine": (environment.get("hardware") or {}).get("machine", ""),
+        "versions": ", ".join(f"{name} {text}" for name, text in (environment.get("versions") or {}).items() if text),
+        "hardware": _hardware(environment.get("hardware") or {}),
         "command": environment.get("command", ""),
     }
+
+
+def _hardware(found: Mapping[str, Any]) -> str:
+    """Processors and graphics cards in words; empty where nothing is known."""
+    if not found:
+        return ""
+    cards = [f"{count} × {name}" for name, count in Counter(found.get("gpus") or []).items()]
+    return ", ".join([f"{found.get('cpus')} CPUs ({found.get('processor')})", *cards])
 
 
 def _status(planned: PlannedRun) -> tuple[str, list[str]]:

@@ -71,6 +71,8 @@ class Comparison:
         chosen += [next(fresh) for _ in range(more_seeds)]
         if both := sorted(taken & {*chosen}):
             raise UserError(f"seeds {both} are those of the tuning; expected others")
+        if experiment.claims and len(chosen) < 2:
+            raise UserError(f"{experiment.name} has claims, whose intervals need at least two seeds, and got {chosen}")
         comparison = cls(
             experiment,
             with_seeds(budget, chosen),

@@ -14,7 +14,7 @@ from rlhf_lightning.experiment.progress import Board
 from rlhf_lightning.pipeline.processes import command_line, failed_before
 from rlhf_lightning.pipeline.schedule import Launcher, LocalLauncher, Schedule
 from rlhf_lightning.pipeline.stages import Stage
-from rlhf_lightning.records.run_directory import DONE
+from rlhf_lightning.records.run_directory import DONE, STAGE
 
 
 def local_launcher(jobs: int) -> LocalLauncher:
@@ -61,12 +61,31 @@ def _run(
     return all(one.state == "finished" for one in schedule.progress.values())
 
 
+def first_lines(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """The ``fit`` commands of the first run of each arm and task that have not been started, with the arm's place."""
+    first_runs = _next_runs(comparison)
+    first = {(run.arm, run.task, run.directory.name): run for run in reversed(first_runs)}
+    return [
+        (f"arms.{run.arm}", stage.command[1:])
+        for run in reversed(first.values())
+        for stage in run.stages
+        if stage.command[0] == "fit" and not (stage.directory / STAGE).exists()
+    ]
+
+
 def commands(comparison: Comparison) -> list[str]:
     """The command lines of what is not done yet, in an order in which they can be run.
 
     Where the tuning has not ended these are those of the tuning: what comes after depends on it.
     """
-    runs = [run for trial in comparison.tuning_trials() for run in trial.runs]
-    if not runs or comparison.tuning_table() is not None:
-        runs = comparison.planned_runs()
-    return [command_line(stage.command) for stage in all_stages(runs) if not (stage.directory / DONE).is_file()]
+    return [
+        command_line(stage.command)
+        for stage in all_stages(_next_runs(comparison))
+        if not (stage.directory / DONE).is_file()
+    ]
+
+
+def _next_runs(comparison: Comparison) -> list[PlannedRun]:
+    """The runs of the tuning until it has ended, and then those of the arms."""
+    tried = [run for trial in comparison.tuning_trials() for run in trial.runs]
+    return tried if tried and comparison.tuning_table() is None else comparison.planned_runs()

@@ -120,8 +120,15 @@ def _failures(result: ComparisonResult) -> str:
 
 def _software(runs: pd.DataFrame, result: ComparisonResult) -> str:
     commits = [commit for commit in runs["commit"].unique() if commit]
-    machines = [machine for machine in runs["machine"].unique() if machine]
     shown = ", ".join(commit[:12] for commit in commits)
-    code = f", commit{'s' if len(commits) > 1 else ''} {shown}" if commits else ""
-    where = f" on {len(machines)} machine{'s' if len(machines) > 1 else ''}" if machines else ""
-    return f"All runs were made with rlhf_lightning {result.declaration.version}{code}{where}."
+    code = f" (commit{'s' if len(commits) > 1 else ''} {shown})" if commits else ""
+    versions, hardware = (_listed_once(runs[column]) for column in ("versions", "hardware"))
+    others = f" with {versions}" if versions else ""
+    where = f", on machines with {hardware}" if hardware else ""
+    return f"All runs were made with rlhf_lightning {result.declaration.version}{code}{others}{where}."
+
+
+def _listed_once(texts: pd.Series) -> str:
+    """Everything that some texts list, each once; our own version stands elsewhere."""
+    parts = dict.fromkeys(part for text in texts for part in str(text).split(", ") if part)
+    return ", ".join(part for part in parts if not part.startswith("rlhf_lightning "))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.experiment.spec import Arm, Budget, Experiment, TaskEntry, measured_stage
+from rlhf_lightning.experiment.spec import Budget, DeclaredArm, Experiment, TaskEntry, measured_stage
 from rlhf_lightning.pipeline.stages import Settings, Stage, build_stages
 from rlhf_lightning.records.run_directory import STAGES
 
@@ -68,7 +68,7 @@ class Plan:
         ]
 
     def stages(
-        self, arm: Arm, task: TaskEntry, seed: int, settings: Mapping[str, Any] | None = None, folder: str = ""
+        self, arm: DeclaredArm, task: TaskEntry, seed: int, settings: Mapping[str, Any] | None = None, folder: str = ""
     ) -> list[Stage]:
         """The stages that an arm needs with one seed, the measured one last.
 

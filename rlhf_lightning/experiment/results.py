@@ -1,35 +1,22 @@
-"""What a comparison has shown: its table of arms and its verdicts, from its runs or from its folder.
-
-```python
-result = load_comparison("experiments/results/cartpole_optimizers-quick")
-result.table      # one row per arm
-result.verdicts   # one row per claim
-```
-"""
+"""What a comparison has shown: its table of arms and its verdicts."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.claims.judging import Judged, judge
 from rlhf_lightning.experiment.claims.together import why_impossible
 from rlhf_lightning.experiment.collect import FINISHED, MISSING, scores
-from rlhf_lightning.experiment.declaration import SPEC, Declaration, read_declaration
+from rlhf_lightning.experiment.declaration import Declaration
 from rlhf_lightning.experiment.measures import Measure
 from rlhf_lightning.experiment.spec import PRIMARY, Experiment
-from rlhf_lightning.experiment.spec_file import read_experiment
 from rlhf_lightning.experiment.statistics.arms import describe, mean_estimate
 from rlhf_lightning.experiment.statistics.scores import MeasureScale
-
-RUNS, TRIALS = "runs.csv", "tuning.csv"
 
 
 @dataclass(frozen=True)
@@ -154,29 +141,6 @@ def _scale(name: str, measure: Measure, *, pooled: bool) -> MeasureScale:
 
 def _mean(values: pd.Series) -> float:
     return mean_estimate(values.dropna().to_numpy(dtype=float)).mean if values.notna().any() else math.nan
-
-
-def load_comparison(folder: str | Path) -> ComparisonResult:
-    """Read what ``compare`` has written, and judge it anew.
-
-    Args:
-        folder: such as ``experiments/results/cartpole_optimizers-quick``.
-
-    Raises:
-        UserError: the folder holds no comparison, or one without runs.
-    """
-    folder = Path(folder)
-    declaration = read_declaration(folder)
-    if not (folder / RUNS).is_file():
-        raise UserError(f"{folder} holds no {RUNS} yet; compare writes it when runs have ended")
-    experiment = read_experiment(folder / SPEC, name=declaration.name)
-    text = ["arm", "task", "unit", "note", "directory", "commit", "machine", "command"]
-    runs = pd.read_csv(folder / RUNS, dtype=dict.fromkeys(text, str)).fillna(dict.fromkeys(text, ""))
-    trials = None
-    if (folder / TRIALS).is_file():
-        trials = pd.read_csv(folder / TRIALS, dtype={"arm": str})
-        trials["settings"] = trials["settings"].map(json.loads)
-    return ComparisonResult(experiment, declaration, runs, trials)
 
 
 def finished_share(runs: pd.DataFrame) -> str:

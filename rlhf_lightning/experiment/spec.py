@@ -53,7 +53,7 @@ class TaskEntry:
 
 
 @dataclass(frozen=True)
-class Arm:
+class DeclaredArm:
     """What is compared: a pipeline whose last stage is measured.
 
     Args:
@@ -127,7 +127,7 @@ class Experiment:
     configs: list[str]
     tasks: list[TaskEntry]
     pipeline: Sections
-    arms: dict[str, Arm]
+    arms: dict[str, DeclaredArm]
     groups: dict[str, list[str]]
     baseline: str
     measures: dict[str, Measure]
@@ -162,7 +162,7 @@ class Experiment:
         return [task for task in self.tasks if budget.tasks_only is None or task.name in budget.tasks_only]
 
     def sections(
-        self, arm: Arm, budget: Budget, task: TaskEntry, settings: Mapping[str, Any] | None = None
+        self, arm: DeclaredArm, budget: Budget, task: TaskEntry, settings: Mapping[str, Any] | None = None
     ) -> Sections:
         """Everything that is set for an arm, by stage, later layers on top.
 

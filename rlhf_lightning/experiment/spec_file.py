@@ -10,7 +10,7 @@ from rlhf_lightning.errors import UserError, suggestion
 from rlhf_lightning.experiment.arms import read_arms, read_groups
 from rlhf_lightning.experiment.claims.reading import read_claims
 from rlhf_lightning.experiment.measures import Measure, read_measures, read_primary
-from rlhf_lightning.experiment.spec import PRIMARY, UNITS, Arm, Budget, Experiment, Source, TaskEntry, Tuning
+from rlhf_lightning.experiment.spec import PRIMARY, UNITS, Budget, DeclaredArm, Experiment, Source, TaskEntry, Tuning
 from rlhf_lightning.experiment.spec_parts import check_keys, matching, names_in, one_of, sections_in
 from rlhf_lightning.records.config_files import find_file, read_config
 from rlhf_lightning.records.run_directory import STAGES
@@ -113,7 +113,7 @@ def _tasks(content: Any, place: str) -> list[TaskEntry]:
 
 
 def _budgets(
-    content: Mapping[str, Any], arms: Mapping[str, Arm], tasks: Sequence[str], path: str | Path
+    content: Mapping[str, Any], arms: Mapping[str, DeclaredArm], tasks: Sequence[str], path: str | Path
 ) -> dict[str, Budget]:
     usual = seeds_from(content.get("seeds", DEFAULT_SEEDS), f"{path}: seeds")
     budgets = {}
@@ -159,7 +159,9 @@ def _count(value: Any, place: str) -> int:
     return value
 
 
-def _tuning(content: Any, arms: Mapping[str, Arm], measures: Mapping[str, Measure], place: str) -> Tuning | None:
+def _tuning(
+    content: Any, arms: Mapping[str, DeclaredArm], measures: Mapping[str, Measure], place: str
+) -> Tuning | None:
     if content is None:
         return None
     check_keys(content, ("trials", "seeds", "measure", "space"), place, required=("trials", "seeds", "space"))

@@ -56,7 +56,7 @@ def judged_rows(judged: Sequence[Judged]) -> pd.DataFrame:
             one.claim.title,
             _cell(one.claim.published),
             f"{one.quantity}: {_with_interval(one.estimate, one.low, one.high)}",
-            f"**{one.standing}** ({one.in_words()})" if one.standing is not None else f"**{one.in_words()}**",
+            f"{one.standing} ({one.in_words()})" if one.standing is not None else one.in_words(),
             "–" if one.adjusted_difference is None else _p(one.adjusted_difference),
             str(len(one.seeds)),
             "; ".join(one.notes),
@@ -100,16 +100,3 @@ def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return number(value) if isinstance(value, int | float) else str(value)
-
-
-def markdown(rows: pd.DataFrame, *, numbers: Sequence[str] = ()) -> str:
-    """A table; what stands in a cell never ends it.
-
-    Args:
-        numbers: columns that are aligned at the right.
-    """
-    lines = ["| " + " | ".join(map(str, rows.columns)) + " |"]
-    lines.append("|" + "|".join("---:" if column in numbers else "---" for column in rows.columns) + "|")
-    for row in rows.itertuples(index=False):
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |")
-    return "\n".join(lines) + "\n"

@@ -10,16 +10,19 @@ import pandas as pd
 from rlhf_lightning.experiment.collect import unequal
 from rlhf_lightning.experiment.declaration import Declaration
 from rlhf_lightning.experiment.methods import methods
-from rlhf_lightning.experiment.results import RUNS, TRIALS, ComparisonResult, finished_share
-from rlhf_lightning.experiment.tables import arms_rows, claims_rows, markdown
+from rlhf_lightning.experiment.results import ComparisonResult, finished_share
+from rlhf_lightning.experiment.tables import arms_rows, claims_rows
 from rlhf_lightning.records.files import write_atomically
+from rlhf_lightning.report.tables import markdown_table
+
+RUNS, TRIALS = "runs.csv", "tuning.csv"
 
 
 def write_result(result: ComparisonResult, folder: Path) -> list[Path]:
     """Write tables, claims and methods; returns the files in the order in which one reads them."""
     texts = {
         "claims.md": claims_page(result),
-        "table.md": f"# {result.experiment.title}\n\n{markdown(arms_rows(result))}",
+        "table.md": f"# {result.experiment.title}\n\n{markdown_table(arms_rows(result))}\n",
         "methods.md": f"# Methods\n\n{methods(result)}",
     }
     for name, text in texts.items():
@@ -49,8 +52,8 @@ def claims_page(result: ComparisonResult) -> str:
     if source.paper:
         parts.append(f"Source: {source.paper}{f', {source.where}' if source.where else ''}. {source.link}".strip())
     parts += [f"**Caution:** {text}" for text in cautions(result)]
-    parts.append(markdown(claims_rows(result)) if experiment.claims else "No claims were declared.")
-    parts.append(markdown(arms_rows(result)))
+    parts.append(markdown_table(claims_rows(result)) if experiment.claims else "No claims were declared.")
+    parts.append(markdown_table(arms_rows(result)))
     parts.append(declared_in_words(result.declaration))
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 

@@ -177,12 +177,10 @@ def _unseeded(name: str, seed: int | None) -> str:
 def _titles(groups: Sequence[Sequence[Run]], labels: Mapping[int, str]) -> list[str]:
     """The runs' common name without the seed; where two arms have the same, the settings that tell them apart."""
     titles = [_title(group, labels) for group in groups]
-    repeated = {title for title, count in Counter(titles).items() if count > 1}
+    alike = [[group for group, other in zip(groups, titles, strict=True) if other == title] for title in titles]
     told = [
-        f"{title}, {_told_apart(group, [other for other, its in zip(groups, titles, strict=True) if its == title])}"
-        if title in repeated
-        else title
-        for group, title in zip(groups, titles, strict=True)
+        ", ".join(filter(None, [title, _told_apart(group, others)]))
+        for group, title, others in zip(groups, titles, alike, strict=True)
     ]
     counts = Counter(told)
     return [
@@ -208,7 +206,7 @@ def _shared_start(its_labels: Sequence[str]) -> str:
 
 
 def _told_apart(group: Sequence[Run], of_one_title: Iterable[Sequence[Run]]) -> str:
-    """The settings in which a group differs from others, with their values."""
+    """The settings in which a group differs from others of its name, with their values; empty where none does."""
     others = [dict(flattened((other[0].policy or other[0]).config)) for other in of_one_title]
     own = dict(flattened((group[0].policy or group[0]).config))
     differing = [

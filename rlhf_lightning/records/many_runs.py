@@ -92,8 +92,13 @@ def _about(run: Run, folder: Path, problem: str) -> dict[str, Any]:
 
 def _last_values(run: Run) -> dict[str, float]:
     """The last finite value of each metric, the counter left out."""
-    series = ((name, run.series(name)) for name in run.columns[1:])
-    return {name: float(values.iloc[-1]) for name, values in series if len(values)}
+    found = {}
+    for name in run.columns[1:]:
+        values = run.metrics[name].to_numpy(dtype=float)
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            found[name] = float(finite[-1])
+    return found
 
 
 def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:

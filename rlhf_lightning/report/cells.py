@@ -36,6 +36,7 @@ class CellReader:
         values: what an arm of several seeds averages, its last value being the result; None where an average means
             nothing.
         color: of the arm's sparkline.
+        suffix: of the arm's mean.
     """
 
     label: str
@@ -44,6 +45,7 @@ class CellReader:
     metric: str = ""
     values: Callable[[Run], pd.Series] | None = None
     color: str = style.HELD_OUT
+    suffix: str = ""
 
     def of(self, runs: Sequence[Run]) -> Cell | None:
         """The cell of an arm: of a single run, or of several seeds the mean with half the width of its interval."""
@@ -56,7 +58,7 @@ class CellReader:
         if not series:
             return None
         ends = [float(values.iloc[-1]) for values in series]
-        text = plus_minus(*student_interval(ends))
+        text = f"{plus_minus(*student_interval(ends))}{self.suffix}"
         if any(len(values) > 1 for values in series):
             text = f"{number(fmean(values.iloc[0] for values in series))} → {text}"
         note = "" if len(series) == len(runs) else f"{len(series)} of {len(runs)} seeds"
@@ -81,7 +83,14 @@ def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
         CellReader("Best gold reward", "", _best_gold),
         CellReader(reward_name(texts) if texts else "Score", "", _reward, "eval/score", _score, style.PROXY),
         _evaluated("KL to the reference", "nats per sequence", "kl_ref_sequence", style.KL),
-        CellReader("Win rate against the reference", "at the end, 95 % interval", _win_rate, "eval/win_rate", _wins),
+        CellReader(
+            "Win rate against the reference",
+            "at the end, 95 % interval",
+            _win_rate,
+            "eval/win_rate",
+            _wins,
+            suffix=" %",
+        ),
         _logged("Perplexity on demonstrations", "", "eval/perplexity"),
         _evaluated("Reply length", "tokens", "length_mean", style.PLAIN),
     )
@@ -175,8 +184,8 @@ def _win_rate(run: Run) -> Cell | None:
 
 
 def _wins(run: Run) -> pd.Series:
-    """The last one alone: the first says that a model wins half the time against itself."""
-    return win_rate(run)[0][-1:]
+    """The last one alone, in percent: the first says that a model wins half the time against itself."""
+    return 100 * win_rate(run)[0][-1:]
 
 
 def _rejections(run: Run) -> Cell | None:

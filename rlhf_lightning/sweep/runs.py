@@ -66,7 +66,7 @@ class SweepRuns:
             UserError: they are trials of another, or the folder holds something else.
         """
         path = self.folder / DECLARED
-        if self.folder.is_dir() and not path.is_file() and any(self.folder.iterdir()):
+        if not path.is_file() and any(not entry.name.startswith(".") for entry in self.folder.glob("*")):
             raise UserError(f"{self.folder} exists and holds no sweep; choose another --name")
         own = self._declaration()
         if not path.is_file():

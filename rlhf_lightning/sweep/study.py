@@ -51,7 +51,7 @@ class Trials:
             self._claims.mkdir(parents=True, exist_ok=True)
         self._held: dict[int, IO[str]] = {}
         with self._alone():
-            self.study = open_study(folder, search)
+            self.study, self._storage = open_study(folder, search)
 
     def next(self) -> optuna.Trial | None:
         """A trial to work on: one that a worker has left, or a new one; None where there is none.
@@ -63,7 +63,7 @@ class Trials:
             for trial in trials:
                 if trial.state is TrialState.RUNNING and self._claim(trial.number):
                     self.study.sampler = self.search.sampler(trial.number)
-                    return self._with_values(optuna.Trial(self.study, trial._trial_id))
+                    return self._with_values(self._trial(trial.number))
             if len(trials) >= self.count:
                 return None
             self.study.sampler = self.search.sampler(len(trials))
@@ -77,7 +77,7 @@ class Trials:
         Args:
             notes: what to keep with it.
         """
-        trial = optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        trial = self._trial(number)
         for name, note in notes.items():
             trial.set_user_attr(name, note)
         with warnings.catch_warnings():
@@ -94,6 +94,11 @@ class Trials:
         for lock in self._held.values():
             lock.close()
         self._held.clear()
+
+    def _trial(self, number: int) -> optuna.Trial:
+        """A trial that has begun, as Optuna gave it to whoever began it."""
+        study = self._storage.get_study_id_from_name(self.study.study_name)
+        return optuna.Trial(self.study, self._storage.get_trial_id_from_study_id_trial_number(study, number))
 
     def _with_values(self, trial: optuna.Trial) -> optuna.Trial:
         """The trial, after its values have been drawn; those of a trial that goes on are the ones it had."""
@@ -117,9 +122,9 @@ class Trials:
             try:
                 lock = self._lock("all")
                 break
-            except UserError as error:
-                if self._has_no_locks(error):
-                    raise
+            except _NoLocksError:
+                raise
+            except UserError:
                 time.sleep(_MOMENT)
         try:
             yield
@@ -132,17 +137,13 @@ class Trials:
             raise _NoLocksError(f"{self._claims.parent}: the file system has no locks; choose another --runs_dir")
         return lock
 
-    @staticmethod
-    def _has_no_locks(error: UserError) -> bool:
-        return isinstance(error, _NoLocksError)
-
 
 class _NoLocksError(UserError):
     """Nothing can be locked."""
 
 
-def open_study(folder: Path, search: Search) -> optuna.Study:
-    """The study in a folder; a new one where there is none.
+def open_study(folder: Path, search: Search) -> tuple[optuna.Study, JournalStorage]:
+    """The study in a folder, and the file that it stands in; a new one where there is none.
 
     Raises:
         UserError: its file is damaged.
@@ -152,13 +153,14 @@ def open_study(folder: Path, search: Search) -> optuna.Study:
     try:
         with writing(path):
             storage = JournalStorage(JournalFileBackend(str(path)))
-            return optuna.create_study(
+            study = optuna.create_study(
                 storage=storage,
-                study_name=folder.name,
+                study_name="sweep",
                 direction=search.goal,
                 pruner=search.pruner(),
                 load_if_exists=True,
             )
+            return study, storage
     except (ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged: {error}; remove it, or choose another --name") from error
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -74,14 +73,15 @@ def run_trials(
         KeyboardInterrupt: as it came, after the runs have been stopped; the same call continues them.
     """
     trials = Trials(folder, search, count)
-    threads = {"OMP_NUM_THREADS": str(threads_of(jobs))}
+    shared = str(max(1, (os.cpu_count() or 1) // jobs))
+    variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", shared), **(environment or {})}
     active: list[_Active] = []
     try:
         while True:
             _begin(trials, active, stages, jobs)
             for one in _in_order(active):
                 free = jobs - sum(len(other.processes) for other in active)
-                one.advance(free, {**threads, **(environment or {})}, folder / "logs")
+                one.advance(free, variables, folder / "logs")
             active = [one for one in active if not one.ended]
             observe(trials.study, [one.state() for one in active])
             if not active and trials.unfinished() <= 0:
@@ -90,13 +90,6 @@ def run_trials(
     finally:
         _stop([process for one in active for process in one.processes.values()])
         trials.release()
-
-
-def threads_of(jobs: int) -> int:
-    """Threads of each of several processes on this machine's processors, or on those that the user allows."""
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    total = int(allowed) if allowed.isdecimal() else len(os.sched_getaffinity(0))
-    return max(1, total // jobs)
 
 
 def _begin(trials: Trials, active: list[_Active], stages: MakeStages, jobs: int) -> None:
@@ -113,8 +106,10 @@ def _in_order(active: Sequence[_Active]) -> list[_Active]:
 
 def _stop(processes: Sequence[StageProcess]) -> None:
     """Have all of them save and end, at the same time."""
-    with ThreadPoolExecutor(max(1, len(processes))) as pool:
-        list(pool.map(lambda process: process.stop(), processes))
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.stop()
 
 
 class _Active:

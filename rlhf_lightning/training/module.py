@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -34,10 +33,12 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, has_trainer, is_dry_run, keep_loaders_whole
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import TextPolicy
+from rlhf_lightning.models.state import trained_parameters
 from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.records.metrics import Description, Experience, Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.optimization import Optimization
+from rlhf_lightning.training.stopwatch import Stopwatch
 from rlhf_lightning.training.weight_change import WeightChange, change_metric
 
 
@@ -81,7 +82,7 @@ class Module(Constructed, LightningModule):
         self.optimization = optimization
         self.steps_loaded = 0
         self.reported_names: set[str] = set()
-        self.seconds: dict[str, float] = {}
+        self.stopwatch = Stopwatch()
         self._grad_norms: dict[str, list[float]] = {}
         self._weights: dict[str, WeightChange] = {}
         self._saved_starts: dict[str, Tensor] = {}
@@ -179,11 +180,16 @@ class Module(Constructed, LightningModule):
                     f"rank 0 starts with {starts[0]} and rank {number} with {start}; "
                     "expected the same command on every node, and --runs_dir on a file system that they share"
                 )
+        self._remember_weights()
+
+    def _remember_weights(self) -> None:
+        learners = {name: network for name, network in self.learners().items() if trained_parameters(network)}
         if self._begins or not self.trainer.ckpt_path:
-            self._weights = {name: WeightChange(network) for name, network in self.learners().items()}
-        else:  # of a checkpoint that does not say how its run started nothing is known
-            learners = self.learners()
-            self._weights = {name: WeightChange(learners[name], start) for name, start in self._saved_starts.items()}
+            self._weights = {name: WeightChange(network) for name, network in learners.items()}
+            return
+        # Of a checkpoint that does not say how its run started nothing is known.
+        known = {name: learners[name] for name in self._saved_starts if name in learners}
+        self._weights = {name: WeightChange(network, self._saved_starts[name]) for name, network in known.items()}
 
     @property
     def fitting(self) -> bool:
@@ -235,12 +241,9 @@ class Module(Constructed, LightningModule):
                 if isinstance(callback, Listener):
                     callback.on_phase(self.trainer, self, phase)
 
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Measure a part of the work, as ``timing/NAME_seconds`` of the next row of a policy run."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+    def timed(self, name: str) -> AbstractContextManager[None]:
+        """Measure a part of the work, as ``timing/NAME_seconds`` of the next row."""
+        return self.stopwatch.timed(name)
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -376,9 +379,8 @@ class Module(Constructed, LightningModule):
 
     def publish(self, row: Mapping[str, float]) -> None:
         """Report a finished row of metrics, its x-axis first, to callbacks and loggers."""
-        if self.fitting and self.by_iteration:
-            row = {**row, **{f"timing/{name}_seconds": seconds for name, seconds in self.seconds.items()}}
-            self.seconds = {}
+        if self.fitting:
+            row = {**row, **self.stopwatch.take()}
         row = from_first_rank(dict(row))  # times differ, and perhaps a last bit: callbacks decide by these numbers
         axis, *names = row
         position = int(row[axis])

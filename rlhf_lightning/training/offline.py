@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -162,6 +163,19 @@ class Offline(Module, Generic[Example]):
             moved = {**norms, **self.weight_changes(), "lr": lr}
             row = {"step": self.global_step, **self.training_row(means), **moved}
             self.publish(row | {name: count for name, count in self.counts.items() if count})
+
+    def on_validation_epoch_start(self) -> None:
+        """Look at the clock."""
+        self._evaluation_started = time.perf_counter()
+
+    def publish_evaluation(self, row: Mapping[str, float]) -> None:
+        """Report a finished evaluation, and how long it took.
+
+        Args:
+            row: its metrics.
+        """
+        self.stopwatch.add("evaluation", time.perf_counter() - self._evaluation_started)
+        self.publish({"step": self.steps, **row})
 
     def gradients(self) -> dict[str, float]:
         """Accumulate those of this step; the mean loss and the means of the further sums."""

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rlhf_lightning.distributed import Stream
+from rlhf_lightning.models.state import trained_parameters
 from rlhf_lightning.ops.noise import row_keys, uniform
 from rlhf_lightning.records.metrics import Metric
 
@@ -31,7 +32,7 @@ class WeightChange:
     """
 
     def __init__(self, network: nn.Module, start: Float[Tensor, " K"] | None = None) -> None:
-        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.parameters = trained_parameters(network)
         self.places = [_places(parameter, number) for number, parameter in enumerate(self.parameters)]
         shares = [
             torch.full((len(places),), parameter.numel() / len(places), dtype=torch.float64, device=parameter.device)

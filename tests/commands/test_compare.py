@@ -84,6 +84,7 @@ MISTAKES = {
     "no such file": (["nothing.yaml"], "nothing.yaml: no such file"),
     "unknown budget": (["rates.yaml", "--budget", "papr"], "--budget papr: did you mean paper?"),
     "unknown arm": (["rates.yaml", "--arms", "slw"], "--arms slw: did you mean slow?"),
+    "one seed": (["rates.yaml", "--seeds", "1"], "intervals need at least two seeds, and got [1]"),
     "nothing to collect": (["rates.yaml", "--collect"], "nothing of rates has been run"),
     "no table": (["--from", "none.csv"], "none.csv cannot be read"),
     "parameter of jobs": (["rates.yaml", "--launcher", "slurm", "--slurm", "gpus"], "--slurm gpus: expected KEY=VALUE"),
@@ -161,7 +162,7 @@ def test_killed_it_continues_where_it_was():
 
 @pytest.mark.slow
 def test_sigterm_has_its_runs_save_and_end():
-    declare(pipeline={"policy": DECLARED["pipeline"]["policy"] | {"trainer.max_epochs": 100_000}}, seeds=1)
+    declare(pipeline={"policy": DECLARED["pipeline"]["policy"] | {"trainer.max_epochs": 100_000}}, seeds=1, claims=None)
     words = [sys.executable, "-m", "rlhf_lightning", "compare", "rates.yaml"]
     process = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=dict(os.environ)

@@ -39,6 +39,10 @@ def played(directory: Path, score: float, *, samples: int = 512, **columns: floa
     (directory / "config.yaml").write_text("trainer: {max_epochs: 4}\nmodel: {class_path: PPO}\n")
     experience = {"unit": "sampled responses", "counter": "samples"}
     (directory / "run.json").write_text(json.dumps({"kind": "policy", "algorithm": "PPO", "experience": experience}))
-    environment = {"git_commit": "c0ffee", "hardware": {"machine": "laptop"}, "command": "python -m rlhf_lightning fit"}
+    environment = {
+        "git_commit": "c0ffee",
+        "hardware": {"cpus": 2, "processor": "x86_64"},
+        "command": "python -m rlhf_lightning fit",
+    }
     (directory / "environment.json").write_text(json.dumps(environment))
     (directory / DONE).write_text("now\n")

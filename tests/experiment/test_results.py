@@ -10,8 +10,8 @@ from declared import experiment, played
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.collect import runs_table, scores, unequal
 from rlhf_lightning.experiment.comparison import Comparison
+from rlhf_lightning.experiment.loading import load_comparison
 from rlhf_lightning.experiment.methods import methods
-from rlhf_lightning.experiment.results import load_comparison
 from rlhf_lightning.experiment.spec import PRIMARY
 from rlhf_lightning.experiment.writing import cautions, claims_page, write_result
 
@@ -47,7 +47,7 @@ def test_a_row_has_everything_that_is_needed_to_judge_it_again(tmp_path):
         "sampled responses",
     )
     assert row[PRIMARY] == pytest.approx(0.5 + 0.01 + 0.02 * math.sin(1))
-    assert (row["commit"], row["machine"]) == ("c0ffee", "laptop")
+    assert (row["commit"], row["hardware"]) == ("c0ffee", "2 CPUs (x86_64)")
 
 
 def test_the_better_arm_is_found_and_the_claim_held(tmp_path):
@@ -139,6 +139,9 @@ def test_results_are_read_back_as_they_were_written(tmp_path):
     pd.testing.assert_frame_equal(again.table, written.table, check_dtype=False)
     assert claims_page(again) == claims_page(written) == files[0].read_text()
     assert again.experiment.name == "try"
+    assert again.figure("claims") is not None
+    with pytest.raises(UserError, match="no figure 'arm'; did you mean arms"):
+        again.figure("arm")
 
 
 def test_a_folder_without_runs(tmp_path):

@@ -1,5 +1,8 @@
 """Declarations: what they mean, and what is refused in one line."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 from declared import CONTENT, experiment
 
@@ -131,3 +134,12 @@ def test_a_file_is_called_like_its_name(tmp_path):
     assert (found.name, found.measures[PRIMARY].metric) == ("clip", "eval/score")
     with pytest.raises(UserError, match="no such file"):
         read_experiment(tmp_path / "clap.yaml")
+
+
+def test_shipped_declarations_travel_with_the_package():
+    root = Path(__file__).resolve().parents[2]
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+        "force-include"
+    ]
+    shipped = {f"experiments/{path.name}" for path in (root / "experiments").glob("*.yaml")}
+    assert {path for path in listed if path.startswith("experiments/")} == shipped

@@ -56,7 +56,7 @@ def trained(build, pairs, steps=1, data=PreferenceDataModule, **settings):
     """One step on all pairs at once: the weights and the rows."""
     task = Given(pairs)
     module = build(task)
-    rows = fit(module, data(task, batch_size=len(pairs)), max_steps=steps, precision="64-true", **settings).rows
+    rows = fit(module, data(task, batch_size=len(pairs)), max_steps=steps, precision="64-true", **settings).untimed()
     return snapshot(module), rows
 
 
@@ -174,7 +174,7 @@ def labelled(pairs, **settings):
     module = algorithm(KTO, task)
     module.statistics = lambda batch: {"reference_point": 0.0}  # which the responses of all examples have a part in
     data = LabelDataModule(task, batch_size=2 * len(pairs))
-    rows = fit(module, data, max_steps=1, precision="64-true", **settings).rows
+    rows = fit(module, data, max_steps=1, precision="64-true", **settings).untimed()
     return snapshot(module), rows
 
 

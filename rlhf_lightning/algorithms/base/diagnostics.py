@@ -29,7 +29,7 @@ from rlhf_lightning.algorithms.parts.gradient_noise import (
 from rlhf_lightning.callbacks.listener import UpdateWatcher
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.state import frozen_copy
+from rlhf_lightning.models.state import frozen_copy, trained_parameters
 from rlhf_lightning.ops.trust_region import flatten
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
@@ -130,7 +130,7 @@ class GradientDiagnostics(_Diagnostics):
         scaler = module.grad_scaler
         return measured_gradient(
             module.loss,
-            [parameter for parameter in module.policy.parameters() if parameter.requires_grad],
+            trained_parameters(module.policy),
             module.as_one_minibatch(batch),
             batch,
             independent_units(batch, scored),
@@ -219,7 +219,7 @@ class KLDiagnostics(_Diagnostics):
         with self.measuring(module):
             size, key = module.optimization.microbatch_size, module.current_epoch
             geometry = PolicyGeometry(before, batch, self.fisher, microbatch_size=size, key=key)
-            end = flatten([parameter.detach() for parameter in module.policy.parameters() if parameter.requires_grad])
+            end = flatten(trained_parameters(module.policy)).detach()
             step = end - geometry.start
             row["policy/kl_predicted"] = (step @ geometry.fisher_product(step)).item() / 2
             geometry.move_to(end)

@@ -442,10 +442,6 @@ class OnPolicy(Module, Generic[BatchT]):
         """Policy and critic."""
         return {"policy": self.policy, **self.critic.networks()}
 
-    def learners(self) -> dict[str, nn.Module]:
-        """Policy and critic, whatever moves them."""
-        return {"policy": self.policy, **self.critic.networks()}
-
     def learning_rates(self) -> dict[str, float]:
         """The critic's own, where it has one."""
         return self.critic.learning_rates()

@@ -24,6 +24,8 @@ LR, STEPS, STEP_SIZE = "lr", "policy/steps", "trust_region/step_size"
 class Standstill(Detector):
     """Warns when the weights of a network have not changed in many steps, and says why where that is known.
 
+    They count as unchanged while their distance from the start stays the same to `UNCHANGED` of their norm there.
+
     Args:
         steps: of the optimizer; an iteration of a policy optimizer counts as those that it reports, one at least.
         stop: end training at the first warning and export the state of ``best.ckpt``.

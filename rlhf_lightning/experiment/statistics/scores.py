@@ -1,9 +1,9 @@
 """The table that all statistics read: one row per run, what a failed run counts as, and pairs of runs by seed.
 
-A *scores table* holds runs that ended, well or badly, and none that is still on its way. It has the columns ``arm`` and
-``seed``, where there are several tasks ``task``, where runs may fail ``status`` (``finished``; anything else is a failed
-run), and one column of numbers per measure. The arms share their seeds: runs of one seed start from the same models,
-prompts and noise, and are compared with each other.
+A *scores table* holds runs that ended, well or badly, and none that is still on its way. Its columns are ``arm`` and
+``seed``; ``task`` where there are several tasks; ``status`` where runs may fail (``finished``, anything else is a
+failed run); and one column of numbers per measure. The arms share their seeds: runs of one seed start from the same
+models, prompts and noise, and are compared with each other.
 """
 
 from __future__ import annotations
@@ -155,12 +155,19 @@ def paired_scores(table: pd.DataFrame, scale: MeasureScale, arms: Sequence[str])
     wide = mine.pivot(index=SEED, columns=[ARM, TASK], values=scale.name).reindex(columns=columns).sort_index()
     complete = wide.notna().all(axis="columns")
     notes = [failures[arm] for arm in arms if arm in failures]
-    notes += [_left_out(int(seed), row) for seed, row in wide[~complete].iterrows()]
+    notes += _left_out(wide[~complete])
     kept = wide[complete]
     values = {arm: kept[[arm]].mean(axis="columns").to_numpy(dtype=float) for arm in arms}
     return PairedScores(tuple(int(seed) for seed in kept.index), values, tuple(notes))
 
 
-def _left_out(seed: int, row: pd.Series) -> str:
-    lacking = dict.fromkeys(f"{arm} on {task}" if task else str(arm) for arm, task in row.index[row.isna()])
-    return f"seed {seed} is left out: no run of {', '.join(lacking)}"
+def _left_out(incomplete: pd.DataFrame) -> list[str]:
+    """A sentence for the seeds that lack the same runs."""
+    seeds: dict[str, list[str]] = {}
+    for seed, row in incomplete.iterrows():
+        lacking = [f"{arm} on {task}" if task else str(arm) for arm, task in row.index[row.isna()]]
+        seeds.setdefault(", ".join(lacking), []).append(str(seed))
+    return [
+        f"{'seed' if len(some) == 1 else 'seeds'} {', '.join(some)} left out: no run of {lacking}"
+        for lacking, some in seeds.items()
+    ]

@@ -37,14 +37,14 @@ def arm_dots(table: pd.DataFrame, *, title: str, label: str, published_label: st
     rows = table.to_dict("records")
     apart = bool(published_label) and any(math.isfinite(row["published"]) for row in rows)
     ours = [_ours(row, beside=not apart) for row in rows]
-    groups = [DotGroup("Here", label, ours)]
+    groups = [DotGroup("Here" if apart else "", label, ours)]
     if apart:
         theirs = [
             Dot(str(row["arm"]), math.nan, math.nan, math.nan, number(row["published"]), row["published"])
             for row in rows
         ]
         groups.append(DotGroup("Published", published_label, theirs))
-    figure, sheet = dot_plot(groups, tick=number, width=3.0 if len(groups) == 1 else 2.3)
+    figure, sheet = dot_plot(groups, width=2.3 if apart else 3.2, longest=2.6)
     for axes, group in zip(sheet, groups, strict=True):
         fit(axes, group.dots)
     published = f" · ◇: published{f' ({source})' if source else ''}" if table["published"].notna().any() else ""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rlhf_lightning.plots.figures.arm_dots import check_columns
 from rlhf_lightning.plots.kit.dots import Dot, DotGroup, dot_plot, fit, level
 from rlhf_lightning.plots.kit.labels import heading
-from rlhf_lightning.plots.kit.style import INK, fixed, number, signed, styled
+from rlhf_lightning.plots.kit.style import INK, change_within, styled
 
 
 @styled
@@ -35,17 +35,13 @@ def claim_intervals(table: pd.DataFrame, *, title: str, unit: str = "", note: st
         DotGroup("", str(its_unit), [_dot(row) for row in rows.to_dict("records")])
         for its_unit, rows in table.groupby(units, sort=False)
     ]
-    figure, sheet = dot_plot(groups, tick=_tick, columns=1, width=3.0, longest=3.4)
+    figure, sheet = dot_plot(groups, columns=1, width=3.0, longest=3.4)
     for axes, group in zip(sheet, groups, strict=True):
         fit(axes, group.dots, include=[0.0])
         level(axes, 0.0, INK, dashed=False)
     shaded = "margin" in table and table["margin"].notna().any()
-    parts = [
-        "Estimates with 95 % intervals",
-        *(["shaded: too small to matter"] if shaded else []),
-        *filter(None, [note]),
-    ]
-    heading(figure, title, " · ".join(parts))
+    parts = ["Estimates with 95 % intervals", "shaded: too small to matter" if shaded else "", note]
+    heading(figure, title, " · ".join(filter(None, parts)))
     return figure
 
 
@@ -55,11 +51,7 @@ def _dot(row: dict[str, Any]) -> Dot:
         row["estimate"],
         row["low"],
         row["high"],
-        f"{signed(row['estimate'])} [{fixed(row['low'])}, {fixed(row['high'])}]",
+        change_within(row["estimate"], row["low"], row["high"]),
         margin=row.get("margin", float("nan")),
         remark=str(row["verdict"]),
     )
-
-
-def _tick(value: float) -> str:
-    return number(value) if value else "0"

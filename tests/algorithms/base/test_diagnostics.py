@@ -60,11 +60,14 @@ BUILT = {
 }
 
 
-@pytest.mark.parametrize("name", BUILT)
-def test_measuring_changes_nothing(name):
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "32-true") for name in BUILT), ("ppo", "bf16-mixed"), ("rloo", "64-true")]
+)
+def test_measuring_changes_nothing(name, precision):
     (plain, data), (watched, same_data) = BUILT[name](), BUILT[name]()
-    expected = fit(plain, data, max_epochs=2).untimed()
-    found = fit(watched, same_data, GradientDiagnostics(every=1), KLDiagnostics(every=1), max_epochs=2).untimed()
+    measures, how = (GradientDiagnostics(every=1), KLDiagnostics(every=1)), {"max_epochs": 2, "precision": precision}
+    expected = fit(plain, data, **how).untimed()
+    found = fit(watched, same_data, *measures, **how).untimed()
     assert all(name in row for row in found[1:] for name in (*GRADIENT, *KL))
     assert [{name: x for name, x in row.items() if name not in (*GRADIENT, *KL)} for row in found] == expected
     assert same(snapshot(plain), snapshot(watched))

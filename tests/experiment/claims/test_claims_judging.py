@@ -112,7 +112,7 @@ def test_a_failed_run_counts_and_a_missing_seed_is_named():
     assert found.seeds == (0, 1, 2, 3, 4, 5, 6, 8, 9)
     assert found.notes[:2] == (
         "1 failed run of a counted as -50 (declared for failed runs)",
-        "seed 7 is left out: no run of b",
+        "seed 7 left out: no run of b",
     )
     assert found.in_words().startswith("undecided")
 

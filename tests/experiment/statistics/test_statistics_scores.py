@@ -54,7 +54,13 @@ def test_seeds_without_all_arms_are_left_out_and_named():
     assert scores.seeds == (1, 3)
     assert scores.values["a"].tolist() == [1, 3]
     assert scores.values["b"].tolist() == [10, 30]
-    assert scores.notes == ("seed 2 is left out: no run of b",)
+    assert scores.notes == ("seed 2 left out: no run of b",)
+
+
+def test_seeds_that_lack_the_same_runs_are_named_together():
+    table = runs(("a", 1, 1.0), ("a", 2, 1.0), ("b", 3, 1.0), ("a", 4, 1.0), ("b", 4, 1.0))
+    notes = paired_scores(table, MeasureScale("score"), ["a", "b"]).notes
+    assert notes == ("seeds 1, 2 left out: no run of b", "seed 3 left out: no run of a")
 
 
 def test_a_failed_run_of_another_arm_is_not_noted():
@@ -72,7 +78,7 @@ def test_a_seed_counts_with_its_mean_over_all_tasks():
     scores = paired_scores(table, MeasureScale("score"), ["a", "b"])
     assert scores.values["a"].tolist() == [2]  # (1 + 3) / 2
     assert scores.values["b"].tolist() == [2]  # (0 + 4) / 2
-    assert scores.notes == ("seed 2 is left out: no run of b on cart",)
+    assert scores.notes == ("seed 2 left out: no run of b on cart",)
 
 
 @pytest.mark.parametrize(
