@@ -9,8 +9,8 @@ from rlhf_lightning.__main__ import main
 from rlhf_lightning.experiment.claims.together import why_impossible
 from rlhf_lightning.experiment.collect import FINISHED
 from rlhf_lightning.experiment.comparison import Comparison
+from rlhf_lightning.experiment.loading import load_comparison
 from rlhf_lightning.experiment.plan import Plan, all_stages
-from rlhf_lightning.experiment.results import load_comparison
 from rlhf_lightning.experiment.spec import with_seeds
 from rlhf_lightning.experiment.spec_file import read_experiment
 from rlhf_lightning.records.config_files import setting
