@@ -83,7 +83,7 @@ class _Rehearsal(CommandLine):
             raise checks.as_user_error(error) from error
         description = _description(built)
         metric = self.file.search.metric
-        if description is None:
+        if description is None or not description.metrics:
             return
         known = [name for one in description.metrics for name in (one.heldout, one.name) if name]
         if metric not in known:
