@@ -34,11 +34,11 @@ def check_sweep(file: SweepFile, more: Sequence[str] = ()) -> int:
     checks.quiet_libraries()
     import_components()
     lines = [(name, file.command(values, more)) for name, values in file.search.space.extremes()]
-    rehearsal: list[str] = []
+    mistakes: list[str] = []
     with suppress(SystemExit):
-        _Rehearsal(file, lines, rehearsal)
-    if rehearsal:
-        raise UserError(f"{file.path}: {'; '.join(dict.fromkeys(rehearsal))}")
+        _Rehearsal(file, lines, mistakes)
+    if mistakes:
+        raise UserError(f"{file.path}: {'; '.join(dict.fromkeys(mistakes))}")
     return len(lines)
 
 
@@ -59,7 +59,7 @@ class _Rehearsal(CommandLine):
         assert isinstance(parser, ConfigParser)
         for name, (_, *words) in self.lines:
             try:
-                config = parser_result(parser, words, self.command_parser)
+                config = _parsed(parser, words, self.command_parser)
                 if not name:
                     self._check_metric(parser, config)
             except UserError as error:
@@ -92,7 +92,7 @@ class _Rehearsal(CommandLine):
             raise UserError(f"metric.name: no run of {description.algorithm} logs {metric}; {hint}")
 
 
-def parser_result(parser: ConfigParser, words: Sequence[str], command_parser: ConfigParser) -> Namespace:
+def _parsed(parser: ConfigParser, words: Sequence[str], command_parser: ConfigParser) -> Namespace:
     """The configuration of a ``fit``, checked as before a run."""
     config = parse(parser, ["fit", *words], command_parser)
     checks.check_config(config["fit"], "fit")
