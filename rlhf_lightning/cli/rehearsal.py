@@ -91,7 +91,7 @@ def _check_metrics(parser: ConfigParser, config: Namespace, metrics: Mapping[str
     except (UserError, *REFUSALS) as error:
         raise checks.as_user_error(error) from error
     description = _description(built)
-    if description is None:
+    if description is None or not description.metrics:
         return
     known = [name for one in description.metrics for name in (one.heldout, one.name) if name]
     for metric, place in metrics.items():

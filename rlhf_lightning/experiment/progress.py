@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.measures import check_logged
 from rlhf_lightning.experiment.plan import PlannedRun
 from rlhf_lightning.experiment.spec import Experiment
@@ -171,7 +172,7 @@ def done_share(directory: Path) -> float | None:
             last = file.read().rstrip(b"\n").split(b"\n")[-1].split(b",")[0]
         length = setting(config, {"iteration": "trainer.max_epochs", "step": "trainer.max_steps"}[axis])
         return min(1.0, float(last) / float(length))
-    except (OSError, KeyError, ValueError, TypeError, ZeroDivisionError):
+    except (OSError, UserError, KeyError, ValueError, TypeError, ZeroDivisionError):  # it has only just started
         return None
 
 

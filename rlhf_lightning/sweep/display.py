@@ -17,7 +17,7 @@ from rlhf_lightning.plots.kit.style import number
 from rlhf_lightning.sweep.results import importances, is_guess, parameters_of, short_names, trials_table
 from rlhf_lightning.sweep.search import Search
 from rlhf_lightning.sweep.study import REASON, VALUES, best_trial
-from rlhf_lightning.sweep.worker import Running
+from rlhf_lightning.sweep.worker import RunningTrial
 
 _WIDE = 200
 """Columns of a table that is written to a file."""
@@ -44,7 +44,7 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def __call__(self, study: optuna.Study, running: Sequence[Running]) -> None:
+    def __call__(self, study: optuna.Study, running: Sequence[RunningTrial]) -> None:
         """Show what goes on."""
         ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
         if self._told is None:
@@ -74,7 +74,7 @@ class Display:
         )
 
 
-def _at_work(one: Running) -> str:
+def _at_work(one: RunningTrial) -> str:
     seeds, done = one.seeds
     times, last = one.measured
     runs = f" ({done}/{seeds} seeds)" if seeds > 1 else ""

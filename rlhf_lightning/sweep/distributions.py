@@ -23,7 +23,7 @@ ENDS = (0.001, 0.999)
 """Quantiles that stand for the ends of a distribution, which may have none."""
 
 
-class Distribution(ABC):
+class ParameterDistribution(ABC):
     """How the values of one parameter are drawn."""
 
     @abstractmethod
@@ -45,7 +45,7 @@ class Distribution(ABC):
 
 
 @dataclass(frozen=True)
-class Constant(Distribution):
+class Constant(ParameterDistribution):
     """One value."""
 
     value: Any
@@ -64,7 +64,7 @@ class Constant(Distribution):
 
 
 @dataclass(frozen=True)
-class Choice(Distribution):
+class OneOf(ParameterDistribution):
     """One of several values of any kind, each as likely as the others; Optuna knows them by their texts."""
 
     values: tuple[Any, ...]
@@ -84,7 +84,7 @@ class Choice(Distribution):
 
 
 @dataclass(frozen=True)
-class WeightedChoice(Distribution):
+class WeightedOneOf(ParameterDistribution):
     """One of several values, with a probability each."""
 
     values: tuple[Any, ...]
@@ -101,7 +101,7 @@ class WeightedChoice(Distribution):
 
 
 @dataclass(frozen=True)
-class Whole(Distribution):
+class Whole(ParameterDistribution):
     """A whole number from ``low`` to ``high``."""
 
     low: int
@@ -121,7 +121,7 @@ class Whole(Distribution):
 
 
 @dataclass(frozen=True)
-class Real(Distribution):
+class Real(ParameterDistribution):
     """A number from ``low`` to ``high``.
 
     Args:
@@ -147,7 +147,7 @@ class Real(Distribution):
 
 
 @dataclass(frozen=True)
-class Quantile(Distribution):
+class Quantile(ParameterDistribution):
     """A distribution by its quantile function, rounded to multiples of ``q`` where that is given.
 
     Args:
@@ -227,7 +227,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
 """The settings of each distribution."""
 
 
-def read_distribution(settings: Mapping[str, Any], place: str) -> Distribution:
+def read_distribution(settings: Mapping[str, Any], place: str) -> ParameterDistribution:
     """The distribution that W&B's syntax describes, or implies where it names none.
 
     Args:
@@ -277,7 +277,7 @@ def _number(settings: Mapping[str, Any], name: str, place: str) -> float:
     return value
 
 
-def _choice(settings: Mapping[str, Any], place: str) -> Distribution:
+def _choice(settings: Mapping[str, Any], place: str) -> ParameterDistribution:
     values, probabilities = settings["values"], settings.get("probabilities")
     if not isinstance(values, list) or not values:
         raise UserError(f"{place}.values: expected a list of values, got {values!r}")
@@ -285,16 +285,16 @@ def _choice(settings: Mapping[str, Any], place: str) -> Distribution:
     if twice := next((text for text in texts if texts.count(text) > 1), None):
         raise UserError(f"{place}.values: {twice} is given twice")
     if probabilities is None:
-        return Choice(tuple(values))
+        return OneOf(tuple(values))
     numbers = isinstance(probabilities, list) and all(isinstance(one, int | float) for one in probabilities)
     if not numbers or len(probabilities) != len(values):
         raise UserError(f"{place}.probabilities: expected {len(values)} numbers, one for each value")
     if min(probabilities) < 0 or not math.isclose(sum(probabilities), 1, rel_tol=1e-6):
         raise UserError(f"{place}.probabilities: expected numbers from 0 that sum to 1, got {probabilities}")
-    return WeightedChoice(tuple(values), tuple(float(one) for one in probabilities))
+    return WeightedOneOf(tuple(values), tuple(float(one) for one in probabilities))
 
 
-def _of_numbers(law: str, settings: dict[str, float], place: str) -> Distribution:
+def _of_numbers(law: str, settings: dict[str, float], place: str) -> ParameterDistribution:
     """A distribution of numbers; ranges on a logarithmic scale by the values at their ends."""
     q = settings.pop("q", None)
     if q is not None and q <= 0:

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from rlhf_lightning.errors import UserError, raise_all
-from rlhf_lightning.sweep.distributions import Constant, Distribution, read_distribution
+from rlhf_lightning.sweep.distributions import Constant, ParameterDistribution, read_distribution
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Space:
             its value.
     """
 
-    distributions: dict[str, Distribution]
+    distributions: dict[str, ParameterDistribution]
     nested: dict[str, tuple[str, ...]]
 
     @property
-    def searched(self) -> dict[str, Distribution]:
+    def searched(self) -> dict[str, ParameterDistribution]:
         """The parameters that have more than one value."""
         return {name: one for name, one in self.distributions.items() if not isinstance(one, Constant)}
 
@@ -91,7 +91,7 @@ def read_space(parameters: Any, place: str) -> Space:
     """
     if not isinstance(parameters, Mapping) or not parameters:
         raise UserError(f"{place}: expected a mapping of keys to their values, such as {{lr: {{values: [0.1, 0.2]}}}}")
-    distributions: dict[str, Distribution] = {}
+    distributions: dict[str, ParameterDistribution] = {}
     nested: dict[str, tuple[str, ...]] = {}
     mistakes: list[str] = []
     for path, settings in _leaves(parameters):

@@ -29,7 +29,7 @@ MakeStages: TypeAlias = Callable[[int, Mapping[str, Any]], Sequence[Stage]]
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningTrial:
     """A trial that a worker has begun.
 
     Args:
@@ -51,7 +51,7 @@ def run_trials(
     count: int,
     jobs: int = 1,
     environment: Mapping[str, str] | None = None,
-    observe: Callable[[optuna.Study, Sequence[Running]], None] = lambda study, running: None,
+    observe: Callable[[optuna.Study, Sequence[RunningTrial]], None] = lambda study, running: None,
     poll: float = POLL,
 ) -> optuna.Study:
     """Run the trials of a search until all have ended, beside any other workers on the same folder.
@@ -212,9 +212,9 @@ class _Active:
         self.ended = True
         self.trials.tell(self.trial.number, state, value, **notes)
 
-    def state(self) -> Running:
+    def state(self) -> RunningTrial:
         """What is to be shown of it."""
         values = self.values or (self._logged(0) if 0 not in self.waiting else [])
         last = values[-1] if values else None
         seeds = (len(self.stages), len(self.done))
-        return Running(self.trial.number, self.trial.user_attrs[VALUES], seeds, (len(values), last))
+        return RunningTrial(self.trial.number, self.trial.user_attrs[VALUES], seeds, (len(values), last))

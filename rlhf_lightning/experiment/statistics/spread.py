@@ -1,7 +1,7 @@
 """Whether results of one arm spread less over seeds than those of another.
 
 Pitman's and Morgan's test for paired variances assumes normal values: among equal log-normal arms it finds a
-difference in up to 45 % of comparisons (``benchmarks/results/calibration.md``). What is compared here instead is how
+difference in 40 to 49 % of comparisons (``benchmarks/results/calibration.md``). What is compared here instead is how
 far each run is from the median of its arm (Brown and Forsythe 1974; for pairs, Grambsch 1994): one number per run,
 whose paired differences are tested as any others.
 """
