@@ -14,10 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.experiment.collect import FINISHED, runs_table
 from rlhf_lightning.experiment.measures import check_logged
 from rlhf_lightning.experiment.plan import PlannedRun
-from rlhf_lightning.experiment.spec import PRIMARY, Experiment
+from rlhf_lightning.experiment.spec import Experiment
 from rlhf_lightning.intervals import student_interval
 from rlhf_lightning.pipeline.schedule import StageProgress, State
 from rlhf_lightning.plots.kit.style import number
@@ -51,7 +50,7 @@ class Board:
 
     def __init__(self, experiment: Experiment, runs: Sequence[PlannedRun], console: Console, *, jobs: int) -> None:
         self._experiment, self._runs, self._console, self._jobs = experiment, runs, console, jobs
-        self._measured = {run.directory: run for run in runs}
+        self._measured = {run.directory for run in runs}
         self._values: dict[Path, float] = {}
         self._told: set[Path] = set()
         self._drawn = -math.inf
@@ -95,13 +94,14 @@ class Board:
             self._console.print(f"[{count} of {len(progress)}] {what}", highlight=False, markup=False, soft_wrap=True)
 
     def _read(self, directory: Path) -> str:
-        if not self._values:
-            check_logged(self._experiment.measures.values(), [load_run(directory)])
-        row = runs_table(self._experiment, [self._measured[directory]]).iloc[0]
-        if row["status"] == FINISHED and not math.isnan(row[PRIMARY]):
-            self._values[directory] = row[PRIMARY]
-            return f", {self._experiment.primary.metric} {number(row[PRIMARY])}"
-        return f", {row['note']}"
+        primary, run = self._experiment.primary, load_run(directory)
+        if not self._values:  # further measures may be of some arms only, or of stages before
+            check_logged([primary], [run])
+        found = primary.read(run)
+        if math.isnan(found.value):
+            return f", the run {found.missing}"
+        self._values[directory] = found.value
+        return f", {primary.metric} {number(found.value)}"
 
     # -- the picture ---------------------------------------------------------------------------------------------------
 

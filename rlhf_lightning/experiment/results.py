@@ -46,14 +46,15 @@ class ComparisonResult:
 
     @cached_property
     def judged(self) -> list[Judged]:
-        """The verdict on each claim whose arms have all run."""
-        ran = set(self.scores["arm"])
-        claims = [claim for claim in self.experiment.claims if {*claim.arms} <= ran]
+        """The verdict on each claim whose arms have all run, and whose measure some run has."""
+        ran, finished = set(self.scores["arm"]), self.scores[self.scores["status"] == FINISHED]
+        found = {name for name in self.scales if finished[name].notna().any()}
+        claims = [claim for claim in self.experiment.claims if {*claim.arms} <= ran and claim.measure in found]
         return judge(claims, self.scores, list(self.scales.values())) if claims else []
 
     @cached_property
     def not_judged(self) -> list[str]:
-        """The claims about arms that have not run."""
+        """The claims about arms that have not run, or about something that no run has."""
         judged = [one.claim for one in self.judged]
         return [claim.title for claim in self.experiment.claims if claim not in judged]
 

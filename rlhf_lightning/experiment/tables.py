@@ -44,7 +44,10 @@ def arms_rows(result: ComparisonResult) -> pd.DataFrame:
 def claims_rows(result: ComparisonResult) -> pd.DataFrame:
     """The claims as they are shown."""
     rows = judged_rows(result.judged)
-    missing = [[title, "–", "–", "not judged: its arms have not run", "–", "0", ""] for title in result.not_judged]
+    missing = [
+        [title, "–", "–", "not judged: its arms have not run, or no run has its measure", "–", "0", ""]
+        for title in result.not_judged
+    ]
     return pd.concat([rows, pd.DataFrame(missing, columns=rows.columns)], ignore_index=True)
 
 

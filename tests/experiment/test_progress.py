@@ -72,6 +72,15 @@ def test_a_table_of_arms_and_seeds_on_a_terminal(board):
     assert "0.80" in text
 
 
+def test_a_measure_that_only_some_arms_have_ends_nothing(board):
+    declared = experiment(seeds=2, measures={"clipped": {"metric": "policy/clip_fraction"}})
+    shown, runs, progress, output = board(terminal=False, declared=declared)
+    with shown:
+        finish(runs[0], progress, 0.5)
+        shown.look(progress)
+    assert "seed-1/one: finished, eval/score 0.50" in output.getvalue()
+
+
 def test_the_first_run_without_what_is_measured_ends_it(board):
     shown, runs, progress, _ = board(terminal=False, declared=experiment(seeds=2, metric={"metric": "eval/scor"}))
     finish(runs[0], progress, 0.5)

@@ -128,6 +128,14 @@ def test_a_metric_that_no_run_logs(tmp_path):
         found.result()
 
 
+def test_a_measure_that_no_run_has_costs_only_its_own_claims(tmp_path):
+    measures = {"late": {"metric": "eval/score", "read": {"mean_of_last": 50}}}
+    claims = [{"better": ["two", "one"]}, {"better": ["two", "one"], "measure": "late", "name": "Two is better late"}]
+    result = compared(tmp_path, experiment(measures=measures, claims=claims), one=0.5, two=0.8).result()
+    assert [one.claim.measure for one in result.judged] == ["primary"]
+    assert result.not_judged == ["Two is better late"]
+
+
 def test_results_are_read_back_as_they_were_written(tmp_path):
     declared = experiment(measures={"used_up": {"metric": "samples"}}, question="Which one?")
     found = compared(tmp_path, declared, one=0.5, two=0.8)
