@@ -18,6 +18,7 @@ import numpy as np
 from rlhf_lightning import UserError, load_run
 from rlhf_lightning.callbacks.detectors import RewardHacking, replay
 from rlhf_lightning.records.runs import Run
+from rlhf_lightning.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 FALL = 0.1
@@ -83,11 +84,11 @@ def fallen_at(run: Run) -> int | None:
 def table(unpenalized: list[dict], penalized: list[dict]) -> str:
     """A Markdown table of both kinds of run, and the totals."""
     head = ["KL penalty", "run", "warned at", f"gold fell by {FALL} at", "verdict", "seen"]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head))]
-    for penalty, rows in (("no", unpenalized), ("yes", penalized)):
-        for one in rows:
-            cells = (penalty, *("–" if value is None or value == "" else str(value) for value in one.values()))
-            lines.append("| " + " | ".join(cells) + " |")
+    rows = [
+        (penalty, *("–" if value in (None, "") else str(value) for value in one.values()))
+        for penalty, ones in (("no", unpenalized), ("yes", penalized))
+        for one in ones
+    ]
     fell = sum(one["fell"] is not None for one in unpenalized)
     in_time = sum(one["verdict"] == "in time" for one in unpenalized)
     false = sum(one["verdict"] == "false" for one in penalized)
@@ -95,7 +96,7 @@ def table(unpenalized: list[dict], penalized: list[dict]) -> str:
         f"Without a penalty gold fell in {fell} of {len(unpenalized)} runs; the warning came in time in {in_time}.",
         f"With one, {false} of {len(penalized)} runs had a false alarm.",
     ]
-    return "\n".join(lines) + "\n\n" + " ".join(totals) + "\n"
+    return markdown_table([head, *rows]) + "\n\n" + " ".join(totals) + "\n"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 
 from rlhf_lightning import load_run
 from rlhf_lightning.intervals import student_interval
+from rlhf_lightning.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = ("--config", "configs/tasks/assistant.yaml")
@@ -115,17 +116,16 @@ def table(arguments: argparse.Namespace) -> str:
         arm: [load_run(Path(arguments.runs_dir) / f"seed{seed}" / arm).series("eval/gold") for seed in seeds]
         for arm in arguments.arms
     }
-    lines = [
-        "| reward | gold at the last iteration, by seed | mean | highest on the way | less single, 95 % interval |"
+    rows = [
+        ["reward", "gold at the last iteration, by seed", "mean", "highest on the way", "less single, 95 % interval"]
     ]
-    lines += ["| --- | --- | --- | --- | --- |"]
     single = np.array([series.iloc[-1] for series in gold.get("single", [])])
     for arm, runs in gold.items():
         last = np.array([series.iloc[-1] for series in runs])
         best = np.mean([series.max() for series in runs])
         gain = interval(last - single) if arm != "single" and len(single) else ""
-        lines.append(f"| {arm} | {', '.join(f'{x:.2f}' for x in last)} | {last.mean():.3f} | {best:.3f} | {gain} |")
-    return "\n".join(lines) + "\n"
+        rows.append([arm, ", ".join(f"{x:.2f}" for x in last), f"{last.mean():.3f}", f"{best:.3f}", gain])
+    return markdown_table(rows) + "\n"
 
 
 def interval(differences: np.ndarray) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rlhf_lightning import load_run
 from rlhf_lightning.intervals import student_interval
+from rlhf_lightning.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,11 +68,10 @@ def table(rows: list[list[str]]) -> str:
     """A Markdown table, and the mean gain with its 95 % interval (Student's t over seeds)."""
     head = ["seed", "SFT nats above entropy", "RM accuracy", "ceiling", "share of excess", "gold before"]
     head += ["gold after", "gain", "KL (nats/sequence)"]
-    lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
     gains = [float(cells[7]) for cells in rows]
     mean, half = student_interval(gains)
     interval = f"95 % interval {mean - half:+.3f} to {mean + half:+.3f}, {len(gains)} seeds"
-    return "\n".join(lines) + f"\n\nMean gain of gold at the last iteration: {mean:+.3f} ({interval}).\n"
+    return markdown_table([head, *rows]) + f"\n\nMean gain of gold at the last iteration: {mean:+.3f} ({interval}).\n"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from rlhf_lightning.report.tables import markdown_table
+
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 0.2
 """Share of the iterations that is left out."""
@@ -161,8 +163,7 @@ def table(rows: list[list[str]]) -> str:
     """A Markdown table, with what its columns mean."""
     head = ["policy", "iterations", "resident MiB", "KiB per iteration", "open files", "CPU ms per iteration"]
     head += ["KiB of last.ckpt", "reads of metrics.csv, all whole"]
-    lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines) + (
+    return markdown_table([head, *rows]) + (
         f"\n\nPPO on the bandit task, 32 responses an iteration, a checkpoint after each, an evaluation every 10.\n"
         f"Figures leave out the first {WARM_UP:.0%} of the iterations; with an arrow, from the first to the last fifth "
         "of the others (memory: first and last look; checkpoints: first and last of the run). The slope is given with "

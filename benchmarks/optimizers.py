@@ -16,12 +16,14 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 import rlhf_lightning
 from rlhf_lightning import load_run
 from rlhf_lightning.algorithms.base.feedback import FeedbackAlgorithm
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy
+from rlhf_lightning.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = ("--config", "configs/tasks/assistant.yaml")
@@ -107,8 +109,7 @@ def run(*words: str) -> None:
 
 def table(rows: list[dict[str, float | str]]) -> str:
     """In Markdown."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines) + "\n"
+    return markdown_table(pd.DataFrame(rows)) + "\n"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from rlhf_lightning.plots import save
 from rlhf_lightning.plots.figures import pareto
 from rlhf_lightning.plots.figures.pareto import front
 from rlhf_lightning.records.runs import Run
+from rlhf_lightning.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECTIVES = ("helpful", "concise", "harmless")
@@ -86,15 +87,14 @@ def table(runs: list[Run]) -> str:
     ends = [{name: run.series(f"eval/gold_{name}") for name in OBJECTIVES} for run in runs]
     best = front([(float(end["helpful"].iloc[-1]), float(end["concise"].iloc[-1])) for end in ends])
     head = ["weights of helpful, concise, harmless", *OBJECTIVES, "KL (nats/sequence)", "none is better in both"]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     rows.append(["before training", *(f"{ends[0][name].iloc[0]:.3f}" for name in OBJECTIVES), "0.0", ""])
     for index, (one, end) in enumerate(zip(runs, ends, strict=True)):
         kl = one.series("eval/kl_ref_sequence").iloc[-1]
         values = [f"{end[name].iloc[-1]:.3f}" for name in OBJECTIVES]
         rows.append([weights(one), *values, f"{kl:.1f}", "yes" if index in best else ""])
     floors = " and ".join(f"{name} of at least {floor:g}" for name, floor in FLOORS.items())
-    lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{lines}\n\nLearned weights maximize helpful with {floors} in training.\n"
+    return f"{markdown_table(rows)}\n\nLearned weights maximize helpful with {floors} in training.\n"
 
 
 def weights(one: Run) -> str:

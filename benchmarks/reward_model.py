@@ -16,8 +16,11 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
+
 from rlhf_lightning import load_run
 from rlhf_lightning.plots import learning_curve_of_pairs, save
+from rlhf_lightning.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = ("--config", "configs/tasks/assistant.yaml")
@@ -88,8 +91,7 @@ def run(*words: str) -> None:
 
 def table(rows: list[dict[str, str]]) -> str:
     """In Markdown."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(one.values()) for one in rows)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+    return markdown_table(pd.DataFrame(rows)) + "\n"
 
 
 if __name__ == "__main__":

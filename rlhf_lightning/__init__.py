@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _HOME = {
+    "algorithms.base.diagnostics": "GradientDiagnostics KLDiagnostics",
     "algorithms.parts.baselines": "BatchMean MovingAverage NoBaseline ValueBaseline",
     "algorithms.parts.critic": "CriticOptions",
     "algorithms.parts.fisher": "FisherOptions",
@@ -41,6 +42,8 @@ _HOME = {
     "models.reward.combination": "MeanScore UncertaintyWeighted WorstCase",
     "models.reward.reward_model": "RewardModel",
     "models.tabular": "TabularBackbone",
+    "records.many_runs": "load_runs",
+    "experiment.loading": "load_comparison",
     "records.runs": "load_run",
     "reward_modeling.losses": "AllPairs BradleyTerry PlackettLuce Regression",
     "reward_modeling.module": "RewardModeling",

@@ -35,6 +35,8 @@ class Stream(IntEnum):
     GENERATE = 6
     EPISODE = 7
     FISHER = 8
+    WEIGHTS = 9
+    JUDGED = 10
 
 
 FURTHER = 1 << 32

@@ -13,7 +13,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_only
 from typing_extensions import override
@@ -45,6 +45,14 @@ def is_dry_run(trainer: Trainer) -> bool:
     Relies on ``Trainer.fast_dev_run``, a public attribute that Lightning sets from elsewhere and declares nowhere.
     """
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def attach_data(trainer: Trainer, data: LightningDataModule) -> None:
+    """Give a trainer that does not train its data, for modules that look there.
+
+    Relies on ``Trainer.datamodule``, an attribute that Lightning sets from elsewhere and declares nowhere.
+    """
+    trainer.datamodule = data  # type: ignore[attr-defined]
 
 
 def keep_loaders_whole(trainer: Trainer) -> None:

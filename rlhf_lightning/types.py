@@ -98,6 +98,7 @@ class LabelledResponse:
         label: True if the response is desirable, False if it is undesirable.
         annotator: who judged it, if known.
         objective: the quality that was judged; None for an overall judgement.
+        compared_with: the other response, where the label was read from a pair: the same tokens are no judgement.
     """
 
     prompt: Prompt
@@ -105,6 +106,7 @@ class LabelledResponse:
     label: bool
     annotator: str | None = None
     objective: str | None = None
+    compared_with: str | None = None
 
     @property
     def responses(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(autouse=True)
 def _own_seed():
-    """Commands set the run's seed in the environment, and draws go on from those before: no test sees that of another."""
+    """No test sees the seed that a command set in the environment before it, or goes on from another's draws."""
     os.environ.pop("PL_GLOBAL_SEED", None)
     torch.manual_seed(0)
     yield

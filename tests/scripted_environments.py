@@ -178,7 +178,23 @@ class Paid(Within):
         return self.reward, False, False
 
 
-for cls in (Scripted, Seeded, Pushed, Forgetful, Paying, Broken, Numbered, Chosen, Copied, Within, Paid):
+class Flagged(Scripted):
+    """`Scripted`, whose flags are made by a function.
+
+    Args:
+        flag: of what is true or false.
+    """
+
+    def __init__(self, flag):
+        super().__init__("2T 3X")
+        self.flag = flag
+
+    def outcome(self, action):
+        reward, terminated, truncated = super().outcome(action)
+        return reward, self.flag(terminated), self.flag(truncated)
+
+
+for cls in (Scripted, Seeded, Pushed, Forgetful, Paying, Broken, Numbered, Chosen, Copied, Within, Paid, Flagged):
     gymnasium.register(f"{cls.__name__}-v0", cls, max_episode_steps=10, disable_env_checker=True)
 
 

@@ -86,6 +86,11 @@ def small(words: list[str]) -> list[str]:
         return [*PIPELINE[:sampling], *PIPELINE[sampling + 2 :], "--task.init_args.vocabulary", "300"]
     if command == "pairs":
         return ["--count", "40"]
+    if command in ("bestof", "winrate"):
+        return ["--prompts", "8", *(("--n", "4") if command == "bestof" else ())]
+    if command == "sweep":
+        budget = ["--trainer.max_epochs=1", "--data.init_args.rollout_batch_size=16", "--data.init_args.eval_prompts=8"]
+        return ["--count", "2", *budget]
     if command not in ("fit", "crossval"):
         return []
     files = [word for option, word in itertools.pairwise(rest) if option in ("--config", "-c")]
@@ -114,6 +119,8 @@ def workspace(tmp_path_factory):
     shutil.copy(folder / "runs/quickstart/pairs/pairs.jsonl", folder / "pairs.jsonl")
     pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text("utf-8").splitlines()]
     answers = [{"prompt": pair["prompt"], "response": pair["chosen"]} for pair in pairs]
+    rows = [f"{arm},{seed},{place + seed % 3}" for place, arm in enumerate(("a2c", "ppo")) for seed in range(8)]
+    (folder / "results.csv").write_text("\n".join(["arm,seed,score", *rows]) + "\n", encoding="utf-8")
     (folder / "responses.jsonl").write_text("".join(json.dumps(one) + "\n" for one in answers), encoding="utf-8")
     return folder
 

@@ -80,6 +80,12 @@ def test_is_dry_run(batches):
     assert seams.is_dry_run(trainer(fast_dev_run=batches)) == bool(batches), adapt(seams.is_dry_run)
 
 
+def test_attach_data():
+    own, data = trainer(), LightningDataModule()
+    seams.attach_data(own, data)
+    assert own.datamodule is data, adapt(seams.attach_data)
+
+
 def test_keep_loaders_whole():
     ddp = trainer(strategy="ddp", devices=2)
     assert ddp._data_connector._requires_distributed_sampler(loader()), adapt(seams.keep_loaders_whole)

@@ -35,6 +35,7 @@ from rlhf_lightning.data.preferences import LabelDataModule
 from rlhf_lightning.distributed import failing_together, own_rows, row_slices
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.language.text import EncodedResponses
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.offline import Part
@@ -44,6 +45,8 @@ from rlhf_lightning.types import LabelledResponse
 
 class KTO(FeedbackAlgorithm[LabelledResponse]):
     """Raises desirable responses above the reference point and sinks undesirable ones below it.
+
+    Both labels of a pair whose responses are the same tokens once they are cut are left out and counted.
 
     Args:
         task: what the responses are about, and where held-out prompts come from.
@@ -89,8 +92,17 @@ class KTO(FeedbackAlgorithm[LabelledResponse]):
                 "point comes from the responses of other examples of the batch"
             )
 
+    def equal(self, examples: Sequence[LabelledResponse], encoded: EncodedResponses) -> set[int]:
+        """Labels from pairs of which both responses are the same token ids, and so have both labels."""
+        numbers = [number for number, example in enumerate(examples) if example.compared_with is not None]
+        if not numbers:
+            return set()
+        prompts, others = zip(*((examples[n].prompt, str(examples[n].compared_with)) for n in numbers), strict=True)
+        rows, compared = encoded.rows(), self.encode_texts(prompts, others).rows()
+        return {number for number, other in zip(numbers, compared, strict=True) if rows[number] == other}
+
     def statistics(self, batch: Sequence[LabelledResponse]) -> dict[str, float]:
-        """z₀, from each prompt with a response to another prompt."""
+        """z₀, from each prompt with a response to another prompt; labels play no part, so that none is left out."""
         count = len(batch)
         if count < 2:
             return {"reference_point": 0.0}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rlhf_lightning.records.constructed import Constructed
-from rlhf_lightning.records.metrics import Description
+from rlhf_lightning.records.metrics import Description, Metric
+from rlhf_lightning.types import ScoredRollout, TrainBatch
 
 
 class Listener(Constructed, Callback):
@@ -26,6 +28,28 @@ class Listener(Constructed, Callback):
 
     def on_samples(self, trainer: Trainer, module: LightningModule, samples: Sequence[Mapping[str, Any]]) -> None:
         """Samples were drawn: ``iteration, row, prompt, response, score, gold, kl`` each."""
+
+
+class UpdateWatcher(Listener):
+    """A callback that measures the updates of a policy optimizer, and changes none of them."""
+
+    def watching(
+        self, module: Any, scored: ScoredRollout, batch: TrainBatch
+    ) -> AbstractContextManager[dict[str, float]]:
+        """Context of an update; its value has, afterwards, what is to be added to the row of the iteration.
+
+        Every rank calls, and must get the same numbers; not called in iterations in which only a critic learns.
+
+        Args:
+            module: the optimizer.
+            scored: what was collected.
+            batch: what the update learns from.
+        """
+        raise NotImplementedError
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """What it adds to rows, and how figures show it."""
+        return ()
 
 
 @runtime_checkable

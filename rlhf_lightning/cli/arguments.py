@@ -14,6 +14,7 @@ from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from rlhf_lightning.models.language.policy import LanguagePolicy
+    from rlhf_lightning.rewards.source import RewardSource
     from rlhf_lightning.tasks.task import Task
 
 Item = TypeVar("Item")
@@ -117,6 +118,26 @@ def load_policy(path: str, *, temperature: float) -> LanguagePolicy:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = LanguageBackbone(checkpoint=exported(path, "policy", "sft")).policy(_no_task, temperature=temperature)
     return policy.eval().requires_grad_(False).to(device)
+
+
+def gold_reward(task: Task) -> RewardSource:
+    """The gold reward of a task, which must have one."""
+    gold = task.gold()
+    if gold is None:
+        raise UserError(f"task {type(task).__name__} has no gold reward; expected one that knows the true reward")
+    return gold
+
+
+def load_reward(name: str, task: Task, *, batch_size: int) -> RewardSource:
+    """A trained reward model, on the fastest device there is; or the task's reward, named ``gold``."""
+    if name == "gold":
+        return gold_reward(task)
+    import torch
+
+    from rlhf_lightning.rewards.learned import LearnedReward
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return LearnedReward(exported(name, "reward"), batch_size=batch_size).to(device)
 
 
 def _no_task() -> Any:

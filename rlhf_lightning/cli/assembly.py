@@ -112,8 +112,7 @@ class TrainingRun:
         begins = self.plan.resume_from is None
         files = [RunFiles(self.writer, self.settings, begins=begins), MetricsFile(), SamplesFile(), WarningsFile()]
         own: list[Callback] = [*files, Sigterm(), *progress]  # a module that is not one of ours brings no Sigterm
-        if by_iteration(model):
-            own += default_detectors(besides=given)
+        own += default_detectors(besides=given, of_policy=by_iteration(model))
         if checkpointing and not any(isinstance(callback, Checkpoints) for callback in given):
             every, keep = self.settings["checkpoint_every"], self.settings["checkpoint_keep"]
             own.append(Checkpoints(self.directory / CHECKPOINTS, every=every, keep=keep))

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf_lightning.cli.introspection import import_class
 from rlhf_lightning.errors import UserError, raise_all, raised_in
 from rlhf_lightning.records.run_directory import read_environment
+from rlhf_lightning.records.sweep_agent import name_under_agent
 from rlhf_lightning.training.module import Module
 
 _TRAINER_INSTEAD = {
@@ -64,13 +65,12 @@ def by_iteration(model: Any) -> bool:
     return getattr(model, "by_iteration", False)
 
 
-def default_name(config: Namespace) -> str:
-    """``MODEL-TASK-SEED``, with the run's id under a W&B agent, where many runs share the three."""
+def run_name(config: Namespace) -> str:
+    """The name that is given, or ``MODEL-TASK-SEED``; with the run's identifier under an agent of a sweep."""
+    if config.name is not None:
+        return name_under_agent(config.name)
     parts = [config.model.class_path.rpartition(".")[2], config.task.class_path.rpartition(".")[2]]
-    parts.append(str(config.seed_everything))
-    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
-        parts.append(os.environ["WANDB_RUN_ID"])
-    return "-".join(parts).lower()
+    return name_under_agent("-".join([*parts, str(config.seed_everything)]).lower())
 
 
 def check_config(config: Namespace, command: str) -> None:

@@ -31,7 +31,7 @@ from rlhf_lightning.tasks.task import Task
 _NOT_SAVED = ("overwrite", "pipeline", "config")
 """Settings of one command and not of the run."""
 
-_REFUSALS = (ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
+REFUSALS = (ValueError, OSError, ModuleNotFoundError, MisconfigurationException)
 """What classes of Lightning, of libraries and of the user raise for arguments that do not fit."""
 
 
@@ -130,7 +130,7 @@ class CommandLine(OneConfigCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run, refuse what cannot work, and decide between start and resume, before anything is built."""
         config = self.config[self.command]
-        config.name = checks.default_name(config) if config.name is None else config.name
+        config.name = checks.run_name(config)
         self.directory = Path(config.runs_dir) / check_name(config.name)
         checks.check_config(config, self.command)
         settings = self._resolved(config)
@@ -148,7 +148,7 @@ class CommandLine(OneConfigCLI):
                 self.run.set_aside()
             try:
                 super().instantiate_classes()
-            except (UserError, *_REFUSALS) as error:
+            except (UserError, *REFUSALS) as error:
                 raise_all([str(checks.as_user_error(error)), *self._further_mistakes()])
             if self.run is not None:
                 built = self.config_init[self.command]
@@ -162,7 +162,7 @@ class CommandLine(OneConfigCLI):
             config[self.command].pop(part)
             try:
                 self.parser.instantiate_classes(config)
-            except (UserError, *_REFUSALS) as error:
+            except (UserError, *REFUSALS) as error:
                 yield str(checks.as_user_error(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -19,6 +19,7 @@ from rlhf_lightning.cli.given import Given
 from rlhf_lightning.cli.introspection import search_beside
 from rlhf_lightning.cli.messages import explain
 from rlhf_lightning.cli.values import value_mistakes
+from rlhf_lightning.cli.words import as_parsed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import option_names
 from rlhf_lightning.records.config_files import adapted, find_config, read_settings
@@ -111,7 +112,7 @@ def parse(parser: ConfigParser, argv: Sequence[str], command: ConfigParser | Non
     """
     with_options = command or parser
     options = option_names(with_options)
-    given = with_options.given = Given(argv)
+    given = with_options.given = Given(as_parsed(argv))
     lines: list[str] = []
     first: Exception | None = None
     while len(lines) < MOST_MISTAKES:

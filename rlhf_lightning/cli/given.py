@@ -76,8 +76,8 @@ class Given:
 
     def _words(self, path: str, *, below: bool = False) -> list[int]:
         """Places of the arguments that give a setting, or those below it."""
-        wanted = _shortened(path)
-        names = [_shortened(word.lstrip("-").partition("=")[0].rstrip("+")) for word in self.argv]
+        wanted = shortened(path)
+        names = [shortened(word.lstrip("-").partition("=")[0].rstrip("+")) for word in self.argv]
         return [
             number
             for number, name in enumerate(names)
@@ -96,7 +96,7 @@ def _without_indices(key: str) -> str:
     return re.sub(r"\[.*?\]", "", key)
 
 
-def _shortened(key: str) -> str:
+def shortened(key: str) -> str:
     """A key as it may be given on the command line."""
     return key.replace(".init_args.", ".")
 

@@ -14,7 +14,10 @@ def main(argv: list[str]) -> None:
     """Run the command."""
     parser = LineParser("report", COMMANDS["report"], EXAMPLE)
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run directory, a pipeline's directory, or one of its stages"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run directory, a pipeline's, or one of its stages; those that differ in the seed alone are one arm",
     )
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ in the first run)")
     arguments = parser.parse_intermixed_args(argv)

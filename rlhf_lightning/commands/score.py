@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhf_lightning.cli.arguments import LineParser, exported, positive, writable
+from rlhf_lightning.cli.arguments import LineParser, exported, gold_reward, positive, writable
 from rlhf_lightning.commands import COMMANDS
 from rlhf_lightning.errors import UserError
 
@@ -51,7 +51,4 @@ def main(argv: list[str]) -> None:
 def _gold(task: Task | None) -> RewardSource:
     if task is None:
         raise UserError("--gold needs the task: --config configs/tasks/assistant.yaml")
-    gold = task.gold()
-    if gold is None:
-        raise UserError(f"task {type(task).__name__} has no gold reward; expected one that knows the true reward")
-    return gold
+    return gold_reward(task)

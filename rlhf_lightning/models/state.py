@@ -39,6 +39,11 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen: with adapters, theirs alone."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 def frozen_copy(module: Network) -> Network:
     """A copy that does not train; it shares the parameters that do not train in the original, as with adapters."""
     shared = {id(parameter): parameter for parameter in module.parameters() if not parameter.requires_grad}

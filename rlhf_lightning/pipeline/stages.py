@@ -47,6 +47,7 @@ class Settings:
         pipeline: settings by stage, from the ``pipeline`` sections of all configurations.
         common: options of all stages from the command line, by key.
         own: options of single stages from the command line, by stage and key.
+        folders: names of the folders of stages, by stage, where they are not those of the stages.
     """
 
     configs: list[str]
@@ -55,6 +56,11 @@ class Settings:
     pipeline: dict[str, dict[str, Any]]
     common: dict[str, str] = field(default_factory=dict)
     own: dict[str, dict[str, str]] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage writes."""
+        return self.directory / self.folders.get(stage, stage)
 
 
 def read_pipeline(configs: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -99,11 +105,11 @@ def _pairs(settings: Settings) -> Stage:
     policy, out = _export(settings, "sft"), _pairs_file(settings)
     section = settings.pipeline["pairs"]
     lists = {key: [_word(item) for item in value] for key, value in section.items() if isinstance(value, list)}
-    own = dict(_flat(section)) | lists | settings.own.get("pairs", {})
+    own = _flat(section) | lists | settings.own.get("pairs", {})
     words = ["--policy", str(policy), "--out", str(out), "--seed", str(settings.seed), *_words(own)]
     task = {key: value for key, value in settings.common.items() if key.partition(".")[0] == "task"}
     command = ["pairs", *config_words(settings.configs), *_words(task), *words]
-    return Stage("pairs", command, settings.directory / "pairs", {"sft": policy}, out)
+    return Stage("pairs", command, settings.folder("pairs"), {"sft": policy}, out)
 
 
 def _reward(settings: Settings) -> Stage:
@@ -152,14 +158,14 @@ def _from_earlier_stages(settings: Settings, feedback: str | None) -> tuple[dict
 
 def _fit(settings: Settings, name: str, options: dict[str, str], inputs: dict[str, Path]) -> Stage:
     section = {key: value for key, value in settings.pipeline[name].items() if key not in ("config", "reward")}
-    section, own = dict(_flat(section)), settings.own.get(name, {})
+    section, own = _flat(section), settings.own.get(name, {})
     if CHECKPOINT in section | own:  # this stage starts from another model
         inputs = {made_by: path for made_by, path in inputs.items() if made_by != "sft"}
     given = settings.common | options | {k: v for k, v in section.items() if k not in settings.common} | own
     words = config_words([*settings.configs, *_configs(settings, name)])
-    location = ["--runs_dir", str(settings.directory), "--name", name]
+    location = ["--runs_dir", str(settings.directory), "--name", settings.folder(name).name]
     command = ["fit", *words, "--seed_everything", str(settings.seed), *location, *_words(given)]
-    return Stage(name, command, settings.directory / name, inputs, _export(settings, name))
+    return Stage(name, command, settings.folder(name), inputs, _export(settings, name))
 
 
 def _configs(settings: Settings, stage: str) -> list[str]:
@@ -169,11 +175,11 @@ def _configs(settings: Settings, stage: str) -> list[str]:
 
 
 def _export(settings: Settings, stage: str) -> Path:
-    return settings.directory / stage / "export"
+    return settings.folder(stage) / "export"
 
 
 def _pairs_file(settings: Settings) -> Path:
-    return settings.directory / "pairs" / "pairs.jsonl"
+    return settings.folder("pairs") / "pairs.jsonl"
 
 
 def config_words(configs: Sequence[str]) -> list[str]:
@@ -192,15 +198,20 @@ def _words(options: Mapping[str, str | list[str]]) -> list[str]:
     return [word for key, words in values.items() for word in (f"--{key}", *words)]
 
 
-def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and values for a command line; a class stands before its arguments."""
+def dotted(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a section; a class stands before its arguments."""
     for key, value in section.items():
         if not isinstance(value, Mapping):
-            yield f"{prefix}{key}", _word(value)
+            yield f"{prefix}{key}", value
             continue
         if "class_path" in value:
-            yield f"{prefix}{key}", str(value["class_path"])
-        yield from _flat({k: v for k, v in value.items() if k != "class_path"}, f"{prefix}{key}.")
+            yield f"{prefix}{key}", value["class_path"]
+        yield from dotted({k: v for k, v in value.items() if k != "class_path"}, f"{prefix}{key}.")
+
+
+def _flat(section: Mapping[str, Any]) -> dict[str, str]:
+    """A section as options of a command line."""
+    return {key: _word(value) for key, value in dotted(section)}
 
 
 def _word(value: Any) -> str:
@@ -216,7 +227,7 @@ def key_of(stage: Stage) -> dict[str, Any]:
     The place of the runs is no part of it: they may be moved, or named in another way. What the components of a run
     read is in its ``inputs.json``, see `changed_inputs`.
     """
-    files = _options(stage.command).get("--config", [])
+    files = options_of(stage.command).get("--config", [])
     # Without the pipeline sections, which say what to do in other stages; the stage's own settings are in its command.
     configs = {file: {k: v for k, v in read_config(find_config(file)).items() if k != "pipeline"} for file in files}
     texts = {file: json.dumps(content, sort_keys=True, default=str) for file, content in configs.items()}
@@ -247,7 +258,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for what in ("version", "commit")
         if old.get(what) != new.get(what)
     ]
-    before, after = _options(old.get("command", [])), _options(new["command"])
+    before, after = options_of(old.get("command", [])), options_of(new["command"])
     for option in dict.fromkeys([*after, *before]):
         if before.get(option) != after.get(option):
             values = (" ".join(side.get(option, ["not given"])) for side in (before, after))
@@ -257,7 +268,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return differences or ["its inputs changed"]
 
 
-def _options(command: Sequence[str]) -> dict[str, list[str]]:
+def options_of(command: Sequence[str]) -> dict[str, list[str]]:
     """Values of each option of a command line."""
     options: dict[str, list[str]] = {}
     values: list[str] = []

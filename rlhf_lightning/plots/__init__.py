@@ -17,6 +17,9 @@ from typing import Literal, TypeAlias
 from matplotlib.figure import Figure
 
 from rlhf_lightning.plots.figures.annotator_agreement import annotator_agreement
+from rlhf_lightning.plots.figures.arm_dots import arm_dots as arm_dots
+from rlhf_lightning.plots.figures.arm_profile import arm_profile as arm_profile
+from rlhf_lightning.plots.figures.claim_intervals import claim_intervals as claim_intervals
 from rlhf_lightning.plots.figures.components import components
 from rlhf_lightning.plots.figures.dashboard import dashboard
 from rlhf_lightning.plots.figures.frontier import frontier

@@ -6,39 +6,64 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit.dots import Z
-from rlhf_lightning.plots.kit.style import RUNS
-from rlhf_lightning.records.runs import Run, names
+from rlhf_lightning.plots.kit.style import MARKERS, looks
+from rlhf_lightning.records.arms import arms
+from rlhf_lightning.records.runs import Run
+
+Runs: TypeAlias = Run | Sequence[Run] | Mapping[str, Sequence[Run]]
+"""What figures of several runs take: runs, those that differ in the seed alone being one arm; or arms by name."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One of several policy runs, with the name and the colour that it has in every figure of them."""
+    """One of several arms of a policy's training, as every figure of them shows it.
 
-    run: Run
+    Args:
+        runs: that trained the policy, one for each seed.
+        marker: of its line, where any arm has several seeds.
+    """
+
+    runs: tuple[Run, ...]
     name: str
     color: str
+    marker: str = ""
+
+    @property
+    def run(self) -> Run:
+        """The run that came furthest: what it declares, they all do."""
+        return max(self.runs, key=lambda run: len(run.metrics))
+
+    @property
+    def title(self) -> str:
+        """The name, after the arm's marker where it has one."""
+        return f"{MARKERS[self.marker]} {self.name}" if self.marker else self.name
 
 
-def entries(runs: Run | Sequence[Run]) -> list[Entry]:
-    """The runs that trained a policy, with the names and colours that they keep where a figure leaves some out."""
-    given = [runs] if isinstance(runs, Run) else runs
-    found = [(run, run.policy) for run in given if run.policy is not None]
-    labels = names([run for run, _ in found])
-    # The colours start over where there are more runs than colours.
+def entries(runs: Runs) -> list[Entry]:
+    """The arms that trained a policy, with what sets them apart where a figure leaves some out."""
+    if isinstance(runs, Mapping):
+        found = {name: tuple(run.policy for run in its if run.policy is not None) for name, its in runs.items()}
+    else:
+        given = [runs] if isinstance(runs, Run) else runs
+        trained = {id(run): run.policy for run in given if run.policy is not None}
+        arms_of = arms([run for run in given if id(run) in trained])
+        found = {arm.name: tuple(trained[id(run)] for run in arm.runs) for arm in arms_of}
+    marked = any(len(its) > 1 for its in found.values())
     return [
-        Entry(policy, name, color)
-        for (_, policy), name, color in zip(found, labels, itertools.cycle(RUNS), strict=False)
+        Entry(its, name, color, marker if marked else "")
+        for (name, its), (color, marker) in zip(found.items(), looks(), strict=False)
+        if its
     ]
 
 
-def families(runs: Run | Sequence[Run]) -> list[str]:
+def families(runs: Runs) -> list[str]:
     """The kinds of training among some runs; within one of them all figures share their units."""
     return list(dict.fromkeys(family(entry.run) for entry in entries(runs) if len(entry.run.metrics)))
 
@@ -135,7 +160,7 @@ def tolerance(series: pd.Series) -> float:
     return max(3 * noise, 0.02 * float(np.ptp(values)))
 
 
-def of_one_family(runs: Run | Sequence[Run], wanted: str | None) -> list[Entry]:
+def of_one_family(runs: Runs, wanted: str | None) -> list[Entry]:
     """The policy runs of one family.
 
     Raises:
@@ -146,7 +171,8 @@ def of_one_family(runs: Run | Sequence[Run], wanted: str | None) -> list[Entry]:
         raise UserError(f"expected runs of one family, got {', '.join(several)}; name one of them as family")
     found = [entry for entry in entries(runs) if len(entry.run.metrics) and wanted in (None, family(entry.run))]
     if not found:
-        given = [runs] if isinstance(runs, Run) else runs
+        lists = runs.values() if isinstance(runs, Mapping) else [[runs] if isinstance(runs, Run) else runs]
+        given = itertools.chain.from_iterable(lists)
         raise UserError(f"{', '.join(str(run.path) for run in given)}: no policy run with metrics")
     return found
 

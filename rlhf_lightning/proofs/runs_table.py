@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rlhf_lightning.proofs.runs import ShortRun
 from rlhf_lightning.proofs.same_run import difference, distance, outcome
-from rlhf_lightning.proofs.table import grid
 from rlhf_lightning.proofs.two_ranks import TwoRanks, on_two_ranks
+from rlhf_lightning.report.tables import markdown_table
 
 ROUNDING = 1e-9
 """Largest difference that the order of sums may make in float64."""
@@ -93,7 +93,7 @@ def _measured(run: ShortRun, folder: Path, two: TwoRanks) -> RunRow:
 
 def runs_markdown(rows: Iterable[RunRow], *, seed: int) -> str:
     """The rows with what they are about."""
-    return TEXT.format(seed=seed, table=grid([HEADER, *(row.cells() for row in rows)]), rounding=ROUNDING)
+    return TEXT.format(seed=seed, table=markdown_table([HEADER, *(row.cells() for row in rows)]), rounding=ROUNDING)
 
 
 def _cell(found: float, *, limit: float) -> str:

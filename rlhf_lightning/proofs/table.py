@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rlhf_lightning.proofs.estimators import MEASURED, Estimator
 from rlhf_lightning.proofs.instance import Instance
+from rlhf_lightning.report.tables import markdown_table
 
 EXACT = 1e-9
 """Largest ‖E[g] − c ∇J‖ of an estimator that is said to be exact, and smallest of one that is said to be biased, over
@@ -117,17 +118,8 @@ def markdown(rows: Iterable[EstimatorRow], instance: Instance, *, batch_size: in
             f"J = E[score − β log π/π_ref], β = {instance.kl_coef:g}, γ = 1, ‖∇J‖ = {norm:.4f};"
             f" B = G = {batch_size}: a batch is one group.",
             "",
-            grid([HEADER, *(row.cells() for row in rows)]),
+            markdown_table([HEADER, *(row.cells() for row in rows)]),
             "",
             COLUMNS.format(error=instance.critic_error),
         ]
     )
-
-
-def grid(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns; the first row is its head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

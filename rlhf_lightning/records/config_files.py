@@ -17,13 +17,31 @@ MOST_VALUES = 100_000
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
+def shipped(folder: str) -> Path | None:
+    """A folder of files that come with the package: inside it when installed, beside it in a checkout."""
+    return next((f for f in (_PACKAGE / f"_{folder}", _PACKAGE.parent / folder) if f.is_dir()), None)
+
+
 def shipped_configs() -> Path | None:
-    """The folder of configurations that come with the package: inside it when installed, beside it in a checkout."""
-    return next((f for f in (_PACKAGE / "_configs", _PACKAGE.parent / "configs") if f.is_dir()), None)
+    """The folder of configurations that come with the package."""
+    return shipped("configs")
 
 
 def find_config(path: str | Path) -> Path:
-    """The file itself, or the one of that name that comes with the package (``configs/…`` works anywhere).
+    """The configuration itself, or the one of that name that comes with the package (``configs/…`` works anywhere).
+
+    Raises:
+        UserError: there is no such file; the message names close matches.
+    """
+    return find_file(path, "configs", f"--config {path}")
+
+
+def find_file(path: str | Path, folder: str, what: str) -> Path:
+    """The YAML file itself, or the one of that name that comes with the package.
+
+    Args:
+        folder: in which the package has such files; a path that begins with it works anywhere.
+        what: the file as the user gave it, for messages.
 
     Raises:
         UserError: there is no such file; the message names close matches.
@@ -33,22 +51,22 @@ def find_config(path: str | Path) -> Path:
         return given
     if given.is_dir():
         found = ", ".join(sorted(p.name for p in given.glob("*.yaml"))[:8])
-        raise UserError(f"--config {path} is a directory; expected a YAML file{f' such as {found}' if found else ''}")
-    shipped = shipped_configs()
-    if shipped is not None and given.parts[:1] == ("configs",):
-        inside = shipped.joinpath(*given.parts[1:])
+        raise UserError(f"{what} is a directory; expected a YAML file{f' such as {found}' if found else ''}")
+    own = shipped(folder)
+    if own is not None and given.parts[:1] == (folder,):
+        inside = own.joinpath(*given.parts[1:])
         if inside.is_file():
             return inside
-    hint = suggestion(given.as_posix(), _known_configs(given), otherwise="", most=3)
-    raise UserError(f"--config {path}: no such file" + (f"; {hint}" if hint else ""))
+    hint = suggestion(given.as_posix(), _known_files(given, folder), otherwise="", most=3)
+    raise UserError(f"{what}: no such file" + (f"; {hint}" if hint else ""))
 
 
-def _known_configs(near: Path) -> list[str]:
-    """Names under which configuration files could have been given."""
+def _known_files(near: Path, folder: str) -> list[str]:
+    """Names under which files of a folder could have been given."""
     known = {p.as_posix() for p in near.parent.glob("*.yaml")} if near.parent.is_dir() else set()
-    for folder in (Path("configs"), shipped_configs()):
-        if folder is not None and folder.is_dir():
-            known |= {(Path("configs") / p.relative_to(folder)).as_posix() for p in folder.rglob("*.yaml")}
+    for place in (Path(folder), shipped(folder)):
+        if place is not None and place.is_dir():
+            known |= {(Path(folder) / p.relative_to(place)).as_posix() for p in place.rglob("*.yaml")}
     return sorted(known)
 
 

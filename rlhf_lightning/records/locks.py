@@ -25,18 +25,19 @@ def check_free(directory: Path) -> None:
         lock.close()
 
 
-def locked(directory: Path, *, shared: bool = False) -> IO[str] | None:
+def locked(directory: Path, *, shared: bool = False, name: str = LOCK) -> IO[str] | None:
     """Hold the directory's lock until the file is closed or the process ends, where the system has such locks.
 
     Args:
         shared: with other processes that only look whether there is an exclusive one.
+        name: of the lock's file.
 
     Raises:
         UserError: another process holds it.
     """
     if fcntl is None:
         return None
-    file = open(directory / LOCK, "w", encoding="utf-8")  # noqa: SIM115 held open as long as the run
+    file = open(directory / name, "w", encoding="utf-8")  # noqa: SIM115 held open as long as the run
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -25,6 +25,7 @@ from rlhf_lightning.records.locks import LOCK, check_free, locked
 from rlhf_lightning.records.metrics import Description
 
 CONFIG, ENVIRONMENT, DONE, STAGE = "config.yaml", "environment.json", "DONE", "stage.json"
+STAGE_LOCK = ".stage.lock"
 DESCRIPTION = "run.json"
 """What the run trains and logs; see `Description`."""
 CHECKPOINTS = "checkpoints"
@@ -39,8 +40,8 @@ ASIDE, HALFWAY = ".replaced", ".replacing"
 Both lie in the directory itself, where a file can be renamed whatever is linked or mounted.
 """
 
-KEPT = frozenset({STAGE, LOCK, ASIDE, HALFWAY})
-"""Not part of a run: the pipeline's note about the stage, the mark of the process that trains, and an earlier run."""
+KEPT = frozenset({STAGE, STAGE_LOCK, LOCK, ASIDE, HALFWAY})
+"""Not part of a run: the note and the lock of a stage, the mark of the process that trains, and an earlier run."""
 
 
 @dataclass(frozen=True)

@@ -134,13 +134,14 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[st
     flat_old, flat_new = dict(flattened(old)), dict(flattened(new))
     for key in [*flat_new, *(k for k in flat_old if k not in flat_new)]:
         before, after = flat_old.get(key), flat_new.get(key)
-        if before == after or _changes_nothing(key) or (key in _LENGTH and _is_larger(before, after)):
+        if before == after or changes_no_number(key) or (key in _LENGTH and _is_larger(before, after)):
             continue
         return key, before, after
     return None
 
 
-def _changes_nothing(key: str) -> bool:
+def changes_no_number(key: str) -> bool:
+    """Whether a setting, by its dotted key, leaves every number of a run as it is."""
     below = any(key == skipped or key.startswith(f"{skipped}.") for skipped in _NOT_COMPARED)
     return below or key.rpartition(".")[2] in _NOT_COMPARED_ANYWHERE
 

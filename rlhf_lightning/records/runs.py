@@ -135,25 +135,46 @@ def load_run(path: str | Path) -> Run:
     if not _is_run(path):
         expected = f"metrics.csv, config.yaml or a pipeline's stages ({', '.join(STAGES)})"
         raise UserError(f"{path} is not a run: expected {expected} in it; {_runs_in(path, 'runs in it')}")
+    run = load_numbers(path)
+    run.samples = _read_samples(path / "samples.jsonl", done=run.done)
+    run.warnings = list(_json_lines(path / "warnings.jsonl", _WARNING_KEYS, done=run.done))
+    run.stages = {stage: load_run(path / stage) for stage in STAGES if has_marks(path / stage)}
+    for name, stage in run.stages.items():
+        stage.name = f"{path.resolve().name}/{name}"
+    run.done = run.done or ("policy" in run.stages and all(stage.done for stage in run.stages.values()))
+    return run
+
+
+def load_numbers(path: Path) -> Run:
+    """What one run directory says of itself and its numbers, without samples, warnings and stages.
+
+    Raises:
+        UserError: one of its files cannot be read.
+    """
     done = (path / "DONE").exists()
     resolved = path.resolve()
     is_stage = (path / "stage.json").exists()  # the pipeline's note in each of its stages
-    stages = {stage: load_run(path / stage) for stage in STAGES if _has_marks(path / stage)}
-    for stage, run in stages.items():
-        run.name = f"{resolved.name}/{stage}"
     return Run(
         path=path,
         name=f"{resolved.parent.name}/{resolved.name}" if is_stage else resolved.name,
         metrics=_read_metrics(path / "metrics.csv", done=done),
-        samples=_read_samples(path / "samples.jsonl", done=done),
         description=_read_description(path / DESCRIPTION),
         config=read_mapping(path / "config.yaml") if (path / "config.yaml").exists() else {},
         environment=_read_json(path / "environment.json") or {},
         evaluation=_read_json(path / "evaluation.json"),
-        warnings=list(_json_lines(path / "warnings.jsonl", _WARNING_KEYS, done=done)),
-        done=done or ("policy" in stages and all(stage.done for stage in stages.values())),
-        stages=stages,
+        done=done,
     )
+
+
+def logged(directory: Path, metric: str) -> list[float]:
+    """The finite values of a metric so far, in the order of a run's counter; empty where there are none.
+
+    Raises:
+        UserError: the table of metrics cannot be read.
+    """
+    table = _read_metrics(directory / "metrics.csv", done=False)
+    values = table[metric] if metric in table.columns else pd.Series(dtype=float)
+    return [float(value) for value in values if np.isfinite(value)]
 
 
 def names(runs: Sequence[Run]) -> list[str]:
@@ -167,12 +188,13 @@ def names(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _has_marks(path: Path) -> bool:
+def has_marks(path: Path) -> bool:
+    """Whether a folder holds a file that only runs have."""
     return any((path / mark).exists() for mark in _MARKS)
 
 
 def _is_run(path: Path) -> bool:
-    return _has_marks(path) or any(_has_marks(path / stage) for stage in STAGES)
+    return has_marks(path) or any(has_marks(path / stage) for stage in STAGES)
 
 
 def _runs_in(directory: Path, label: str, most: int = 12) -> str:
@@ -185,16 +207,16 @@ def _runs_in(directory: Path, label: str, most: int = 12) -> str:
 
 def _read_metrics(path: Path, *, done: bool) -> pd.DataFrame:
     """The table of metrics; a last line that an interruption cut off is left out."""
-    if not path.exists() or path.stat().st_size == 0:
+    text = _read_text(path) if path.exists() else ""
+    if not done:
+        text = text[: text.rfind("\n") + 1]  # half a number is a number, too
+    if not text:
         return pd.DataFrame({"iteration": pd.Series(dtype=float)})
-    text = _read_text(path)
     reader = csv.reader(text.splitlines())
     header = next(reader)
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise UserError(f"{path}, line 1: column {twice!r} appears twice")
-    cut_off = not done and not text.endswith("\n")
-    last = text.count("\n") + 1
     rows = []
     for cells in reader:
         if not cells:
@@ -202,8 +224,6 @@ def _read_metrics(path: Path, *, done: bool) -> pd.DataFrame:
         try:
             rows.append(_numbers(header, cells))
         except ValueError as error:
-            if cut_off and reader.line_num == last:
-                break
             raise UserError(f"{path}, line {reader.line_num}: {error}") from None
     table = pd.DataFrame(rows, columns=header, dtype=float)
     table = table.groupby(header[0], as_index=False).last()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import pandas as pd
 
+from rlhf_lightning.intervals import student_interval
 from rlhf_lightning.plots.kit import style
-from rlhf_lightning.plots.kit.style import number, signed, span
+from rlhf_lightning.plots.kit.style import number, plus_minus, signed, span
 from rlhf_lightning.plots.measures import experience, has_proxy, measured, win_rate
 from rlhf_lightning.plots.quantities import COLORS, reward_name
 from rlhf_lightning.records.runs import Run
@@ -25,18 +27,43 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Measure:
+class CellReader:
     """A row of the table.
 
     Args:
         read: reads a run's cell; None where the run lacks it.
         metric: name of the evaluated metric that it shows, where it shows one.
+        values: what an arm of several seeds averages, its last value being the result; None where an average means
+            nothing.
+        color: of the arm's sparkline.
+        suffix: of the arm's mean.
     """
 
     label: str
     unit: str
     read: Callable[[Run], Cell | None]
     metric: str = ""
+    values: Callable[[Run], pd.Series] | None = None
+    color: str = style.HELD_OUT
+    suffix: str = ""
+
+    def of(self, runs: Sequence[Run]) -> Cell | None:
+        """The cell of an arm: of a single run, or of several seeds the mean with half the width of its interval."""
+        if len(runs) == 1:
+            return self.read(runs[0])
+        if self.values is None:
+            cells = [self.read(run) for run in runs]
+            return cells[0] if cells and all(cell == cells[0] for cell in cells) else None
+        series = [values for run in runs if len(values := self.values(run))]
+        if not series:
+            return None
+        ends = [float(values.iloc[-1]) for values in series]
+        text = f"{plus_minus(*student_interval(ends))}{self.suffix}"
+        if any(len(values) > 1 for values in series):
+            text = f"{number(fmean(values.iloc[0] for values in series))} → {text}"
+        note = "" if len(series) == len(runs) else f"{len(series)} of {len(runs)} seeds"
+        mean = pd.concat(series, axis=1).mean(axis=1)
+        return Cell(text, note, sparkline(mean.to_list(), self.color))
 
 
 @dataclass(frozen=True)
@@ -45,7 +72,7 @@ class TableSection:
 
     kinds: tuple[str, ...]
     title: str
-    measures: tuple[Measure, ...]
+    measures: tuple[CellReader, ...]
 
 
 def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
@@ -53,10 +80,17 @@ def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
     texts = [found for run in runs if (found := run.find("policy"))]
     text = (
         _evaluated("Gold reward", "", "gold", style.GOLD),
-        Measure("Best gold reward", "", _best_gold),
-        Measure(reward_name(texts) if texts else "Score", "", _reward, "eval/score"),
+        CellReader("Best gold reward", "", _best_gold),
+        CellReader(reward_name(texts) if texts else "Score", "", _reward, "eval/score", _score, style.PROXY),
         _evaluated("KL to the reference", "nats per sequence", "kl_ref_sequence", style.KL),
-        Measure("Win rate against the reference", "at the end, 95 % interval", _win_rate, "eval/win_rate"),
+        CellReader(
+            "Win rate against the reference",
+            "at the end, 95 % interval",
+            _win_rate,
+            "eval/win_rate",
+            _wins,
+            suffix=" %",
+        ),
         _logged("Perplexity on demonstrations", "", "eval/perplexity"),
         _evaluated("Reply length", "tokens", "length_mean", style.PLAIN),
     )
@@ -68,7 +102,7 @@ def sections(runs: Sequence[Run]) -> tuple[TableSection, ...]:
 
 
 def _of_policies(
-    runs: Sequence[Run], title: str, kinds: tuple[str, ...], measures: tuple[Measure, ...]
+    runs: Sequence[Run], title: str, kinds: tuple[str, ...], measures: tuple[CellReader, ...]
 ) -> TableSection:
     """With a row for each evaluated metric that has none yet, except losses: those of two algorithms do not compare."""
     rows = {measure.metric or measure.label: measure for measure in measures}
@@ -77,17 +111,26 @@ def _of_policies(
             if metric.heldout and not metric.own:
                 row = _logged(metric.title, metric.unit, metric.heldout, COLORS[metric.role])
                 rows.setdefault(metric.heldout, row)
-    return TableSection(kinds, title, (*rows.values(), Measure("Learned from", "", _experience)))
+    return TableSection(kinds, title, (*rows.values(), CellReader("Learned from", "", _experience)))
 
 
-def _evaluated(label: str, unit: str, metric: str, color: str) -> Measure:
+def _evaluated(label: str, unit: str, metric: str, color: str) -> CellReader:
     """First and last value in evaluations, or in training where there are none."""
-    return Measure(label, unit, lambda run: _course(measured(run, metric), color), f"eval/{metric}")
+    return CellReader(
+        label,
+        unit,
+        lambda run: _course(measured(run, metric), color),
+        f"eval/{metric}",
+        lambda run: measured(run, metric),
+        color,
+    )
 
 
-def _logged(label: str, unit: str, metric: str, color: str = style.HELD_OUT) -> Measure:
+def _logged(label: str, unit: str, metric: str, color: str = style.HELD_OUT) -> CellReader:
     """First and last value of a metric by its whole name."""
-    return Measure(label, unit, lambda run: _course(run.series(metric), color), metric)
+    return CellReader(
+        label, unit, lambda run: _course(run.series(metric), color), metric, lambda run: run.series(metric), color
+    )
 
 
 def _course(values: pd.Series, color: str) -> Cell | None:
@@ -99,10 +142,13 @@ def _course(values: pd.Series, color: str) -> Cell | None:
 
 
 def _reward(run: Run) -> Cell | None:
+    return _course(_score(run), style.PROXY)
+
+
+def _score(run: Run) -> pd.Series:
     """The score, where it is not gold itself."""
-    if len(measured(run, "gold")) and not has_proxy(run):
-        return None
-    return _course(measured(run, "score"), style.PROXY)
+    score = measured(run, "score")
+    return score[:0] if len(measured(run, "gold")) and not has_proxy(run) else score
 
 
 def _best_gold(run: Run) -> Cell | None:
@@ -137,19 +183,27 @@ def _win_rate(run: Run) -> Cell | None:
     return Cell(f"{100 * rate.iloc[-1]:.0f} %", note, sparkline(rate.to_list(), style.HELD_OUT))
 
 
+def _wins(run: Run) -> pd.Series:
+    """The last one alone, in percent: the first says that a model wins half the time against itself."""
+    return 100 * win_rate(run)[0][-1:]
+
+
 def _rejections(run: Run) -> Cell | None:
     rejections = run.series("trust_region/rejections")
     return Cell(f"{rejections.iloc[-1]:.0f}", f"of {len(rejections)}") if len(rejections) else None
 
 
 def _accuracy(run: Run) -> Cell | None:
-    cell = _course(run.series("eval/accuracy"), style.HELD_OUT)
-    measured = run.evaluation or {}
-    if cell is None and measured.get("accuracy") is not None:
-        cell = Cell(number(measured["accuracy"]))
-    ceiling = measured.get("ceiling")
+    cell = _course(_accuracies(run), style.HELD_OUT)
+    ceiling = (run.evaluation or {}).get("ceiling")
     note = f"of {number(ceiling)} attainable" if ceiling is not None else ""
     return Cell(cell.text, note, cell.spark) if cell else None
+
+
+def _accuracies(run: Run) -> pd.Series:
+    """As they were logged, or else the one that was measured at the end."""
+    logged, measured = run.series("eval/accuracy"), (run.evaluation or {}).get("accuracy")
+    return logged if len(logged) or measured is None else pd.Series([measured])
 
 
 def _calibration(run: Run) -> Cell | None:
@@ -182,28 +236,33 @@ def _pairs(run: Run) -> Cell | None:
 
 
 _CONTROL = (
-    Measure("Environment", "", lambda run: Cell(run.task) if run.task else None),
+    CellReader("Environment", "", lambda run: Cell(run.task) if run.task else None),
     _logged("Mean return", "of evaluation episodes", "eval/score", style.PROXY),
-    Measure("Best mean return", "of evaluation episodes", _best_return),
+    CellReader("Best mean return", "of evaluation episodes", _best_return),
     _logged("Return in training", "with sampled actions", "objective/score", style.TRAIN),
     _evaluated("Episode length", "steps", "length_mean", style.PLAIN),
-    Measure("Rejected steps", "of the line search", _rejections),
+    CellReader(
+        "Rejected steps",
+        "of the line search",
+        _rejections,
+        values=lambda run: run.series("trust_region/rejections")[-1:],
+    ),
 )
 _OTHERS = (
     TableSection(
         ("reward",),
         "Reward model",
         (
-            Measure("Held-out accuracy", "", _accuracy),
+            CellReader("Held-out accuracy", "", _accuracy, values=_accuracies),
             _logged("Held-out loss", "nats per pair", "eval/loss"),
             _logged("Correlation with gold", "", "eval/correlation_gold"),
             _logged("Over-fitting", "accuracy in training − held out", "eval/accuracy_gap"),
-            Measure("Calibration error", "", _calibration),
-            Measure("Biases", "change of score, standard deviations", _bias),
-            Measure("Agreement of members", "share of pairs, each two", _agreement),
+            CellReader("Calibration error", "", _calibration, values=lambda run: run.series("eval/calibration_error")),
+            CellReader("Biases", "change of score, standard deviations", _bias),
+            CellReader("Agreement of members", "share of pairs, each two", _agreement),
         ),
     ),
-    TableSection(("pairs",), "Preference pairs", (Measure("Pairs", "", _pairs),)),
+    TableSection(("pairs",), "Preference pairs", (CellReader("Pairs", "", _pairs),)),
     TableSection(
         ("sft",),
         "Supervised fine-tuning",

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import jinja2
 import yaml
-from markupsafe import Markup
 
 from rlhf_lightning.plots import Section
 from rlhf_lightning.plots.measures import trained_on_gold
-from rlhf_lightning.plots.verdict import Verdict, describe_reward, judge
+from rlhf_lightning.plots.verdict import describe_reward, judge, judge_arm
+from rlhf_lightning.records.arms import Arm, arms
 from rlhf_lightning.records.runs import Run, names
-from rlhf_lightning.report import replies, summary, svg
+from rlhf_lightning.report import replies, summary
+from rlhf_lightning.report.contrasts import contrasts
+from rlhf_lightning.report.templates import fill, inline_figures
 
 
 @dataclass(frozen=True)
@@ -36,54 +37,40 @@ class Picture:
 
 def render(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
     """The page, as HTML text. All text of prompts, replies and configurations is escaped."""
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    drawn = inline_figures([(picture.path, picture.title) for picture in pictures])
     figures = {
-        section: [_inline(index, picture) for index, picture in enumerate(pictures) if picture.section == section]
+        section: [figure for figure, picture in zip(drawn, pictures, strict=True) if picture.section == section]
         for section in get_args(Section)
     }
-    labels = names(runs)
-    named = list(zip(labels, runs, strict=True))
-    verdicts = {name: judge(policy) for name, run in named if (policy := run.policy)}
-    return environment.get_template("page.html").render(
-        css=Markup(_stylesheet(folder)),
-        title=" · ".join(labels),
-        names=labels,
-        state=[_state(run) for run in runs],
-        verdicts=list(verdicts.items()),
-        warnings=[(name, entry) for name, run in named for entry in _warnings(run)],
-        supervised=[sentence for run in runs for sentence in _supervised(run)],
-        groups=summary.summary(runs),
+    its_arms = arms(runs)
+    labels = dict(zip(map(id, runs), names(runs), strict=True))
+    policies = {arm.name: [run.policy for run in arm.runs if run.policy is not None] for arm in its_arms}
+    most = 6 if len(runs) == 1 else 3
+    return fill(
+        "page.html",
+        title=" · ".join(arm.name for arm in its_arms),
+        names=[arm.name for arm in its_arms],
+        several=len(runs) > 1,
+        seeds=[len(arm.runs) for arm in its_arms],
+        state=[_state(arm) for arm in its_arms],
+        verdicts=[(name, judge_arm(its)) for name, its in policies.items() if its],
+        warnings=[(labels[id(run)], entry) for run in runs for entry in _warnings(run)],
+        supervised=_supervised(runs[0]) if len(runs) == 1 else [],
+        groups=summary.summary(its_arms),
+        contrasts=contrasts(its_arms),
         missing=summary.missing(runs),
-        differences=summary.differences(runs),
+        differences=summary.differences(its_arms),
         figures=figures,
-        conversations=[
-            _conversations(name, run, verdicts.get(name), 6 if len(runs) == 1 else 3) for name, run in named
-        ],
+        conversations=[_conversations(labels[id(arm.shown)], arm.shown, most) for arm in its_arms],
         configurations=_configurations(runs),
-        markup=Markup,
     )
 
 
-def _stylesheet(folder: Path) -> str:
-    sheet = (folder / "page.css").read_text(encoding="utf-8")
-    day, night = svg.palette(dark=False), svg.palette(dark=True)
-    return f":root {{ {day} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {night} }} }}\n{sheet}"
-
-
-def _inline(index: int, picture: Picture) -> dict[str, Any]:
-    text = picture.path.read_text(encoding="utf-8")
-    figure = svg.inline(text, prefix=f"f{index}", title=picture.title)
-    return {"svg": Markup(figure), "title": picture.title, "name": picture.path.stem}
-
-
-def _state(run: Run) -> str:
+def _state(arm: Arm) -> str:
+    if len(arm.runs) > 1:
+        done = sum(run.done for run in arm.runs)
+        return f"{len(arm.runs)} seeds, {'finished' if done == len(arm.runs) else f'{done} finished'}"
+    (run,) = arm.runs
     if run.done:
         return "finished"
     metrics = run.policy or run
@@ -113,10 +100,10 @@ def _supervised(run: Run) -> list[str]:
     return sentences
 
 
-def _conversations(name: str, run: Run, verdict: Verdict | None, most: int) -> dict[str, Any]:
+def _conversations(name: str, run: Run, most: int) -> dict[str, Any]:
     policy = run.policy
     samples = policy.samples if policy else []
-    peak = verdict.peak if verdict else None
+    peak = judge(policy).peak if policy else None
     gold = any(sample.get("gold") is not None for sample in samples)
     scored = bool(policy and len(policy.series("eval/score")) and not (gold and trained_on_gold(policy)))
     # Where nobody judges replies, every score in the samples is 0.

@@ -1,4 +1,4 @@
-"""The table at the head of a report, what the runs lack, and how their configurations differ."""
+"""The table at the head of a report, what the runs lack, and how the configurations of arms differ."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_lightning.plots.measures import measured
+from rlhf_lightning.records.arms import SEED, Arm
 from rlhf_lightning.records.run_plan import flattened
 from rlhf_lightning.records.runs import POLICIES, Run
 from rlhf_lightning.report.cells import Cell, sections
@@ -14,7 +15,7 @@ from rlhf_lightning.report.cells import Cell, sections
 
 @dataclass(frozen=True)
 class TableRow:
-    """One measure of all runs; None where a run lacks it."""
+    """One measure of all arms; None where an arm lacks it."""
 
     label: str
     unit: str
@@ -29,13 +30,13 @@ class TableGroup:
     rows: list[TableRow]
 
 
-def summary(runs: Sequence[Run]) -> list[TableGroup]:
-    """Headline figures by kind of run; measures that no run has are left out."""
+def summary(arms: Sequence[Arm]) -> list[TableGroup]:
+    """Headline figures of arms by kind of run; measures that no run has are left out."""
     groups = []
-    for section in sections(runs):
-        parts = [run.find(*section.kinds) for run in runs]
+    for section in sections([run for arm in arms for run in arm.runs]):
+        parts = [[part for run in arm.runs if (part := run.find(*section.kinds))] for arm in arms]
         rows = [
-            TableRow(measure.label, measure.unit, [measure.read(part) if part else None for part in parts])
+            TableRow(measure.label, measure.unit, [measure.of(its) if its else None for its in parts])
             for measure in section.measures
         ]
         groups.append(TableGroup(section.title, [row for row in rows if any(row.cells)]))
@@ -85,16 +86,21 @@ def _missing_of_policy(run: Run) -> list[str]:
     return notes
 
 
-def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """The settings in which the policies' configurations differ, with their values; where runs are two or more."""
-    named = {"name", "runs_dir"}  # which always differ, and say nothing of the training
+def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
+    """The settings in which the policies' configurations differ, with their values; where arms are two or more.
+
+    Of an arm of several seeds they are those of its first run, without the seed.
+    """
+    unsaid = {"name", "runs_dir"}  # which always differ, and say nothing of the training
+    if any(len(arm.runs) > 1 for arm in arms):
+        unsaid.add(SEED)
     configs = [
         {
             key: json.dumps(value, default=str, ensure_ascii=False).strip('"')
-            for key, value in flattened((run.policy or run).config)
-            if key not in named
+            for key, value in flattened((arm.runs[0].policy or arm.runs[0]).config)
+            if key not in unsaid
         }
-        for run in runs
+        for arm in arms
     ]
     if len(configs) < 2 or not all(configs):
         return []

@@ -14,6 +14,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots import FIGURES, FigureEntry
 from rlhf_lightning.plots.kit.style import save
 from rlhf_lightning.plots.measures import families
+from rlhf_lightning.records.arms import arms
 from rlhf_lightning.records.runs import Run, names
 from rlhf_lightning.report.page import Picture, render
 
@@ -65,7 +66,10 @@ def _candidates(runs: Sequence[Run]) -> Iterator[Candidate]:
     for entry in wanted:
         if entry.scope == "runs":
             yield entry, entry.file, entry.title, partial(entry.draw, runs)
-    for run, label in zip(runs, names(runs), strict=True):
+    labels = dict(zip(map(id, runs), names(runs), strict=True))
+    for arm in arms(runs):
+        run = arm.shown
+        label = labels[id(run)]
         for entry in wanted:
             if entry.scope == "run" and len(runs) == 1:
                 yield entry, entry.file, entry.title, partial(entry.draw, run)

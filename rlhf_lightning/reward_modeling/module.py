@@ -228,6 +228,7 @@ class RewardModeling(Offline[Feedback]):
 
     def on_validation_epoch_start(self) -> None:
         """Prepare to collect scores."""
+        super().on_validation_epoch_start()
         self._columns: list[Float[Tensor, "M N C"]] = []
         self._examined: list[Feedback] = []
 
@@ -261,7 +262,7 @@ class RewardModeling(Offline[Feedback]):
         self.evaluation["fitted_to"] = len(self.data.train)
         if self.fitting and "temperature" in self.evaluation:
             self.reward_model.temperature.fill_(self.evaluation["temperature"])
-        self.publish({"step": self.steps, **evaluation_metrics(self.evaluation)})
+        self.publish_evaluation(evaluation_metrics(self.evaluation))
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start

@@ -157,7 +157,7 @@ class ResponseCollector:
         A response that several rows give to the same prompt is judged once, so that they have the same scores: those of
         a network depend, in their last digits, on what else is in its batch.
         """
-        distinct, copies = _distinct(prompts, texts)
+        distinct, copies = distinct_responses(prompts, texts)
         own = distinct[rank() :: world_size()] or distinct[:1]  # a source always has something to judge
         own_prompts, own_texts = [prompts[row] for row in own], [texts[row] for row in own]
         with failing_together():
@@ -188,7 +188,7 @@ class ResponseCollector:
                     yield f"{name}_{part}", values
 
 
-def _distinct(prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[list[int], list[int]]:
+def distinct_responses(prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[list[int], list[int]]:
     """The first row of each distinct pair of prompt and response, and for every row the place of its own in these."""
     pairs = [(repr(prompt), text) for prompt, text in zip(prompts, texts, strict=True)]
     first: dict[tuple[str, str], int] = {}

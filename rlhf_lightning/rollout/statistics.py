@@ -32,18 +32,32 @@ TEXT_METRICS = (
         "eval/distinct_2",
         floor=0,
     ),
+    Metric(
+        "Length of wrong replies",
+        "tokens, where replies are scored 1 or 0",
+        "rollout/length_wrong",
+        "eval/length_wrong",
+        floor=0,
+    ),
     Metric("Perplexity", "on demonstrations; rises with forgetting", heldout="eval/perplexity", role="heldout"),
 )
 """Metrics of every policy that answers prompts."""
 
 
 def text_statistics(scored: ScoredRollout) -> dict[str, float]:
-    """Mean length, share of responses with an end-of-sequence token, and diversity of the responses."""
-    rollout = scored.rollout
+    """Mean length, share of responses with an end-of-sequence token, and diversity of the responses.
+
+    Where some are scored 1, and all others 0, also the mean length of these: longer wrong responses are what averaging
+    a loss over each response rewards (Liu et al. 2025, "Understanding R1-Zero-Like Training", § 3.1).
+    """
+    rollout, lengths = scored.rollout, scored.rollout.lengths().double()
+    right, wrong = scored.scores == 1, scored.scores == 0
+    told_apart = bool((right | wrong).all() and right.any() and wrong.any())
     return {
-        "length_mean": rollout.lengths().double().mean().item(),
+        "length_mean": lengths.mean().item(),
         "eos_rate": 1 - rollout.truncated.any(-1).double().mean().item(),
         "distinct_2": distinct_ngrams(scored.responses, 2),
+        **({"length_wrong": lengths[wrong].mean().item()} if told_apart else {}),
     }
 
 
@@ -62,15 +76,23 @@ def score_statistics(scored: ScoredRollout) -> dict[str, float]:
 def win_rate(scored: ScoredRollout, reference: ScoredRollout) -> dict[str, float]:
     """Share of prompts on which the response beats the reference's, with a 95 % Wilson interval.
 
-    Compared by gold if there is one, by the score otherwise; a tie counts one half. The same response is a tie, too,
-    where its two scores differ by rounding.
+    Compared by gold if there is one, by the score otherwise; see `outcomes` for ties.
     """
     ours, theirs = (rollout.measures.get("gold", rollout.scores).cpu() for rollout in (scored, reference))
-    same = torch.tensor([one == other for one, other in zip(scored.responses, reference.responses, strict=True)])
-    ties = same | (ours == theirs)
-    wins = int(((ours > theirs) & ~ties).sum()) + int(ties.sum()) / 2
+    wins = outcomes(ours, theirs, scored.responses, reference.responses).sum().item()
     low, high = wilson_interval(wins, len(ours))
     return {"win_rate": wins / len(ours), "win_rate_low": low, "win_rate_high": high}
+
+
+def outcomes(
+    ours: Float[Tensor, " B"], theirs: Float[Tensor, " B"], responses: Sequence[str], others: Sequence[str]
+) -> Float[Tensor, " B"]:
+    """1 where our response has the higher score, 0 where the other one has, ½ for a tie.
+
+    The same response is a tie, too, where its two scores differ by rounding.
+    """
+    same = torch.tensor([one == other for one, other in zip(responses, others, strict=True)], dtype=torch.bool)
+    return torch.where(same | (ours == theirs), 0.5, (ours > theirs).double())
 
 
 def sample_records(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from textwrap import shorten
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.control.spaces import Spaces
+from rlhf_lightning.tasks.plain_steps import PlainSteps, in_line
 from rlhf_lightning.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -118,14 +118,14 @@ def _refusal(environment: str, kwargs: dict[str, Any], error: Exception) -> str:
 
 
 def _plain(env: Env[Any, Any], *, environment: str) -> Wrapper[Any, Any, Any, Any]:
-    """The environment with each observation as one vector, where its space can be flattened, and rewards as numbers.
+    """The environment with each observation as one vector, where its space can be flattened, and plain rewards.
 
     Images (bytes in three dimensions) are left as they are: perceptrons do not see in them what is where.
     """
     from gymnasium.spaces import Box
-    from gymnasium.wrappers import FlattenObservation, TransformReward
+    from gymnasium.wrappers import FlattenObservation
 
-    numbers = TransformReward(env, partial(_one_number, environment=environment))
+    numbers = PlainSteps(env, environment)
     space = numbers.observation_space
     if isinstance(space, Box) and (len(space.shape) == 1 or (len(space.shape) == 3 and space.dtype == np.uint8)):
         return numbers
@@ -136,15 +136,6 @@ def _plain(env: Env[Any, Any], *, environment: str) -> Wrapper[Any, Any, Any, An
     return flat if isinstance(flat.observation_space, Box) else numbers
 
 
-def _one_number(reward: Any, *, environment: str) -> float:
-    """A reward that may be an array of one entry."""
-    try:
-        (number,) = np.asarray(reward, dtype=np.float64).flat
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{environment} gave the reward {_in_line(reward)}; expected one number") from error
-    return float(number)
-
-
 def _spaces(environment: str, vector: SyncVectorEnv) -> Spaces:
     """The environment's spaces, if the networks can read and write them."""
     from gymnasium.spaces import Box, Discrete
@@ -152,7 +143,7 @@ def _spaces(environment: str, vector: SyncVectorEnv) -> Spaces:
     shown, taken = vector.single_observation_space, vector.single_action_space
     if not (isinstance(shown, Box) and len(shown.shape) == 1):
         raise UserError(
-            f"the observations of {environment} are {_in_line(shown)}, and the networks read vectors; "
+            f"the observations of {environment} are {in_line(shown)}, and the networks read vectors; "
             "expected an environment with a Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict or Tuple of "
             "them, and no images"
         )
@@ -163,12 +154,12 @@ def _spaces(environment: str, vector: SyncVectorEnv) -> Spaces:
     first, choices = _choices(taken)
     if not choices:
         raise UserError(
-            f"the actions of {environment} are {_in_line(taken)}, and the networks write choices or vectors; "
+            f"the actions of {environment} are {in_line(taken)}, and the networks write choices or vectors; "
             "expected an environment with a Discrete, MultiDiscrete or MultiBinary space or a Box of one dimension"
         )
     if sum(choices) > MOST_CHOICES:
         raise UserError(
-            f"the actions of {environment} are {_in_line(taken)}, that is {sum(choices):,} choices, and the networks "
+            f"the actions of {environment} are {in_line(taken)}, that is {sum(choices):,} choices, and the networks "
             f"write a probability of each; expected at most {MOST_CHOICES:,}"
         )
     if isinstance(taken, Discrete):
@@ -190,8 +181,3 @@ def _choices(space: Space[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         first, last = (tuple(map(int, bounds.tolist())) for bounds in (space.low, space.high))
         return first, tuple(high - low + 1 for low, high in zip(first, last, strict=True))
     return (), ()
-
-
-def _in_line(value: Any) -> str:
-    """How a value prints, in one line of at most 200 characters."""
-    return shorten(str(value), 200, placeholder=" …")

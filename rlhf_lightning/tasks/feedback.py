@@ -35,7 +35,7 @@ def as_labels(feedback: Feedback) -> list[LabelledResponse]:
     if isinstance(feedback, LabelledResponse):
         return [feedback]
     return [
-        LabelledResponse(pair.prompt, response, label, pair.annotator, pair.objective)
+        LabelledResponse(pair.prompt, response, label, pair.annotator, pair.objective, compared_with=other)
         for pair in as_pairs(feedback)
-        for response, label in ((pair.chosen, True), (pair.rejected, False))
+        for response, other, label in ((pair.chosen, pair.rejected, True), (pair.rejected, pair.chosen, False))
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlhf_lightning.callbacks.listener import Listener, resumed
+from rlhf_lightning.callbacks.listener import Listener, UpdateWatcher, resumed
 from rlhf_lightning.callbacks.run_files import RunFiles
 from rlhf_lightning.callbacks.sigterm import Sigterm
 from rlhf_lightning.callbacks.tracking import tell_loggers
@@ -34,10 +33,13 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.lightning_seams import callbacks_of, has_trainer, is_dry_run, keep_loaders_whole
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import TextPolicy
+from rlhf_lightning.models.state import trained_parameters
 from rlhf_lightning.records.constructed import Constructed
 from rlhf_lightning.records.metrics import Description, Experience, Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.optimization import Optimization
+from rlhf_lightning.training.stopwatch import Stopwatch
+from rlhf_lightning.training.weight_change import WeightChange, change_metric
 
 
 def text_policy(backbone: Backbone, task: Task) -> TextPolicy:
@@ -80,8 +82,10 @@ class Module(Constructed, LightningModule):
         self.optimization = optimization
         self.steps_loaded = 0
         self.reported_names: set[str] = set()
-        self.seconds: dict[str, float] = {}
+        self.stopwatch = Stopwatch()
         self._grad_norms: dict[str, list[float]] = {}
+        self._weights: dict[str, WeightChange] = {}
+        self._saved_starts: dict[str, Tensor] = {}
 
     # -- what a subclass defines -------------------------------------------------------------------------------
 
@@ -106,6 +110,10 @@ class Module(Constructed, LightningModule):
         """Trained networks by name; gradients are clipped and measured for each by itself."""
         raise NotImplementedError
 
+    def learners(self) -> dict[str, nn.Module]:
+        """Networks that the run changes, by name: those of `networks`, and what is moved without the optimizer."""
+        return self.networks()
+
     def learning_rates(self) -> dict[str, float]:
         """Learning rates of networks that do not follow ``optimization.lr``."""
         return {}
@@ -124,7 +132,10 @@ class Module(Constructed, LightningModule):
 
     def describe(self) -> Description:
         """The content of ``run.json``."""
-        return Description(self.kind, type(self).__name__, self.experience(), self.metrics())
+        moved = [change_metric(name, shown=number == 0) for number, name in enumerate(self._weights)]
+        watchers = callbacks_of(self.trainer) if has_trainer(self) else ()
+        watched = [metric for one in watchers if isinstance(one, UpdateWatcher) for metric in one.metrics()]
+        return Description(self.kind, type(self).__name__, self.experience(), (*self.metrics(), *moved, *watched))
 
     # -- the trainer -------------------------------------------------------------------------------------------
 
@@ -157,6 +168,8 @@ class Module(Constructed, LightningModule):
     def on_fit_start(self) -> None:
         """Check that all ranks start from the same seed and step; otherwise they would diverge, or wait for each other.
 
+        The weights are remembered as they are now, or as the checkpoint of a run that goes on says that they were.
+
         Raises:
             UserError: they do not.
         """
@@ -167,6 +180,16 @@ class Module(Constructed, LightningModule):
                     f"rank 0 starts with {starts[0]} and rank {number} with {start}; "
                     "expected the same command on every node, and --runs_dir on a file system that they share"
                 )
+        self._remember_weights()
+
+    def _remember_weights(self) -> None:
+        learners = {name: network for name, network in self.learners().items() if trained_parameters(network)}
+        if self._begins or not self.trainer.ckpt_path:
+            self._weights = {name: WeightChange(network) for name, network in learners.items()}
+            return
+        # Of a checkpoint that does not say how its run started nothing is known.
+        known = {name: learners[name] for name in self._saved_starts if name in learners}
+        self._weights = {name: WeightChange(network, self._saved_starts[name]) for name, network in known.items()}
 
     @property
     def fitting(self) -> bool:
@@ -176,8 +199,12 @@ class Module(Constructed, LightningModule):
     @property
     def goes_on(self) -> bool:
         """Whether the run has rows already, as opposed to one that begins, be it at a checkpoint of another run."""
-        files = [callback for callback in callbacks_of(self.trainer) if isinstance(callback, RunFiles)]
-        return resumed(self.trainer) and not any(one.begins for one in files)
+        return resumed(self.trainer) and not self._begins
+
+    @property
+    def _begins(self) -> bool:
+        """Whether the run's files say that it begins, be it at a checkpoint of another run."""
+        return any(callback.begins for callback in callbacks_of(self.trainer) if isinstance(callback, RunFiles))
 
     @property
     def steps(self) -> int:
@@ -194,9 +221,14 @@ class Module(Constructed, LightningModule):
         """Whether the trainer only tries out a single step."""
         return is_dry_run(self.trainer)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is remembered of the weights at the start."""
+        checkpoint["weights_at_start"] = {name: weights.state() for name, weights in self._weights.items()}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember how far the checkpoint is, and make room for its numbers."""
+        """Remember how far the checkpoint is and how its run started, and make room for its numbers."""
         self.steps_loaded = int(checkpoint["global_step"])
+        self._saved_starts = checkpoint.get("weights_at_start", {})
         if has_trainer(self) and self.trainer.precision_plugin.precision == "64-true":
             self.double()  # Lightning converts after loading: networks from a folder would round to float32 first
 
@@ -209,12 +241,9 @@ class Module(Constructed, LightningModule):
                 if isinstance(callback, Listener):
                     callback.on_phase(self.trainer, self, phase)
 
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Measure a part of the work, as ``timing/NAME_seconds`` of the next row of a policy run."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+    def timed(self, name: str) -> AbstractContextManager[None]:
+        """Measure a part of the work, as ``timing/NAME_seconds`` of the next row."""
+        return self.stopwatch.timed(name)
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -318,6 +347,15 @@ class Module(Constructed, LightningModule):
         self._grad_norms = {}
         return means
 
+    def weight_changes(self, *, besides: Collection[str] = ()) -> dict[str, float]:
+        """How far the weights of each network are from the start of the run, relative to their norm there.
+
+        Args:
+            besides: networks that are held where they are, of which nothing is reported.
+        """
+        changes = {name: weights.value() for name, weights in self._weights.items() if name not in besides}
+        return {change_metric(name).name: change for name, change in changes.items()}
+
     # -- metrics -----------------------------------------------------------------------------------------------
 
     def reduced(self, sums: Mapping[str, Tensor], largest: Mapping[str, Tensor] | None = None) -> dict[str, float]:
@@ -341,9 +379,8 @@ class Module(Constructed, LightningModule):
 
     def publish(self, row: Mapping[str, float]) -> None:
         """Report a finished row of metrics, its x-axis first, to callbacks and loggers."""
-        if self.fitting and self.by_iteration:
-            row = {**row, **{f"timing/{name}_seconds": seconds for name, seconds in self.seconds.items()}}
-            self.seconds = {}
+        if self.fitting:
+            row = {**row, **self.stopwatch.take()}
         row = from_first_rank(dict(row))  # times differ, and perhaps a last bit: callbacks decide by these numbers
         axis, *names = row
         position = int(row[axis])

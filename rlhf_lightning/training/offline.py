@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,6 +81,14 @@ class Offline(Module, Generic[Example]):
         """Number of the example that each row of `encode` belongs to: several have the same where they are compared."""
         return range(len(examples))
 
+    def equal(self, examples: Sequence[Example], encoded: EncodedResponses) -> set[int]:
+        """Numbers of the examples that have the same token ids twice, which a loss is not to see."""
+        owners = self.owners(examples)
+        if len(owners) == len(examples):
+            return set()
+        counts = Counter(zip(owners, encoded.rows(), strict=True))
+        return {owner for (owner, _), count in counts.items() if count > 1}
+
     def statistics(self, batch: Sequence[Example]) -> dict[str, float]:
         """Numbers of a whole global batch that the loss of each of its examples needs, the same on all ranks.
 
@@ -125,6 +134,7 @@ class Offline(Module, Generic[Example]):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what has been counted."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["shortened"] = self.counts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -150,8 +160,22 @@ class Offline(Module, Generic[Example]):
             self.trainer.should_stop = True  # Lightning then validates, wherever the last step falls
         norms = self.gradient_norms()
         if self.global_step % self.log_every == 0 or self.global_step == 1:
-            row = {"step": self.global_step, **self.training_row(means), **norms, "lr": lr}
+            moved = {**norms, **self.weight_changes(), "lr": lr}
+            row = {"step": self.global_step, **self.training_row(means), **moved}
             self.publish(row | {name: count for name, count in self.counts.items() if count})
+
+    def on_validation_epoch_start(self) -> None:
+        """Look at the clock."""
+        self._evaluation_started = time.perf_counter()
+
+    def publish_evaluation(self, row: Mapping[str, float]) -> None:
+        """Report a finished evaluation, and how long it took.
+
+        Args:
+            row: its metrics.
+        """
+        self.stopwatch.add("evaluation", time.perf_counter() - self._evaluation_started)
+        self.publish({"step": self.steps, **row})
 
     def gradients(self) -> dict[str, float]:
         """Accumulate those of this step; the mean loss and the means of the further sums."""
@@ -206,25 +230,17 @@ class Offline(Module, Generic[Example]):
             return list(examples)
         mine = [examples[row] for row in own_rows(len(examples)).tolist()]
         with failing_together():
-            equal = self._equal(mine, self.encode(mine)) if mine else set()
+            equal = self.equal(mine, self.encode(mine)) if mine else set()
         kept = gather_items([number not in equal for number in range(len(mine))], len(examples))
         return list(compress(examples, kept))
 
     def _encoded(self, examples: Sequence[Example]) -> tuple[Sequence[Example], EncodedResponses]:
         """Examples with their token ids, but for those that compare equal ids, where a loss sees only rounding."""
         encoded = self.encode(examples)
-        if equal := self._equal(examples, encoded):
+        if equal := self.equal(examples, encoded):
             examples = [example for number, example in enumerate(examples) if number not in equal]
             encoded = self.encode(examples) if examples else encoded
         return examples, encoded
-
-    def _equal(self, examples: Sequence[Example], encoded: EncodedResponses) -> set[int]:
-        """Numbers of the examples that have the same token ids twice."""
-        owners = self.owners(examples)
-        if len(owners) == len(examples):
-            return set()
-        counts = Counter(zip(owners, encoded.rows(), strict=True))
-        return {owner for (owner, _), count in counts.items() if count > 1}
 
     def _number(self, value: float) -> Tensor:
         return torch.tensor(float(value), dtype=torch.float64, device=self.device)

@@ -60,7 +60,7 @@ def test_sft_gradient_is_that_of_the_mean_over_response_tokens():
 def test_heldout_loss_is_the_mean_over_all_heldout_tokens():
     task = Letters(heldout=7)
     module, data = sft(task), demonstrations(task)
-    rows = fit(module, data, max_steps=2).rows
+    rows = fit(module, data, max_steps=2).untimed()
     with torch.no_grad():
         nats, tokens = by_hand(module, task.demonstrations("heldout"))
     assert set(rows[-1]) == {"step", "eval/loss", "eval/perplexity"}
@@ -142,7 +142,7 @@ def test_resumed_sft_is_bit_identical_in_the_middle_of_a_pass(tmp_path, budget):
         record = AtHook("on_train_end", lambda trainer, _: trained.append(trainer.optimizers[0].state_dict()))
         checks = {"val_check_interval": 4, "check_val_every_n_epoch": None}
         rows = fit(module, demonstrations(task), keep, record, **budget, **checks, **settings)
-        return rows.rows, snapshot(module), trained[0]
+        return rows.untimed(), snapshot(module), trained[0]
 
     whole = run()
     resumed = run(ckpt_path=tmp_path / "step=6.ckpt")
@@ -158,7 +158,7 @@ def test_counts_of_what_was_shortened_go_on_after_a_resume(tmp_path):
     def run(**settings):
         module = sft(task, max_response_tokens=2)  # longer answers lose their last letters
         keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=2)
-        return fit(module, demonstrations(task), keep, max_steps=4, limit_val_batches=0, **settings).rows
+        return fit(module, demonstrations(task), keep, max_steps=4, limit_val_batches=0, **settings).untimed()
 
     whole = run()
     assert whole[-1]["data/responses_shortened"] > whole[1]["data/responses_shortened"] > 0

@@ -5,9 +5,11 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -60,8 +62,12 @@ def stages(monkeypatch):
             self.commands.clear()
             return ran
 
-        def __call__(self, command):
-            command = command[3:]
+        def __call__(self, command, *_, **__):
+            ended = mock.Mock(returncode=self.played(list(command)))
+            ended.poll.return_value = ended.returncode
+            return ended
+
+        def played(self, command):
             self.commands.append(command)
             options = dict(itertools.pairwise(command))
             if command[0] == "pairs":
@@ -87,7 +93,7 @@ def stages(monkeypatch):
             return 0
 
     played = Played()
-    monkeypatch.setattr(running, "_call", played)
+    monkeypatch.setattr(running, "_spawn", played)
     return played
 
 
@@ -381,12 +387,27 @@ def test_pipeline_reward_and_pairs_that_nothing_makes_are_one_line(capsys):
     assert "there is no pipeline.reward that makes a reward model" in capsys.readouterr().err
 
 
+@pytest.fixture
+def waited_for(tmp_path):
+    """The exit status that is reported of a stage whose process runs some code."""
+
+    def wait(code):
+        stage = described.Stage("sft", ["fit"], tmp_path, {}, tmp_path / "export")
+        process = running.StageProcess(stage, {}, subprocess.Popen([sys.executable, "-c", code]))
+        status = process.wait()
+        note = json.loads((tmp_path / "stage.json").read_text())
+        assert (note["done"], note["status"]) == (status == 0, status)
+        return status
+
+    return wait
+
+
 @pytest.mark.parametrize(("code", "status"), [("pass", 0), ("raise SystemExit(2)", 2), ("import os; os.abort()", 134)])
-def test_call_gives_the_exit_status_of_a_shell(code, status):
-    assert running._call([sys.executable, "-c", code]) == status
+def test_stage_gives_the_exit_status_of_a_shell(code, status, waited_for):
+    assert waited_for(code) == status
 
 
-def test_call_hands_on_sigterm():
+def test_stage_is_handed_sigterm(waited_for):
     code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print(flush=True); time.sleep(60)"
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    assert running._call([sys.executable, "-c", code]) in (7, 143)  # 143 where Python had not started yet
+    assert waited_for(code) in (7, 143)  # 143 where Python had not started yet

@@ -18,6 +18,7 @@ import torch
 from training_helpers import CountsB, Letters, PaysFor, fit, ppo, quiet_trainer, rollouts, snapshot, tiny
 
 from rlhf_lightning.algorithms.a2c import A2C
+from rlhf_lightning.algorithms.base.diagnostics import GradientDiagnostics, KLDiagnostics
 from rlhf_lightning.algorithms.cpi import CPI
 from rlhf_lightning.algorithms.dpo import DPO
 from rlhf_lightning.algorithms.grpo import GRPO
@@ -158,6 +159,15 @@ def policy_run(algorithm: type, **arguments: Any) -> Callable[..., tuple[Any, to
     return run
 
 
+def run_diagnosed(microbatch_size: int | None = None, **settings: Any) -> tuple[Any, torch.nn.Module]:
+    """Two iterations on four groups, of which each update is measured in three parts, and against another optimizer."""
+    task = Letters()
+    module = ppo(task, minibatch_size=6, optimization=optimization(microbatch_size))
+    data = rollouts(task, size=12, samples_per_prompt=3)
+    measures = (GradientDiagnostics(every=1, parts=3, against=RLOO), KLDiagnostics(every=1))
+    return fit(module, data, *measures, max_epochs=2, **settings), module
+
+
 def preference_run(algorithm: type, of_task: type[Letters] = Letters) -> Callable[..., tuple[Any, torch.nn.Module]]:
     """Five steps on pairs; the fourth batch holds one pair only."""
 
@@ -212,6 +222,7 @@ RUNS = {
     "rloo": policy_run(RLOO),
     "grpo": policy_run(GRPO, minibatch_size=6, inner_epochs=2, dynamic_sampling=2),
     "raft": policy_run(RAFT),
+    "diagnosed": run_diagnosed,
 }
 
 

@@ -52,6 +52,12 @@ def test_text_statistics_by_hand():
     assert found["distinct_2"] == 2 / 12  # ab, ba among three bigrams of each response
 
 
+def test_length_of_wrong_responses_where_all_are_right_or_wrong():
+    assert text_statistics(scored([0, 1, 0, 1], lengths=[2, 9, 5, 9]))["length_wrong"] == 3.5
+    for scores in ([0, 1, 0.5, 1], [0, 0, 0, 0], [1, 1, 1, 1], [-1, 1, 0, 1]):
+        assert "length_wrong" not in text_statistics(scored(scores, lengths=[2, 9, 5, 9])), scores
+
+
 @pytest.mark.parametrize(
     ("responses", "n", "expected"),
     [

@@ -12,6 +12,7 @@ import torch
 from rlhf_lightning import ops
 from rlhf_lightning.ops import (
     advantages,
+    best_of_n,
     groups,
     kl,
     logprobs,
@@ -37,6 +38,8 @@ CALLS = {
     advantages.gae: partial(advantages.gae, VALUES, VALUES, VALUES, MASK, gamma=0.9, lam=0.9),
     advantages.following_values: partial(advantages.following_values, VALUES, MASK),
     advantages.episode_totals: partial(advantages.episode_totals, VALUES, MASK),
+    best_of_n.best_of_n: partial(best_of_n.best_of_n, VALUES, VALUES, n=2),
+    best_of_n.best_of_n_kl: partial(best_of_n.best_of_n_kl, 2),
     groups.leave_one_out_advantages: partial(groups.leave_one_out_advantages, VALUES[0, :2], group_size=2),
     groups.group_advantages: partial(
         groups.group_advantages, VALUES[0, :2], group_size=2, normalize_std=True, eps=1e-4
@@ -161,6 +164,7 @@ def test_ops_draw_from_no_generator(call):
         lambda: masking.masked_sum(VALUES, MASK.float()),
         lambda: masking.masked(VALUES, MASK[:1]),
         lambda: advantages.gae(VALUES, VALUES, VALUES[:, :2], MASK, gamma=1.0, lam=1.0),
+        lambda: best_of_n.best_of_n(VALUES, VALUES[:, :2], n=2),
         lambda: kl.k3(VALUES, VALUES[0]),
         lambda: losses.clipped_surrogate_loss(VALUES, VALUES[:, :1], **CLIP),
         lambda: losses.conservative_weights(VALUES, MASK[0], mixture=0.5, temperature=1.0),

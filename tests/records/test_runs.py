@@ -90,8 +90,10 @@ def test_a_malformed_metrics_line_is_named(tmp_path, metrics, message):
 
 
 def test_a_last_line_cut_off_by_an_interruption_is_left_out(tmp_path):
-    run = load_run(write_run(tmp_path / "a", "iteration,a,b\n0,1,2\n1,0.", done=False))
-    assert len(run.metrics) == 1
+    for number, cut in enumerate(("1,0.", "1,1,2", "1,")):  # the second parses: of 2.75, say
+        run = load_run(write_run(tmp_path / str(number), f"iteration,a,b\n0,1,2\n{cut}", done=False))
+        assert len(run.metrics) == 1
+    assert load_run(write_run(tmp_path / "head", "iteration,a", done=False)).metrics.empty
     half = json.dumps(SAMPLE) + "\n" + json.dumps(SAMPLE)[:20]
     assert len(load_run(write_run(tmp_path / "b", done=False, samples__jsonl=half)).samples) == 1
 

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from rlhf_lightning.plots.kit.style import GOLD, INK
+from rlhf_lightning.records.arms import Arm, arms
 from rlhf_lightning.records.runs import load_run
 from rlhf_lightning.report import page, replies, summary, svg
 from rlhf_lightning.report.cells import Cell
@@ -86,7 +87,7 @@ def runs(tmp_path_factory):
 
 
 def test_summary_has_a_cell_per_run_and_dashes_for_what_is_missing(runs):
-    rows = {row.label: row.cells for group in summary.summary(runs) for row in group.rows}
+    rows = {row.label: row.cells for group in summary.summary(arms(runs)) for row in group.rows}
     assert rows["Gold reward"][0].text == "0.61 → 0.14"
     assert rows["Gold reward"][1] is None
     assert rows["Best gold reward"][0].note == "at iteration 50, 6.03 nats"
@@ -97,7 +98,9 @@ def test_summary_has_a_cell_per_run_and_dashes_for_what_is_missing(runs):
 def test_summary_names_what_each_kind_of_run_measures(tmp_path):
     control = load_run(write_control(tmp_path / "trpo", best=500.0))
     dpo = load_run(write_preference(tmp_path / "dpo"))
-    groups = {group.title: {row.label: row.cells for row in group.rows} for group in summary.summary([control, dpo])}
+    groups = {
+        group.title: {row.label: row.cells for row in group.rows} for group in summary.summary(arms([control, dpo]))
+    }
     assert groups["Control policy"]["Mean return"][0].text == "25 → 500"  # 500 − 475 e^(−7 t), t from 0 to 1
     assert groups["Control policy"]["Best mean return"][0].note == "after 98,304 steps"  # 48 · 2,048
     assert groups["Control policy"]["Rejected steps"][0] == Cell("2", "of 48")
@@ -109,7 +112,7 @@ def test_summary_names_what_each_kind_of_run_measures(tmp_path):
 
 def test_a_reward_is_called_proxy_only_where_gold_differs_from_it(tmp_path):
     def labels(run):
-        return [row.label for group in summary.summary([run]) for row in group.rows]
+        return [row.label for group in summary.summary(arms([run])) for row in group.rows]
 
     assert "Proxy reward" in labels(load_run(write_policy(tmp_path / "ppo", iterations=20)))
     on_gold = labels(load_run(write_policy(tmp_path / "on-gold", iterations=20, on_gold=True)))
@@ -153,5 +156,6 @@ def test_missing_pieces_are_named(runs):
 def test_differences_are_the_settings_that_differ(runs):
     _, bare = runs
     other = dataclasses.replace(bare, config=bare.config | {"seed_everything": 2, "name": "other"})
-    assert summary.differences([bare, other]) == [("seed_everything", ["1", "2"])]
-    assert summary.differences([bare]) == []
+    alone = [Arm(name, (run,)) for name, run in (("bare", bare), ("other", other))]
+    assert summary.differences(alone) == [("seed_everything", ["1", "2"])]
+    assert summary.differences(alone[:1]) == []

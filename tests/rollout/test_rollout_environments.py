@@ -182,6 +182,26 @@ def test_reward_that_is_no_number_is_one_line(reward, said):
         play(Told([0], environments.spaces), environments, steps=1)
 
 
+@pytest.mark.parametrize("flag", [bool, int, np.bool_, lambda x: np.array([x]), lambda x: torch.tensor([[x]])])
+def test_flags_may_be_arrays_of_one_entry(flag):
+    environments = opened("Flagged-v0", [0], flag=flag)
+    steps = play(Told([0] * 5, environments.spaces), environments, steps=5)
+    assert steps.terminated.tolist() == [[False, True, False, False, False]]
+    assert steps.truncated.tolist() == [[False, False, False, False, True]]
+    # and as an episode is continued from its log
+    log = EpisodeLog(1)
+    log.actions[0] = torch.zeros(1, dtype=torch.long)
+    again = play(Told([0], environments.spaces), opened("Flagged-v0", [0], flag=flag, log=log), steps=1)
+    assert again.terminated.tolist() == [[True]]
+
+
+@pytest.mark.parametrize("flag", [lambda x: [x, x], lambda x: "ended", lambda x: None, lambda x: float("nan")])
+def test_flag_that_is_no_truth_value_is_one_line(flag):
+    environments = opened("Flagged-v0", [0], flag=flag)
+    with pytest.raises(UserError, match=r"Flagged-v0 gave the flag terminated .*; expected one truth value"):
+        play(Told([0], environments.spaces), environments, steps=1)
+
+
 def test_observations_of_several_spaces_are_one_vector():
     environments = opened("Copied-v0", [0, 1])
     steps = play(acting(environments), environments, steps=6, keys=keys([0, 1]))

@@ -2,20 +2,23 @@
 
 import copy
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from training_helpers import Letters, fit, snapshot, tiny
 
 from rlhf_lightning.algorithms.dpo import DPO, IPOLoss
+from rlhf_lightning.algorithms.kto import KTO
 from rlhf_lightning.algorithms.preferred_ft import PreferredFT
 from rlhf_lightning.algorithms.simpo import SimPO
 from rlhf_lightning.algorithms.unlikelihood import Unlikelihood
-from rlhf_lightning.data.preferences import PreferenceDataModule, RankingDataModule
+from rlhf_lightning.data.preferences import LabelDataModule, PreferenceDataModule, RankingDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.reward.architectures import SeparateEncoders
 from rlhf_lightning.reward_modeling.losses import AllPairs, PlackettLuce
 from rlhf_lightning.reward_modeling.module import RewardModeling
+from rlhf_lightning.tasks.feedback import as_labels
 from rlhf_lightning.training.optimization import Optimization
 from rlhf_lightning.types import PreferencePair, Ranking
 
@@ -27,7 +30,7 @@ EQUAL = [("a b", "a b a"), ("b b a a", "b b b"), ("a   b", "a b")]
 class Given(Letters):
     """These pairs, in this order; three of them held out, of which ``equal_heldout`` are equal."""
 
-    provides = Letters.provides | {"rankings"}
+    provides = Letters.provides | {"rankings", "labels"}
 
     def __init__(self, train, heldout=None):
         super().__init__(prompts=4, heldout=4)
@@ -36,6 +39,9 @@ class Given(Letters):
     def preferences(self, split):
         given = self.train if split == "train" else self.heldout_pairs
         return [PreferencePair("ant", *two) for two in given]
+
+    def labels(self, split):
+        return [label for pair in self.preferences(split) for label in as_labels(pair)]
 
     def rankings(self, split):
         return [Ranking(pair.prompt, (*pair.responses, "b b")) for pair in self.preferences(split)]
@@ -50,7 +56,7 @@ def trained(build, pairs, steps=1, data=PreferenceDataModule, **settings):
     """One step on all pairs at once: the weights and the rows."""
     task = Given(pairs)
     module = build(task)
-    rows = fit(module, data(task, batch_size=len(pairs)), max_steps=steps, precision="64-true", **settings).rows
+    rows = fit(module, data(task, batch_size=len(pairs)), max_steps=steps, precision="64-true", **settings).untimed()
     return snapshot(module), rows
 
 
@@ -160,3 +166,33 @@ def test_reward_model_without_anything_to_learn_from(tmp_path):
         module = RewardModeling(task, tiny(), Optimization(1e-2))
         with pytest.raises(UserError, match=line):
             fit(module, PreferenceDataModule(task, batch_size=3), max_steps=1, default_root_dir=tmp_path)
+
+
+def labelled(pairs, **settings):
+    """One step of KTO on all labels at once, with a reference point of 0."""
+    task = Given(pairs)
+    module = algorithm(KTO, task)
+    module.statistics = lambda batch: {"reference_point": 0.0}  # which the responses of all examples have a part in
+    data = LabelDataModule(task, batch_size=2 * len(pairs))
+    rows = fit(module, data, max_steps=1, precision="64-true", **settings).untimed()
+    return snapshot(module), rows
+
+
+def test_labels_from_pairs_of_equal_responses_are_left_out():
+    weights, (row,) = labelled([EQUAL[0], *GOOD, *EQUAL[1:]], limit_val_batches=0)
+    alone, (expected,) = labelled(GOOD, limit_val_batches=0)
+    assert all(torch.allclose(weights[key], alone[key], rtol=1e-9, atol=1e-12) for key in alone)
+    assert (row["data/left_out"], "data/left_out" in expected) == (6, False)  # both of each pair
+    assert row["kto/loss"] == pytest.approx(expected["kto/loss"])
+
+
+def test_labels_of_single_responses_are_never_left_out():
+    class Alone(Given):
+        def labels(self, split):
+            return [replace(label, compared_with=None) for label in super().labels(split)]
+
+    task = Alone(EQUAL)
+    (row,) = fit(
+        algorithm(KTO, task), LabelDataModule(task, batch_size=6), max_steps=1, max_epochs=-1, limit_val_batches=0
+    ).rows
+    assert "data/left_out" not in row

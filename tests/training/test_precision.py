@@ -17,7 +17,7 @@ def run_sft(steps, *callbacks, optimization=CLIPPED, **settings):
     task = Letters()
     module = SFT(task, tiny(), optimization, log_every=1)
     rows = fit(module, DemonstrationDataModule(task, 13), *callbacks, max_steps=steps, max_epochs=-1, **settings)
-    return rows.rows, module
+    return rows.untimed(), module
 
 
 def run_ppo(iterations, *callbacks, **settings):

@@ -126,7 +126,7 @@ class FeedbackAlgorithm(TextLearner[Example]):
     def log_ratios(self, encoded: EncodedResponses) -> Float[Tensor, " B"]:
         """Log π(y|x) − log π_ref(y|x) of whole responses; the reference has no gradient."""
         logprobs = self.logprobs(self.policy, encoded)
-        with torch.no_grad():
+        with torch.no_grad(), self.stopwatch.timed_on(self.device, "reference"):
             ref_logprobs = self.logprobs(self.reference.text_policy, encoded)
         return sequence_log_ratio(logprobs, ref_logprobs, encoded.action_mask)
 

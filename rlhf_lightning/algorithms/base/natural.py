@@ -46,6 +46,10 @@ class NaturalGradient(OnPolicy[AdvantageBatch]):
         """The critic: AdamW never touches the policy."""
         return self.critic.networks()
 
+    def learners(self) -> dict[str, nn.Module]:
+        """The policy, too."""
+        return {"policy": self.policy, **self.networks()}
+
     def update(self, prepared: Prepared[AdvantageBatch]) -> dict[str, float]:
         """A natural step of the policy, all of it in full precision; then fit the critic."""
         batch, row = prepared.batch, {}

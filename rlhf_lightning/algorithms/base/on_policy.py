@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -19,11 +20,13 @@ from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import ENTROPY, GRADIENT, UNSHOWN
 from rlhf_lightning.algorithms.parts.reference import Reference, ShapedRewards
 from rlhf_lightning.algorithms.parts.updates import means, summary, total
+from rlhf_lightning.callbacks.listener import UpdateWatcher
 from rlhf_lightning.callbacks.stops import check_monitors, monitoring
 from rlhf_lightning.data.collection import CollectionDataModule
 from rlhf_lightning.distributed import from_first_rank, over_own_rows, world_size
 from rlhf_lightning.errors import UserError, located
 from rlhf_lightning.evaluation.heldout import HeldoutEvaluation
+from rlhf_lightning.lightning_seams import callbacks_of
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import Policy, PolicyOutputs, TextPolicy
 from rlhf_lightning.ops.kl import k3
@@ -143,10 +146,12 @@ class OnPolicy(Module, Generic[BatchT]):
             # 2. Prepare: the KL to the reference, shaped rewards, advantages.
             prepared = self.prepare(scored)
         # 3. Update the policy, and the critic where there is one.
-        started = time.perf_counter()
-        with self.local_backward():
-            updated = self.update(prepared)
-        updated |= {**self.gradient_norms(), "timing/update_seconds": time.perf_counter() - started, "lr": self.lr}
+        with self.watched(scored, prepared.batch) as measured:
+            started = time.perf_counter()
+            with self.local_backward():
+                updated = self.update(prepared)
+            updated |= {**self.gradient_norms(), "timing/update_seconds": time.perf_counter() - started, "lr": self.lr}
+        updated |= {**self.weight_changes(besides=self.frozen), **measured}
         # 4. Control: adapt the coefficient of the KL to the reference.
         if prepared.kl is not None and self.policy_learns:
             self.reference.kl.update(prepared.kl)
@@ -177,6 +182,17 @@ class OnPolicy(Module, Generic[BatchT]):
     def loss(self, part: BatchT, minibatch: Minibatch[BatchT]) -> Loss:
         """The loss of one microbatch, divided by the counts of the whole minibatch."""
         raise NotImplementedError
+
+    @contextmanager
+    def watched(self, scored: ScoredRollout, batch: BatchT) -> Iterator[dict[str, float]]:
+        """Context of an update, which callbacks measure; its value has, afterwards, what they found."""
+        found: dict[str, float] = {}
+        watchers = [callback for callback in callbacks_of(self.trainer) if isinstance(callback, UpdateWatcher)]
+        with ExitStack() as stack:
+            rows = [stack.enter_context(one.watching(self, scored, batch)) for one in watchers if self.policy_learns]
+            yield found
+        for row in rows:
+            found |= row
 
     @property
     def policy_learns(self) -> bool:
@@ -437,6 +453,7 @@ class OnPolicy(Module, Generic[BatchT]):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counters, the KL controller, and of the reference its path and hash."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["algorithm"], checkpoint["layout"] = type(self).__name__, CHECKPOINT_LAYOUT
         checkpoint["iteration"] = self.iterations_done
         checkpoint |= {name: getattr(self, name) for name in self.counters}

@@ -56,6 +56,7 @@ class TextLearner(Offline[Example]):
 
     def on_validation_epoch_start(self) -> None:
         """Reset the sums of the evaluation."""
+        super().on_validation_epoch_start()
         self._examined: list[Example] = []
         self._sums = {name: self._number(0) for name in ("weight", "loss", *self.measured)}
 
@@ -77,7 +78,7 @@ class TextLearner(Offline[Example]):
             if not weight:
                 raise UserError(f"no held-out {self.data.unit} are left: {EQUAL}")
             row = self.heldout_row({name: value / weight for name, value in sums.items()}, weight)
-            self.publish({"step": self.steps, **{f"eval/{name}": value for name, value in row.items()}})
+            self.publish_evaluation({f"eval/{name}": value for name, value in row.items()})
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start

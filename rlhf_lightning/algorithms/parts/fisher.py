@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rlhf_lightning.distributed import Stream, all_sum, run_seed
 from rlhf_lightning.errors import check_limits
 from rlhf_lightning.models.policy import Policy
-from rlhf_lightning.models.state import frozen_copy
+from rlhf_lightning.models.state import frozen_copy, trained_parameters
 from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.ops.trust_region import conjugate_gradient, damped, flatten, trust_region_scale, unflatten
 from rlhf_lightning.training.minibatches import whole_batch
@@ -95,7 +95,7 @@ class PolicyGeometry:
         self.old = frozen_copy(policy)
         for parameter, copied in zip(policy.parameters(), self.old.parameters(), strict=True):
             copied.requires_grad_(parameter.requires_grad)  # for the Fisher matrix, see there
-        self.parameters = _trained(policy)
+        self.parameters = trained_parameters(policy)
         self.start = flatten([parameter.detach() for parameter in self.parameters]).clone()
         self._full_minibatch = whole_batch(batch, microbatch_size=microbatch_size)
         self._fisher_minibatch = whole_batch(
@@ -161,7 +161,9 @@ class PolicyGeometry:
         if keep := len(self._fisher_minibatch.parts) == 1:
             self._slope = slope
         along = slope @ vector
-        return flatten(torch.autograd.grad(along, _trained(self.old), retain_graph=keep, materialize_grads=True))
+        return flatten(
+            torch.autograd.grad(along, trained_parameters(self.old), retain_graph=keep, materialize_grads=True)
+        )
 
     @torch.no_grad()
     def kl(self) -> float:
@@ -181,10 +183,6 @@ class PolicyGeometry:
 def full_precision(device_type: str) -> AbstractContextManager[Any]:
     """Context without autocast, which would round products of vectors to half precision, too."""
     return torch.autocast(device_type, enabled=False)
-
-
-def _trained(policy: Policy) -> list[nn.Parameter]:
-    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
 
 
 def _share(batch: TrainBatch, fraction: float, key: int) -> TrainBatch:

@@ -21,12 +21,13 @@ class ControlBackbone(Backbone):
     """Perceptrons for an environment: a policy and a critic that share no weights.
 
     Args:
-        hidden: sizes of the hidden layers, the same in both.
+        hidden: sizes of the hidden layers; none for linear networks.
         activation: after each hidden layer.
         distribution: of the actions; ``auto`` is categorical for choices (independently for each entry of a vector of
             them) and Gaussian for vectors of real numbers.
         normalize_observations: scale observations by their running mean and standard deviation.
         initial_log_std: logarithm of a Gaussian's standard deviations at the start, in units of the actions.
+        critic_hidden: sizes of the critic's hidden layers; None for the policy's.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class ControlBackbone(Backbone):
         distribution: Distribution = "auto",
         normalize_observations: bool = False,
         initial_log_std: float = 0.0,
+        critic_hidden: tuple[int, ...] | None = None,
     ) -> None:
-        if any(size < 1 for size in hidden):
-            raise UserError(f"backbone.init_args.hidden must be sizes of at least 1, got {list(hidden)}")
+        for name, sizes in (("hidden", hidden), ("critic_hidden", critic_hidden or ())):
+            if any(size < 1 for size in sizes):
+                raise UserError(f"backbone.init_args.{name} must be sizes of at least 1, got {list(sizes)}")
         for name, value, known in (
             ("activation", activation, Activation),
             ("distribution", distribution, Distribution),
@@ -48,6 +51,7 @@ class ControlBackbone(Backbone):
         if not math.isfinite(initial_log_std):
             raise UserError(f"backbone.init_args.initial_log_std must be a finite number, got {initial_log_std}")
         self.hidden, self.activation, self.distribution = tuple(hidden), activation, distribution
+        self.critic_hidden = self.hidden if critic_hidden is None else tuple(critic_hidden)
         self.normalize_observations = normalize_observations
         self.initial_log_std = initial_log_std
 
@@ -96,4 +100,4 @@ class ControlBackbone(Backbone):
             )
         assert isinstance(policy, ControlPolicy)
         with seeded(2 * run_seed() + 1):  # not the policy's seed
-            return ControlCritic(policy.spaces.observation_size, self.hidden, self.activation, outputs)
+            return ControlCritic(policy.spaces.observation_size, self.critic_hidden, self.activation, outputs)

@@ -160,8 +160,21 @@ def score_layer(model: PreTrainedModel) -> nn.Linear:
 
 
 def input_embedding(model: PreTrainedModel) -> nn.Embedding:
-    """The layer that embeds token ids."""
-    return cast(nn.Embedding, model.get_input_embeddings())
+    """The layer that embeds token ids.
+
+    Raises:
+        UserError: there is none with a row for each of them, as where characters are hashed or weights are quantized.
+    """
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:
+        embedding = None
+    if not hasattr(embedding, "num_embeddings"):
+        raise UserError(
+            f"the architecture {type(model).__name__} is not supported: it has no plain embedding of token ids; "
+            "expected one such as llama, qwen, gpt2, bert or roberta"
+        )
+    return cast(nn.Embedding, embedding)
 
 
 def trainable(model: PreTrainedModel) -> PreTrainedModel:

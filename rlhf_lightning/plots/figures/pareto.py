@@ -1,4 +1,4 @@
-"""What can be had at once: two objectives at the end of several runs, and the runs that no other beats in both."""
+"""What can be had at once: two objectives at the end of several arms, and the arms that no other beats in both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.plots.kit import panels
 from rlhf_lightning.plots.kit.labels import HALO, heading, size_of, text_width, write
 from rlhf_lightning.plots.kit.style import AXIS, GRID, INK, MUTED, PAPER, PLAIN, TEXT_SIZE, styled
-from rlhf_lightning.plots.measures import entries
+from rlhf_lightning.plots.measures import Entry, Runs, entries
 from rlhf_lightning.plots.quantities import objectives
 from rlhf_lightning.records.runs import Run
 
@@ -37,7 +38,7 @@ _BAR, _BAR_GAP, _RIGHT = 0.13, 0.3, 0.75
 
 @dataclass(frozen=True)
 class EndPoint:
-    """Where a run ended.
+    """Where an arm ended, on average over its seeds.
 
     Args:
         label: the weights that set it apart from the others, or its name.
@@ -53,15 +54,15 @@ class EndPoint:
 
 
 @styled
-def pareto(runs: Run | Sequence[Run], x: str = "helpful", y: str = "concise", color: str | None = "harmless") -> Figure:
-    """Two objectives against each other, one point for each run, and the front of those that no other run dominates.
+def pareto(runs: Runs, x: str = "helpful", y: str = "concise", color: str | None = "harmless") -> Figure:
+    """Two objectives against each other, one point for each arm, and the front of those that no other arm dominates.
 
     For runs that differ in the weights of their objectives. A point is labelled by the weights in which the runs
-    differ, by the floors that a `Lagrangian` keeps, or else by the run's name. Below the staircase some run is better
+    differ, by the floors that a `Lagrangian` keeps, or else by the arm's name. Below the staircase some arm is better
     in both; the third objective is not looked at.
 
     Args:
-        runs: policy runs, or pipelines with one each.
+        runs: policy runs, or pipelines with one each; those that differ in the seed alone are one arm. Or arms by name.
         x: objective on the x-axis: a part of gold where that was measured, or of the reward.
         y: objective on the y-axis.
         color: objective that colours the points; None for one colour.
@@ -70,19 +71,19 @@ def pareto(runs: Run | Sequence[Run], x: str = "helpful", y: str = "concise", co
         UserError: no run has both objectives evaluated.
     """
     found = [entry for entry in entries(runs) if entry.run.kind == "policy"]
-    kind = "gold" if any(_has(entry.run, "gold", x, y) for entry in found) else "score"
-    shown = [entry for entry in found if _has(entry.run, kind, x, y)]
+    kind = "gold" if any(_has(entry, "gold", x, y) for entry in found) else "score"
+    shown = [entry for entry in found if _has(entry, kind, x, y)]
     if not shown:
         raise UserError(f"no policy run in which the objectives {x} and {y} were evaluated")
     labels = _Labels.of([entry.run for entry in shown])
-    outcomes = [_outcome(entry.run, labels.label(entry.run) or entry.name, kind, (x, y, color)) for entry in shown]
+    outcomes = [_outcome(entry, labels.label(entry.run) or entry.name, kind, (x, y, color)) for entry in shown]
     shaded = color is not None and all(math.isfinite(outcome.shade) for outcome in outcomes)
     right = _BAR_GAP + _BAR + _RIGHT if shaded else 0.3
     figure, (axes,) = panels.sheet(
         1, columns=1, size=(_WIDTH, _HEIGHT), top=_TOP, bottom=_BOTTOM, left=_LEFT, right=right
     )
     scale = _scale(figure, outcomes, str(color)) if shaded else None
-    left_out = [entry.name for entry in found if not _has(entry.run, kind, x, y)]
+    left_out = [entry.name for entry in found if not _has(entry, kind, x, y)]
     heading(figure, f"{x} against {y}".capitalize(), _note(kind, labels, left_out), left=0.4)
     panels.dress(axes, unit=f"{y}, higher is better", xlabel=f"{x}, higher is better")
     _draw(axes, outcomes, scale)
@@ -115,18 +116,19 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 # -- what is shown ---------------------------------------------------------------------------------------------
 
 
-def _has(run: Run, kind: str, *objectives: str) -> bool:
-    return all(len(run.series(f"eval/{kind}_{name}")) for name in objectives)
+def _has(entry: Entry, kind: str, *objectives: str) -> bool:
+    return all(len(run.series(f"eval/{kind}_{name}")) for run in entry.runs for name in objectives)
 
 
-def _outcome(run: Run, label: str, kind: str, objectives: tuple[str, str, str | None]) -> EndPoint:
-    x, y, shade = (run.series(f"eval/{kind}_{name}") for name in objectives)
-    started = x.index[0] == 0 and y.index[0] == 0
+def _outcome(entry: Entry, label: str, kind: str, objectives: tuple[str, str, str | None]) -> EndPoint:
+    x, y, shade = ([run.series(f"eval/{kind}_{name}") for run in entry.runs] for name in objectives)
+    started = all(values.index[0] == 0 for values in (*x, *y))
+    shaded = all(len(values) for values in shade)
     return EndPoint(
         label=label,
-        point=(float(x.iloc[-1]), float(y.iloc[-1])),
-        start=(float(x.iloc[0]), float(y.iloc[0])) if started else None,
-        shade=float(shade.iloc[-1]) if len(shade) else math.nan,
+        point=(fmean(values.iloc[-1] for values in x), fmean(values.iloc[-1] for values in y)),
+        start=(fmean(values.iloc[0] for values in x), fmean(values.iloc[0] for values in y)) if started else None,
+        shade=fmean(values.iloc[-1] for values in shade) if shaded else math.nan,
     )
 
 
@@ -176,7 +178,7 @@ def _note(kind: str, labels: _Labels, left_out: Sequence[str]) -> str:
         parts.append(f"labels: weights of {' : '.join(labels.differing)}")
     if labels.common:
         parts.append("all with " + ", ".join(f"{name}\u00a0{_plain(weight)}" for name, weight in labels.common.items()))
-    parts.append("filled: no run is better in both")
+    parts.append("filled: no other is better in both")
     if left_out:
         parts.append(f"without these objectives: {', '.join(left_out)}")
     return " · ".join(parts)

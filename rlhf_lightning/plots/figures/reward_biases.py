@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.plots.kit.dots import Dot, DotGroup, Z, dot_plot, level
+from rlhf_lightning.plots.kit.dots import Dot, DotGroup, Z, dot_plot, fit, level
 from rlhf_lightning.plots.kit.labels import heading
 from rlhf_lightning.plots.kit.style import INK, fixed, signed, styled
 from rlhf_lightning.plots.measures import bias_is_clear, reward_evaluation
@@ -32,9 +32,7 @@ def reward_biases(run: Run) -> Figure:
     dots = [_dot(row) for row in rows]
     group = DotGroup("Change of the score", "in standard deviations of the scores, 95 % intervals", dots)
     figure, (axes,) = dot_plot([group], tick=lambda change: fixed(change, 1).removesuffix(".0"), width=3.2)
-    ends = [0.0, *(end for dot in dots for end in (dot.low, dot.high))]
-    room = 0.08 * (max(ends) - min(ends)) or 0.5
-    axes.set_xlim(min(ends) - room, max(ends) + room)
+    fit(axes, dots, include=[0.0])
     level(axes, 0.0, INK, dashed=False)
     heading(figure, _headline(rows), f"When nothing else is changed · {name}")
     return figure

@@ -47,8 +47,9 @@ def heading(figure: Figure, title: str, note: str = "", *, left: float = 0.1) ->
         How much the figure grew, in inches.
     """
     width, height = figure.get_size_inches()
-    titles = wrapped(title, width=width - 2 * left, size=TITLE, weight="bold")
-    notes = wrapped(note, width=width - 2 * left, size=NOTE)
+    room = 0.985 * (width - 2 * left)  # rendered letters stand on whole pixels, and come out a little wider
+    titles = wrapped(title, width=room, size=TITLE, weight="bold")
+    notes = wrapped(note, width=room, size=NOTE)
     below_title = 0.23 * (len(titles) - 1)
     extra = below_title + 0.17 * (len(notes) - 1)
     share = height / (height + extra)

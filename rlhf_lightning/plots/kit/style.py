@@ -7,8 +7,9 @@ Colours are told apart under every common colour-vision deficiency. Proxy (the s
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,6 +33,9 @@ PLAIN = "#3d5a78"
 RUNS = ("#3a2a8c", "#c4536b", "#15803d", "#2b93b5", "#8a8420", "#a8459b", "#7d2450", "#6f757c")
 """Colours of overlaid runs, in the order in which they are given (none is proxy's or gold's); the ninth starts over."""
 
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
+"""Markers of arms, and the characters that look like them; one fewer than there are colours, so that both differ."""
+
 TITLE_SIZE = 10.0
 TEXT_SIZE = 8.5
 
@@ -49,6 +53,12 @@ _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rlhf_lightning",
 }
+
+
+def looks() -> Iterator[tuple[str, str]]:
+    """Colour and marker of one arm after the other; where there are more arms than colours, another marker."""
+    return zip(itertools.cycle(RUNS), itertools.cycle(MARKERS), strict=False)
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -112,9 +122,34 @@ def span(first: float, last: float) -> str:
     return f"{fixed(first, places)} → {fixed(last, places)}"
 
 
-def signed(value: float) -> str:
+def plus_minus(mean: float, half: float, *, sign: bool = False) -> str:
+    """A mean and half the width of its interval, to two digits of the latter: ``0.810 ± 0.065``, ``487 ± 13``.
+
+    Args:
+        half: NaN where there is none; then the mean stands alone.
+        sign: whether the mean is a change, and has a sign.
+    """
+    if not math.isfinite(half) or half <= 0:
+        return signed(mean) if sign else number(mean)
+    places = _places(half)
+    return f"{signed(mean, places) if sign else fixed(mean, places)} ± {fixed(half, places)}"
+
+
+def change_within(change: float, low: float, high: float) -> str:
+    """A change with the ends of its interval, to two digits of half its width: ``+0.065 [0.012, 0.118]``."""
+    half = (high - low) / 2
+    places = _places(half) if math.isfinite(half) and half > 0 else 2
+    return f"{signed(change, places)} [{fixed(low, places)}, {fixed(high, places)}]"
+
+
+def _places(half: float) -> int:
+    """Decimal places at which half the width of an interval has two digits, four at most."""
+    return min(max(1 - math.floor(math.log10(half)), 0), 4)
+
+
+def signed(value: float, places: int = 2) -> str:
     """A change: ``+0.34``, ``−0.05``, ``0.00``."""
-    text = fixed(value)
+    text = fixed(value, places)
     return text if float(text.replace("−", "-")) <= 0 else f"+{text}"
 
 

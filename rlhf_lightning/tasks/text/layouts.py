@@ -4,6 +4,7 @@
     prompt, chosen, rejected    text, or chat messages in any of the three
     prompt, responses, ranking  two or more responses and their indices, best first; or ``ranks`` (1 is best)
     prompt, responses, ratings  for each response a number, or an object of numbers by objective
+    messages, response          a demonstration, where the last turn is not the assistant's
     messages                    a demonstration if the last turn is the assistant's, else a prompt
     prompt, response, rating    a number; or ``ratings``, an object of numbers by objective
     prompt, completion, label   true or 1 if the response is desirable, false or 0 if it is not
@@ -28,7 +29,7 @@ from rlhf_lightning.types import Prompt
 
 EXPECTED = (
     "prompt/chosen/rejected, chosen/rejected, prompt/responses/ranking, prompt/response/rating, "
-    "prompt/completion/label, messages, prompt/response, prompt/completion or prompt"
+    "prompt/completion/label, messages, messages/response, prompt/response, prompt/completion or prompt"
 )
 
 _PAIRS = (Layout.PAIR, Layout.CHAT_PAIR, Layout.TRANSCRIPT_PAIR)
@@ -66,8 +67,11 @@ def detect(fields: Fields) -> Layout:
         if "ratings" in present:
             return Layout.RATINGS
     if "messages" in present:
-        ends_with_reply = messages(present["messages"], "messages")[-1]["role"] == "assistant"
-        return _of_one_response(present, Layout.CHAT_DEMONSTRATION) if ends_with_reply else Layout.CHAT_PROMPT
+        if messages(present["messages"], "messages")[-1]["role"] == "assistant":
+            return _of_one_response(present, Layout.CHAT_DEMONSTRATION)
+        if "response" in present or "completion" in present:
+            return _of_one_response(present, Layout.ANSWERED_CHAT)
+        return Layout.CHAT_PROMPT
     if "prompt" not in present:
         keys = ", ".join(map(str, present)) or "none"
         raise LayoutError(f"no key 'prompt' (its keys: {keys}); expected {EXPECTED}")

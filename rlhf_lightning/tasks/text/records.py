@@ -40,6 +40,7 @@ class Layout(Enum):
     CHAT_PROMPT = ("messages ending with a user turn",)
     DEMONSTRATION = ("prompt/response", "demonstrations")
     CHAT_DEMONSTRATION = ("messages ending with an assistant turn", "demonstrations")
+    ANSWERED_CHAT = ("messages/response", "demonstrations")
     PAIR = ("prompt/chosen/rejected", *_COMPARISON)
     CHAT_PAIR = ("chosen/rejected conversations", *_COMPARISON)
     TRANSCRIPT_PAIR = ("chosen/rejected transcripts", *_COMPARISON)

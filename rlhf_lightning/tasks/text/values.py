@@ -113,6 +113,9 @@ def prompt_and_response(fields: Fields) -> tuple[Prompt, tuple[str, ...]]:
     """A prompt and the single response to it: by keys of their own, or the last turn of ``messages``."""
     if fields.get("messages") is None:
         return joined(prompt_of(fields), fields, (_response_key(fields),))
+    turns = messages(fields["messages"], "messages")
+    if turns[-1]["role"] != "assistant" and fields.get(_response_key(fields)) is not None:
+        return joined(turns, fields, (_response_key(fields),))
     prompt, reply = split_conversation(fields["messages"], "messages")
     if any(fields.get(key) not in (None, reply) for key in ("response", "completion")):
         raise LayoutError("another response beside 'messages'; expected one response in a record")

@@ -12,6 +12,7 @@ from rlhf_lightning.callbacks.detectors import (
     Instability,
     ModeCollapse,
     RewardHacking,
+    Standstill,
 )
 
 BANDIT = ["--config", "configs/tasks/bandit.yaml", "--config", "configs/algorithms/reinforce.yaml"]
@@ -36,7 +37,7 @@ def run(folder, *words):
 
 def test_policy_runs_have_every_detector(tmp_path, detectors):
     assert run(tmp_path) == 0
-    assert [type(one) for one in detectors] == [RewardHacking, ModeCollapse, Forgetting, Instability]
+    assert [type(one) for one in detectors] == [RewardHacking, ModeCollapse, Forgetting, Instability, Standstill]
     assert not any(one.stop for one in detectors)
 
 
@@ -47,7 +48,7 @@ def test_configuration_replaces_a_detector_by_its_short_name(tmp_path, detectors
         "--trainer.callbacks.stop=true",
     ]
     assert run(tmp_path, *words) == 0
-    assert [type(one) for one in detectors] == [RewardHacking, ModeCollapse, Forgetting, Instability]
+    assert [type(one) for one in detectors] == [RewardHacking, ModeCollapse, Forgetting, Instability, Standstill]
     assert (detectors[0].stop, detectors[0].best_by) == (True, "eval/second")
 
 

@@ -12,6 +12,7 @@ from rlhf_lightning.callbacks.detectors import (
     Instability,
     ModeCollapse,
     RewardHacking,
+    Standstill,
     default_detectors,
     replay,
 )
@@ -228,6 +229,8 @@ def every_kind(seed=0):
         rollout__distinct_2=lambda n: wobble[n] / n,
         eval__perplexity=lambda n: 1.5 + n / 8,
         policy__kl_old=lambda n: 0.004 * n,
+        policy__steps=lambda n: 10,
+        policy__weight_change=lambda n: min(n, 5) / 100,
     )
 
 
@@ -246,7 +249,7 @@ def test_resumed_detectors_warn_of_the_same(tmp_path):
 
 def test_default_detectors_make_way_for_those_that_are_given():
     kinds = [type(one) for one in default_detectors(besides=[Forgetting(factor=9.0), Above()])]
-    assert kinds == [RewardHacking, ModeCollapse, Instability]
+    assert kinds == [RewardHacking, ModeCollapse, Instability, Standstill]
 
 
 # -- series ----------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_instability_is_seen():
 def test_controlled_run_is_quiet():
     rows = train(CountsB(), iterations=24, kl_coef=0.5, monitors={"heldout_score": WelcomesSomeB()})[1]
     assert "objective/heldout_score" in rows[-1]
-    assert [replay(detector, rows) for detector in default_detectors()] == [[], [], [], []]
+    assert [replay(detector, rows) for detector in default_detectors()] == [[], [], [], [], []]
 
 
 def test_stop_brings_back_the_best_policy_beside_the_same_reference(tmp_path):

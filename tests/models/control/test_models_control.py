@@ -233,6 +233,17 @@ def test_networks_start_orthogonal():
     assert [type(layer).__name__ for layer in perceptron(3, (4, 5), "relu")] == ["Linear", "ReLU", "Linear", "ReLU"]
 
 
+def test_critic_may_have_other_layers_than_a_linear_policy():
+    backbone = ControlBackbone(hidden=(), critic_hidden=(20,))
+    policy = backbone.policy(lambda: CHOICES)
+    size = policy.spaces.observation_size
+    assert sum(p.numel() for p in policy.parameters()) == (size + 1) * policy.head.layer.out_features
+    assert sum(p.numel() for p in backbone.critic(policy).parameters()) == (size + 1) * 20 + 20 + 1
+    assert len(ControlBackbone(hidden=()).critic(policy).trunk) == 0, "the same layers if nothing is said"
+    with pytest.raises(UserError, match=r"critic_hidden must be sizes of at least 1, got \[0\]"):
+        ControlBackbone(critic_hidden=(0,))
+
+
 def test_start_follows_from_the_seed_of_the_run_alone():
     def start(seed):
         with run_seed_is(seed):

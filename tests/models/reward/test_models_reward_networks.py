@@ -96,6 +96,16 @@ def test_an_encoder_that_mixes_texts_with_padding_is_refused(tmp_path):
         SeparateEncoders().build(LanguageBackbone(checkpoint=str(tmp_path)), None, outputs=1, seed=0)
 
 
+@pytest.mark.parametrize("kind", ["canine", "ibert"])
+@pytest.mark.parametrize("architecture", [JointEncoder(), SeparateEncoders()])
+def test_a_model_without_an_embedding_of_token_ids_is_refused(kind, architecture, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(tmp_path)
+    pair_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"(?i){kind}.* is not supported: it has no plain embedding of token ids"):
+        architecture.build(LanguageBackbone(checkpoint=str(tmp_path)), None, outputs=1, seed=0)
+
+
 def test_an_encoder_is_trained_from_a_checkpoint_without_a_head(tmp_path):
     bert(tmp_path / "whole")
     AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "trunk")

@@ -320,8 +320,8 @@ def test_pairs_give_two_labels_and_rankings_those_of_all_their_pairs(tmp_path):
     task = task_of(tmp_path, [{"prompt": f"q {i}", **pair} for i in range(3)])
     prompt = task.prompts("heldout")[0]
     assert task.labels("heldout")[:2] == [
-        LabelledResponse(prompt, "a", True, "ada", "x"),
-        LabelledResponse(prompt, "b", False, "ada", "x"),
+        LabelledResponse(prompt, "a", True, "ada", "x", compared_with="b"),
+        LabelledResponse(prompt, "b", False, "ada", "x", compared_with="a"),
     ]
     assert len(both(task, "labels")) == 6
     rows = [{"prompt": f"q {i}", "responses": ["b", "c", "a"], "ranking": [2, 0, 1]} for i in range(2)]

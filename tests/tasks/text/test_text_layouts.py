@@ -76,6 +76,14 @@ LAYOUTS = {
     ),
     "prompt": ({"prompt": "Hi"}, (Layout.PROMPT, "Hi", ())),
     "prompt as messages": ({"prompt": [USER]}, (Layout.PROMPT, [USER], ())),
+    "messages with the response beside them": (
+        {"messages": [SYSTEM, USER, reply("a"), USER], "response": "yes"},
+        (Layout.ANSWERED_CHAT, [SYSTEM, USER, reply("a"), USER], ("yes",)),
+    ),
+    "messages with the reply beside them as a turn": (
+        {"messages": [USER], "completion": [reply("yes")]},
+        (Layout.ANSWERED_CHAT, [USER], ("yes",)),
+    ),
     "messages ending with a user turn": (
         {"messages": [USER, reply("a"), USER]},
         (Layout.CHAT_PROMPT, [USER, reply("a"), USER], ()),
@@ -104,6 +112,7 @@ JUDGED = [
     "texts",
     [
         {"messages": [USER, reply("no")]},
+        {"messages": [USER], "response": "no"},
         {"prompt": [USER], "response": [reply("no")]},
         {"prompt": [USER], "completion": "no"},
     ],
