@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from rlhf_lightning.experiment.comparison import Comparison
+from rlhf_lightning.experiment.comparison import ArmComparison
 from rlhf_lightning.experiment.plan import all_stages
 from rlhf_lightning.experiment.spec_file import read_experiment
 
@@ -61,7 +61,7 @@ def stages(folder: Path) -> list:
     """The stages of the comparison in a folder."""
     experiment = read_experiment(folder / "two.yaml")
     places = {"runs_dir": folder / "runs", "results_dir": folder / "results"}
-    return all_stages(Comparison.of(experiment, experiment.budgets["quick"], **places).planned_runs())
+    return all_stages(ArmComparison.of(experiment, experiment.budgets["quick"], **places).planned_runs())
 
 
 def quiet(words: list[str], threads: int) -> float:

@@ -23,7 +23,7 @@ from rlhf_lightning.records.metrics import Description
 
 
 @dataclass(frozen=True)
-class Line:
+class FitLine:
     """A command line of ``fit``.
 
     Args:
@@ -38,7 +38,7 @@ class Line:
     metrics: Mapping[str, str] | None = None
 
 
-def mistakes_in(lines: Sequence[Line]) -> list[str]:
+def mistakes_in(lines: Sequence[FitLine]) -> list[str]:
     """What would be refused of some command lines, each mistake once; empty where they can be run."""
     checks.quiet_libraries()
     import_components()
@@ -55,7 +55,7 @@ class _Rehearsal(CommandLine):
         mistakes: where what is wrong is written to.
     """
 
-    def __init__(self, lines: Sequence[Line], mistakes: list[str]) -> None:
+    def __init__(self, lines: Sequence[FitLine], mistakes: list[str]) -> None:
         self.lines, self.mistakes = lines, mistakes
         super().__init__("fit", [], Endings())
 

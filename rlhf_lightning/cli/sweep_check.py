@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlhf_lightning.cli.rehearsal import Line, mistakes_in
+from rlhf_lightning.cli.rehearsal import FitLine, mistakes_in
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.sweep.file import SweepFile
 
@@ -22,7 +22,7 @@ def check_sweep(file: SweepFile, more: Sequence[str] = ()) -> int:
     for name, values in file.search.space.extremes():
         _, *words = file.command(values, more)
         first = {file.search.metric: "metric.name"} if not name else None
-        lines.append(Line(f"parameters.{name}" if name else "", words, first))
+        lines.append(FitLine(f"parameters.{name}" if name else "", words, first))
     if mistakes := mistakes_in(lines):
         raise UserError(f"{file.path}: {'; '.join(mistakes)}")
     return len(lines)

@@ -25,7 +25,7 @@ from rlhf_lightning.errors import UserError, suggestion
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rlhf_lightning.experiment.comparison import Comparison
+    from rlhf_lightning.experiment.comparison import ArmComparison
     from rlhf_lightning.experiment.statistics.scores import MeasureScale
     from rlhf_lightning.pipeline.schedule import Launcher
 
@@ -62,8 +62,8 @@ def main(argv: list[str]) -> int:
     return 0 if complete else 1
 
 
-def _comparison(arguments: argparse.Namespace) -> Comparison:
-    from rlhf_lightning.experiment.comparison import Comparison
+def _comparison(arguments: argparse.Namespace) -> ArmComparison:
+    from rlhf_lightning.experiment.comparison import ArmComparison
     from rlhf_lightning.experiment.spec_file import read_experiment, seeds_from
 
     experiment = read_experiment(arguments.experiment)
@@ -71,7 +71,7 @@ def _comparison(arguments: argparse.Namespace) -> Comparison:
         from rlhf_lightning.experiment.aa import against_itself
 
         experiment = against_itself(experiment)
-    return Comparison.of(
+    return ArmComparison.of(
         experiment,
         experiment.budget(arguments.budget or _default_budget(list(experiment.budgets))),
         runs_dir=Path(arguments.runs_dir),
@@ -121,19 +121,19 @@ def table_and_scale(path: str, metric: str | None, *, higher_is_better: bool) ->
     return table, MeasureScale(metric or measures[0], higher_is_better=higher_is_better)
 
 
-def _check_commands(comparison: Comparison) -> None:
+def _check_commands(comparison: ArmComparison) -> None:
     """Parse the command lines of each arm's first seed before anything runs, in a process that is gone afterwards.
 
     Raises:
         UserError: one of them would be refused; the line names all of it.
     """
-    from rlhf_lightning.cli.rehearsal import Line, mistakes_in
+    from rlhf_lightning.cli.rehearsal import FitLine, mistakes_in
     from rlhf_lightning.experiment.engine import first_lines
 
     lines = first_lines(comparison)
     if lines:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            mistakes = process.submit(mistakes_in, [Line(place, words) for place, words in lines]).result()
+            mistakes = process.submit(mistakes_in, [FitLine(place, words) for place, words in lines]).result()
         if mistakes:
             raise UserError(f"{comparison.experiment.name}: {'; '.join(mistakes)}")
 
@@ -143,7 +143,7 @@ def _jobs(arguments: argparse.Namespace) -> int:
     return arguments.jobs or (1 if arguments.launcher == "local" else 10_000)
 
 
-def _launcher(arguments: argparse.Namespace, comparison: Comparison) -> Launcher:
+def _launcher(arguments: argparse.Namespace, comparison: ArmComparison) -> Launcher:
     from rlhf_lightning.experiment.engine import local_launcher, log_of
 
     if arguments.launcher == "local":
@@ -168,7 +168,7 @@ def _pairs(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: int, retry: bool) -> bool:
+def _run(comparison: ArmComparison, launcher: Launcher, console: Console, *, jobs: int, retry: bool) -> bool:
     """Run what is not done yet; returns whether everything has finished."""
     from rlhf_lightning.experiment.claims.together import why_impossible
     from rlhf_lightning.experiment.engine import run
@@ -179,7 +179,7 @@ def _run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: 
         return run(comparison, launcher, console, jobs=jobs, retry=retry)
 
 
-def _judge(comparison: Comparison, console: Console) -> None:
+def _judge(comparison: ArmComparison, console: Console) -> None:
     """Judge what has been run, and write the results."""
     from rlhf_lightning.experiment.pictures import write_page
     from rlhf_lightning.experiment.tables import arms_rows, claims_rows
@@ -196,7 +196,7 @@ def _judge(comparison: Comparison, console: Console) -> None:
         console.print(f"made {path}", markup=False)
 
 
-def _again(comparison: Comparison) -> list[str]:
+def _again(comparison: ArmComparison) -> list[str]:
     """The commands that repeat a comparison."""
     from rlhf_lightning.pipeline.processes import command_line
 

@@ -13,14 +13,14 @@ from rlhf_lightning.errors import UserError, suggestion
 from rlhf_lightning.experiment.budgets import check_equal_budgets
 from rlhf_lightning.experiment.collect import FINISHED, MISSING, runs_table
 from rlhf_lightning.experiment.declaration import add_seeds, declare, place_of, read_declaration
-from rlhf_lightning.experiment.plan import Plan, PlannedRun
+from rlhf_lightning.experiment.plan import ComparisonPlan, PlannedRun
 from rlhf_lightning.experiment.results import ComparisonResult
 from rlhf_lightning.experiment.spec import Budget, Experiment, with_seeds
 from rlhf_lightning.experiment.tuning import Trial, chosen_settings, trial_table, trials
 
 
 @dataclass
-class Comparison:
+class ArmComparison:
     """A declared comparison with one budget, and the folders of its runs and of its results.
 
     Args:
@@ -47,7 +47,7 @@ class Comparison:
         arms: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
         more_seeds: int = 0,
-    ) -> Comparison:
+    ) -> ArmComparison:
         """The comparison of a declaration; writes nothing.
 
         Args:
@@ -136,11 +136,11 @@ class Comparison:
             raise UserError(f"{self.runs}: no run of {self.experiment.name} has ended yet")
         return ComparisonResult(self.experiment, read_declaration(self.results), table, self.tuning_table())
 
-    def _plan(self, budget: Budget, arms: Sequence[str]) -> Plan:
+    def _plan(self, budget: Budget, arms: Sequence[str]) -> ComparisonPlan:
         settings: dict[str, dict[str, Any]] = {}
         if self.experiment.tuning is not None:
             table = self.tuning_table()
             if table is None:
                 raise UserError(f"the tuning of {self.experiment.name} has not ended; the same command continues it")
             settings = chosen_settings(table)
-        return Plan(self.experiment, budget, self.runs, arms=arms, settings=settings)
+        return ComparisonPlan(self.experiment, budget, self.runs, arms=arms, settings=settings)

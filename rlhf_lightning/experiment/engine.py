@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlhf_lightning.experiment.comparison import Comparison
+from rlhf_lightning.experiment.comparison import ArmComparison
 from rlhf_lightning.experiment.plan import PlannedRun, all_stages
 from rlhf_lightning.experiment.progress import Board
 from rlhf_lightning.pipeline.processes import command_line, failed_before
-from rlhf_lightning.pipeline.schedule import Launcher, LocalLauncher, Schedule
+from rlhf_lightning.pipeline.schedule import Launcher, LocalLauncher, StageSchedule
 from rlhf_lightning.pipeline.stages import Stage
 from rlhf_lightning.records.run_directory import DONE, STAGE
 
@@ -27,7 +27,7 @@ def log_of(stage: Stage) -> Path:
     return stage.directory.with_name(f"{stage.directory.name}.log")
 
 
-def run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: int, retry: bool = False) -> bool:
+def run(comparison: ArmComparison, launcher: Launcher, console: Console, *, jobs: int, retry: bool = False) -> bool:
     """Declare the comparison, and run what is not done yet, until nothing is left; returns whether all has finished.
 
     Args:
@@ -46,7 +46,7 @@ def run(comparison: Comparison, launcher: Launcher, console: Console, *, jobs: i
 
 
 def _run(
-    comparison: Comparison,
+    comparison: ArmComparison,
     runs: Sequence[PlannedRun],
     launcher: Launcher,
     console: Console,
@@ -55,13 +55,13 @@ def _run(
     retry: bool,
 ) -> bool:
     skip = (lambda stage: None) if retry else failed_before
-    schedule = Schedule(all_stages(runs), launcher, jobs=jobs, skip=skip)
+    schedule = StageSchedule(all_stages(runs), launcher, jobs=jobs, skip=skip)
     with Board(comparison.experiment, runs, console, jobs=jobs) as board:
         schedule.run(board.look)
     return all(one.state == "finished" for one in schedule.progress.values())
 
 
-def first_lines(comparison: Comparison) -> list[tuple[str, list[str]]]:
+def first_lines(comparison: ArmComparison) -> list[tuple[str, list[str]]]:
     """The ``fit`` commands of the first run of each arm and task that have not been started, with the arm's place."""
     first_runs = _next_runs(comparison)
     first = {(run.arm, run.task, run.directory.name): run for run in reversed(first_runs)}
@@ -73,7 +73,7 @@ def first_lines(comparison: Comparison) -> list[tuple[str, list[str]]]:
     ]
 
 
-def commands(comparison: Comparison) -> list[str]:
+def commands(comparison: ArmComparison) -> list[str]:
     """The command lines of what is not done yet, in an order in which they can be run.
 
     Where the tuning has not ended these are those of the tuning: what comes after depends on it.
@@ -85,7 +85,7 @@ def commands(comparison: Comparison) -> list[str]:
     ]
 
 
-def _next_runs(comparison: Comparison) -> list[PlannedRun]:
+def _next_runs(comparison: ArmComparison) -> list[PlannedRun]:
     """The runs of the tuning until it has ended, and then those of the arms."""
     tried = [run for trial in comparison.tuning_trials() for run in trial.runs]
     return tried if tried and comparison.tuning_table() is None else comparison.planned_runs()

@@ -32,7 +32,7 @@ class PlannedRun:
         return self.stages[-1].directory
 
 
-class Plan:
+class ComparisonPlan:
     """The runs of a comparison with one budget.
 
     Every run is a pipeline of its arm. Stages before the measured one that have the same settings are the same stage:

@@ -18,7 +18,7 @@ from rlhf_lightning.experiment.measures import check_logged
 from rlhf_lightning.experiment.plan import PlannedRun
 from rlhf_lightning.experiment.spec import Experiment
 from rlhf_lightning.intervals import student_interval
-from rlhf_lightning.pipeline.schedule import Progress, State
+from rlhf_lightning.pipeline.schedule import StageProgress, State
 from rlhf_lightning.plots.kit.style import number
 from rlhf_lightning.records.config_files import read_mapping, setting
 from rlhf_lightning.records.run_directory import CONFIG
@@ -65,7 +65,7 @@ class Board:
         if self._live is not None:
             self._live.stop()
 
-    def look(self, progress: Mapping[Path, Progress]) -> None:
+    def look(self, progress: Mapping[Path, StageProgress]) -> None:
         """Take note of what has ended, and draw.
 
         Raises:
@@ -81,7 +81,7 @@ class Board:
 
     # -- what has ended ----------------------------------------------------------------------------------------------
 
-    def _tell(self, directory: Path, one: Progress, progress: Mapping[Path, Progress]) -> None:
+    def _tell(self, directory: Path, one: StageProgress, progress: Mapping[Path, StageProgress]) -> None:
         what = f"{_place(directory)}: {one.state}"
         if one.state == "finished" and directory in self._measured:
             what += self._read(directory)
@@ -105,7 +105,7 @@ class Board:
 
     # -- the picture ---------------------------------------------------------------------------------------------------
 
-    def _picture(self, progress: Mapping[Path, Progress]) -> RenderableType:
+    def _picture(self, progress: Mapping[Path, StageProgress]) -> RenderableType:
         seeds = list(dict.fromkeys(run.seed for run in self._runs))
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column(self._experiment.title, no_wrap=True)
@@ -124,7 +124,7 @@ class Board:
             rows.setdefault(f"{run.arm} {run.task}".strip(), []).append(run)
         return list(rows.items())
 
-    def _cell(self, run: PlannedRun, progress: Mapping[Path, Progress]) -> str:
+    def _cell(self, run: PlannedRun, progress: Mapping[Path, StageProgress]) -> str:
         state = progress[run.directory].state
         share = done_share(run.directory) if state == "running" else None
         return SYMBOLS[state] if share is None else f"{100 * share:.0f}%"
@@ -136,7 +136,7 @@ class Board:
         mean, half = student_interval(values)
         return number(mean) + ("" if math.isnan(half) else f" ± {number(half)}")
 
-    def _footer(self, progress: Mapping[Path, Progress]) -> str:
+    def _footer(self, progress: Mapping[Path, StageProgress]) -> str:
         running = [_place(path) for path, one in progress.items() if one.state == "running"]
         ended = sum(one.state not in ("waiting", "running", "elsewhere") for one in progress.values())
         parts = [f"{ended} of {len(progress)} stages", *(f"running: {', '.join(running)}" for _ in running[:1])]
@@ -144,7 +144,7 @@ class Board:
         return " · ".join([*parts, *([] if left is None else [f"about {duration(left)} left"])])
 
 
-def seconds_left(progress: Mapping[Path, Progress], jobs: int) -> float | None:
+def seconds_left(progress: Mapping[Path, StageProgress], jobs: int) -> float | None:
     """An estimate from what stages of the same name took, or else from what any took; None before one has ended."""
     took: dict[str, list[float]] = {}
     for path, one in progress.items():

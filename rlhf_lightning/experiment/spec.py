@@ -30,7 +30,7 @@ UNITS = {
 
 
 @dataclass(frozen=True)
-class Source:
+class PublishedSource:
     """Where the comparison was published; empty texts where it was not."""
 
     paper: str = ""
@@ -123,7 +123,7 @@ class Experiment:
     content: Mapping[str, Any]
     title: str
     question: str
-    source: Source
+    source: PublishedSource
     configs: list[str]
     tasks: list[TaskEntry]
     pipeline: Sections

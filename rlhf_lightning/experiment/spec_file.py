@@ -10,7 +10,16 @@ from rlhf_lightning.errors import UserError, suggestion
 from rlhf_lightning.experiment.arms import read_arms, read_groups
 from rlhf_lightning.experiment.claims.reading import read_claims
 from rlhf_lightning.experiment.measures import Measure, read_measures, read_primary
-from rlhf_lightning.experiment.spec import PRIMARY, UNITS, Budget, DeclaredArm, Experiment, Source, TaskEntry, Tuning
+from rlhf_lightning.experiment.spec import (
+    PRIMARY,
+    UNITS,
+    Budget,
+    DeclaredArm,
+    Experiment,
+    PublishedSource,
+    TaskEntry,
+    Tuning,
+)
 from rlhf_lightning.experiment.spec_parts import check_keys, matching, names_in, one_of, sections_in
 from rlhf_lightning.records.config_files import find_file, read_config
 from rlhf_lightning.records.run_directory import STAGES
@@ -84,9 +93,9 @@ def experiment_of(content: Mapping[str, Any], name: str, path: str) -> Experimen
     )
 
 
-def _source(content: Any, place: str) -> Source:
+def _source(content: Any, place: str) -> PublishedSource:
     check_keys(content, ("paper", "where", "link"), place)
-    return Source(**{key: str(value) for key, value in content.items()})
+    return PublishedSource(**{key: str(value) for key, value in content.items()})
 
 
 def _margin(value: Any, place: str) -> float | None:

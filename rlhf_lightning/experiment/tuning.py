@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.experiment.plan import Plan, PlannedRun
+from rlhf_lightning.experiment.plan import ComparisonPlan, PlannedRun
 from rlhf_lightning.experiment.spec import Budget, Experiment, Tuning, with_seeds
 from rlhf_lightning.pipeline.stages import dotted
 from rlhf_lightning.sweep.space import Space
@@ -54,7 +54,7 @@ def trials(
     tuning = experiment.tuning
     if tuning is None:
         return []
-    plan = Plan(experiment, with_seeds(budget, tuning.seeds), directory / FOLDER, arms=arms)
+    plan = ComparisonPlan(experiment, with_seeds(budget, tuning.seeds), directory / FOLDER, arms=arms)
     found = []
     for arm in plan.arms:
         if arm.name in tuning.spaces:

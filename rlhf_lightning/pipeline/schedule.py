@@ -72,7 +72,7 @@ class LocalLauncher:
 
 
 @dataclass
-class Progress:
+class StageProgress:
     """How far a stage is.
 
     Args:
@@ -90,7 +90,7 @@ class Progress:
     seconds: float | None = None
 
 
-class Schedule:
+class StageSchedule:
     """Stages in the order in which they are started, and how far each is.
 
     Args:
@@ -108,12 +108,12 @@ class Schedule:
         jobs: int,
         skip: Callable[[Stage], int | None] = lambda stage: None,
     ) -> None:
-        self.progress = {stage.directory: Progress(stage) for stage in stages}
+        self.progress = {stage.directory: StageProgress(stage) for stage in stages}
         self._makers = {stage.makes: stage.directory for stage in stages}
         self._launcher, self._jobs, self._skip = launcher, jobs, skip
         self._running: dict[Path, Running] = {}
 
-    def run(self, look: Callable[[Mapping[Path, Progress]], None] = lambda progress: None) -> None:
+    def run(self, look: Callable[[Mapping[Path, StageProgress]], None] = lambda progress: None) -> None:
         """Run them all to their ends; what runs when an exception comes, such as Ctrl-C, is stopped first.
 
         Args:
@@ -139,7 +139,7 @@ class Schedule:
                     if len(self._running) < self._jobs:
                         self._start(one)
 
-    def _ready(self, one: Progress) -> bool:
+    def _ready(self, one: StageProgress) -> bool:
         """Whether what a stage reads is there; one that will never be is left out."""
         makers = [self.progress[self._makers[path]] for path in one.stage.inputs.values() if path in self._makers]
         missing = [maker for maker in makers if maker.state in ("failed", "interrupted", "left out")]
@@ -148,7 +148,7 @@ class Schedule:
             return False
         return all(maker.state == "finished" for maker in makers)
 
-    def _start(self, one: Progress) -> None:
+    def _start(self, one: StageProgress) -> None:
         if (status := self._skip(one.stage)) is not None:
             one.state, one.status = "failed", status
             return
@@ -165,7 +165,7 @@ class Schedule:
                 one.state, one.started = "running", time.monotonic()
                 self._running[one.stage.directory] = running
 
-    def _ended(self, one: Progress, status: int) -> None:
+    def _ended(self, one: StageProgress, status: int) -> None:
         one.status, one.seconds = status, time.monotonic() - (one.started or 0.0)
         one.state = "finished" if status == 0 else "interrupted" if status in INTERRUPTED else "failed"
 

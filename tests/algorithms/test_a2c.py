@@ -207,8 +207,10 @@ def test_rows_of_a2c_have_the_documented_names():
     assert {name for name in row if name.startswith(("policy/", "value/"))} == {
         "policy/loss",
         "policy/grad_norm",
+        "policy/weight_change",
         "value/loss",
         "value/grad_norm",
+        "value/weight_change",
         "value/explained_variance",
     }
     assert row["objective/entropy"] > 0

@@ -41,7 +41,7 @@ def pretrained(tmp_path_factory):
 def sft(checkpoint, *callbacks, **settings):
     task = Letters()
     module = SFT(task, adapted(checkpoint), Optimization(2e-2, weight_decay=0.1), log_every=1)
-    return module, fit(module, DemonstrationDataModule(task, 8), *callbacks, limit_val_batches=0, **settings).rows
+    return module, fit(module, DemonstrationDataModule(task, 8), *callbacks, limit_val_batches=0, **settings).untimed()
 
 
 def moved(network, start):

@@ -234,9 +234,9 @@ def test_resumed_cpi_is_bit_identical(tmp_path):
 # -- what it says and what it learns ------------------------------------------------------------------------------
 
 NAMES = {
-    *(f"policy/{name}" for name in ("loss", "kl_old", "grad_norm", "weight_max", "steps")),
+    *(f"policy/{name}" for name in ("loss", "kl_old", "grad_norm", "weight_change", "weight_max", "steps")),
     *("objective/entropy", "rollout/logprob_gap"),
-    *("value/loss", "value/grad_norm", "value/explained_variance"),
+    *("value/loss", "value/grad_norm", "value/weight_change", "value/explained_variance"),
 }
 
 

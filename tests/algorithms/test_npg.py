@@ -225,9 +225,9 @@ def test_natural_step_is_in_full_precision_under_autocast(precision, monkeypatch
 # -- what it says -------------------------------------------------------------------------------------------------
 
 NAMES = {
-    *("policy/loss", "policy/grad_norm", "objective/entropy", "rollout/logprob_gap"),
+    *("policy/loss", "policy/grad_norm", "policy/weight_change", "objective/entropy", "rollout/logprob_gap"),
     *(f"trust_region/{name}" for name in ("kl", "step_size", "cg_residual", "improvement_expected")),
-    *("value/loss", "value/grad_norm", "value/explained_variance"),
+    *("value/loss", "value/grad_norm", "value/weight_change", "value/explained_variance"),
 }
 
 

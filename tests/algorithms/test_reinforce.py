@@ -255,9 +255,9 @@ def test_value_baseline_warms_up_before_the_policy_moves():
 
 # -- what it says and what it learns ------------------------------------------------------------------------------
 
-ALWAYS = {"policy/loss", "policy/grad_norm", "objective/entropy", "rollout/logprob_gap"}
+ALWAYS = {"policy/loss", "policy/grad_norm", "policy/weight_change", "objective/entropy", "rollout/logprob_gap"}
 SCALAR = ALWAYS | {"policy/baseline"}
-VALUE = ALWAYS | {"value/loss", "value/grad_norm", "value/explained_variance"}
+VALUE = ALWAYS | {"value/loss", "value/grad_norm", "value/weight_change", "value/explained_variance"}
 
 
 @pytest.mark.parametrize("baseline", BASELINES.values(), ids=BASELINES)

@@ -4,6 +4,7 @@ import itertools
 import json
 import statistics
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -39,8 +40,12 @@ def fits(monkeypatch):
             self.commands.clear()
             return ran
 
-        def __call__(self, command):
-            command = command[3:]
+        def __call__(self, command, *_, **__):
+            ended = mock.Mock(returncode=self.played(list(command)))
+            ended.poll.return_value = ended.returncode
+            return ended
+
+        def played(self, command):
             self.commands.append(command)
             options = dict(itertools.pairwise(command))
             folder, fold = Path(options["--runs_dir"]) / options["--name"], int(options["--data.init_args.fold"])
@@ -59,7 +64,7 @@ def fits(monkeypatch):
             return 0
 
     played = Played()
-    monkeypatch.setattr(running, "_call", played)
+    monkeypatch.setattr(running, "_spawn", played)
     return played
 
 

@@ -7,12 +7,12 @@ import pytest
 from declared import experiment
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.experiment.comparison import Comparison
+from rlhf_lightning.experiment.comparison import ArmComparison
 from rlhf_lightning.experiment.declaration import read_declaration
 
 
 def opened(tmp_path, declared, **options):
-    found = Comparison.of(
+    found = ArmComparison.of(
         declared,
         declared.budget(next(iter(declared.budgets))),
         runs_dir=tmp_path / "runs",
@@ -29,7 +29,7 @@ def folders(comparison):
 
 def test_nothing_is_written_before_it_is_declared(tmp_path):
     declared = experiment()
-    Comparison.of(declared, declared.budget("paper"), runs_dir=tmp_path / "runs", results_dir=tmp_path / "results")
+    ArmComparison.of(declared, declared.budget("paper"), runs_dir=tmp_path / "runs", results_dir=tmp_path / "results")
     assert not list(tmp_path.iterdir())
 
 

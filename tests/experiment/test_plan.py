@@ -4,8 +4,8 @@ from pathlib import Path
 
 from declared import experiment
 
-from rlhf_lightning.experiment.comparison import Comparison
-from rlhf_lightning.experiment.plan import Plan, all_stages
+from rlhf_lightning.experiment.comparison import ArmComparison
+from rlhf_lightning.experiment.plan import ComparisonPlan, all_stages
 from rlhf_lightning.experiment.tuning import chosen_settings, random_settings, trial_table, trials
 
 LANGUAGE = {
@@ -21,7 +21,7 @@ LANGUAGE = {
 
 
 def planned(declared, budget="paper", **changes):
-    return Plan(declared, declared.budgets[budget], Path("runs/x"), **changes).runs()
+    return ComparisonPlan(declared, declared.budgets[budget], Path("runs/x"), **changes).runs()
 
 
 def places(runs):
@@ -53,7 +53,7 @@ def test_a_limited_budget_runs_only_its_arms_and_tasks(tmp_path):
     declared = experiment(
         tasks=tasks, config=None, budgets={"smoke": {"seeds": 2, "arms_only": "two", "tasks_only": "arithmetic"}}
     )
-    comparison = Comparison.of(
+    comparison = ArmComparison.of(
         declared, declared.budgets["smoke"], runs_dir=tmp_path / "runs", results_dir=tmp_path / "results"
     )
     for runs in (comparison.planned_runs(), comparison.declared_runs()):

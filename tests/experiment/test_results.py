@@ -9,7 +9,7 @@ from declared import experiment, played
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experiment.collect import runs_table, scores, unequal
-from rlhf_lightning.experiment.comparison import Comparison
+from rlhf_lightning.experiment.comparison import ArmComparison
 from rlhf_lightning.experiment.loading import load_comparison
 from rlhf_lightning.experiment.methods import methods
 from rlhf_lightning.experiment.spec import PRIMARY
@@ -20,7 +20,7 @@ NOISE = (0.01, -0.02, 0.03, 0.0, -0.01, 0.02, -0.03, 0.015)
 
 def compared(tmp_path, declared, *, without=(), **scores_of):
     """A comparison whose runs are played: the score of each arm, with the same noise for all."""
-    found = Comparison.of(
+    found = ArmComparison.of(
         declared, declared.budgets["paper"], runs_dir=tmp_path / "runs", results_dir=tmp_path / "results"
     )
     found.declare()
@@ -162,7 +162,7 @@ def test_a_folder_without_runs(tmp_path):
 
 def test_nothing_has_been_run(tmp_path):
     declared = experiment()
-    found = Comparison.of(
+    found = ArmComparison.of(
         declared, declared.budgets["paper"], runs_dir=tmp_path / "runs", results_dir=tmp_path / "results"
     )
     with pytest.raises(UserError, match="nothing of try has been run"):
@@ -177,7 +177,7 @@ TUNE = {"trials": 2, "seeds": [101], "space": {"one": {"model.init_args.lam": {"
 
 def test_what_tuning_chose_is_run_and_told(tmp_path):
     declared = experiment(tune=TUNE)
-    found = Comparison.of(
+    found = ArmComparison.of(
         declared, declared.budgets["paper"], runs_dir=tmp_path / "runs", results_dir=tmp_path / "results"
     )
     found.declare()

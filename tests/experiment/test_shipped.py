@@ -8,9 +8,9 @@ import yaml
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.experiment.claims.together import why_impossible
 from rlhf_lightning.experiment.collect import FINISHED
-from rlhf_lightning.experiment.comparison import Comparison
+from rlhf_lightning.experiment.comparison import ArmComparison
 from rlhf_lightning.experiment.loading import load_comparison
-from rlhf_lightning.experiment.plan import Plan, all_stages
+from rlhf_lightning.experiment.plan import ComparisonPlan, all_stages
 from rlhf_lightning.experiment.spec import with_seeds
 from rlhf_lightning.experiment.spec_file import read_experiment
 from rlhf_lightning.records.config_files import setting
@@ -34,7 +34,7 @@ def stages(path, budget_name, directory):
     """One run of each arm and task, with all that comes before it."""
     experiment = read_experiment(path)
     budget = experiment.budget(budget_name)
-    plan = Plan(experiment, with_seeds(budget, budget.seeds[:1]), directory, arms=experiment.arms_of(budget))
+    plan = ComparisonPlan(experiment, with_seeds(budget, budget.seeds[:1]), directory, arms=experiment.arms_of(budget))
     return all_stages(plan.runs())
 
 
@@ -53,7 +53,7 @@ def test_says_what_it_is_about(path):
 def test_is_planned(path, budget, tmp_path):
     experiment = read_experiment(path)
     chosen = experiment.budget(budget)
-    comparison = Comparison.of(experiment, chosen, runs_dir=tmp_path / "runs", results_dir=tmp_path / "results")
+    comparison = ArmComparison.of(experiment, chosen, runs_dir=tmp_path / "runs", results_dir=tmp_path / "results")
     tuned = [run for trial in comparison.tuning_trials() for run in trial.runs]
     planned = tuned or comparison.planned_runs()
     ran = {run.arm for run in planned}

@@ -8,7 +8,7 @@ import pytest
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.pipeline import schedule as module
 from rlhf_lightning.pipeline.processes import StageBusyError
-from rlhf_lightning.pipeline.schedule import Schedule
+from rlhf_lightning.pipeline.schedule import StageSchedule
 from rlhf_lightning.pipeline.stages import Stage
 
 
@@ -75,7 +75,7 @@ STAGES = [stage("sft"), stage("a", "sft"), stage("b", "sft"), stage("other"), st
 
 
 def run(launcher, *, jobs=2, stages=STAGES, **options):
-    found = Schedule(stages, launcher, jobs=jobs, **options)
+    found = StageSchedule(stages, launcher, jobs=jobs, **options)
     found.run()
     return {str(path): one.state for path, one in found.progress.items()}
 
@@ -121,7 +121,7 @@ def test_what_was_ended_from_outside_can_go_on(status, state):
 
 
 def test_a_stage_that_cannot_be_started_says_why():
-    found = Schedule(STAGES, Played(refused=("a",)), jobs=2)
+    found = StageSchedule(STAGES, Played(refused=("a",)), jobs=2)
     found.run()
     one = found.progress[Path("a")]
     assert (one.state, one.status, one.reason) == ("failed", 2, "a cannot be started")
@@ -131,7 +131,7 @@ def test_a_stage_that_cannot_be_started_says_why():
 def test_what_another_process_makes_is_waited_for():
     launcher = Played(busy={"sft": 3})
     seen = []
-    found = Schedule(STAGES, launcher, jobs=2)
+    found = StageSchedule(STAGES, launcher, jobs=2)
     found.run(lambda progress: seen.append(progress[Path("sft")].state))
     assert "elsewhere" in seen
     assert {one.state for one in found.progress.values()} == {"finished"}
@@ -146,7 +146,7 @@ def test_what_failed_before_is_left_unless_it_is_tried_again():
 
 def test_an_interruption_stops_what_runs():
     launcher = Played(looks=100)
-    found = Schedule([stage("x"), stage("y"), stage("z")], launcher, jobs=2)
+    found = StageSchedule([stage("x"), stage("y"), stage("z")], launcher, jobs=2)
 
     def look(progress):
         raise KeyboardInterrupt

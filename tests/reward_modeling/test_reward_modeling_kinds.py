@@ -202,7 +202,7 @@ def test_a_resumed_ensemble_is_bit_identical(tmp_path):
         keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=3)
         checks = {"val_check_interval": 4, "check_val_every_n_epoch": None, "default_root_dir": tmp_path}
         rows = fit(module, PreferenceDataModule(task, batch_size=4), keep, max_steps=10, **checks, **settings)
-        return rows.rows, snapshot(module)
+        return rows.untimed(), snapshot(module)
 
     whole = run()
     resumed = run(ckpt_path=tmp_path / "step=6.ckpt")

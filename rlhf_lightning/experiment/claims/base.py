@@ -51,7 +51,7 @@ class PValues:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class ClaimContrast:
     """One number per seed, on whose mean a claim hangs, such as the difference of two arms.
 
     Args:
@@ -118,7 +118,7 @@ class ArmClaim(ABC):
         """Test it; the arrays may have leading axes, for many comparisons at a time."""
 
     @abstractmethod
-    def contrast(self, values: ArmValues, scale: MeasureScale) -> Contrast:
+    def contrast(self, values: ArmValues, scale: MeasureScale) -> ClaimContrast:
         """The numbers of one comparison that decide it: where it is about several differences, the weakest of them."""
 
     @property
@@ -151,7 +151,7 @@ class ArmClaim(ABC):
         floor = sign_flip_floor(seeds)
         return min(1.0, 2 * self.choices * floor), None if self.equivalence_margin is None else floor
 
-    def seeds_plan(self, contrast: Contrast, *, level: float) -> Callable[[float], int]:
+    def seeds_plan(self, contrast: ClaimContrast, *, level: float) -> Callable[[float], int]:
         """What is aimed at: the number of seeds that decide with power 0.8, by the standard deviation of the contrast.
 
         With a margin: enough to show a difference of the margin as well as to show that there is none; where so many

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.experiment.claims.base import ArmClaim, Contrast, PValues, listed
+from rlhf_lightning.experiment.claims.base import ArmClaim, ClaimContrast, PValues, listed
 from rlhf_lightning.experiment.claims.declared import DeclaredClaim
 from rlhf_lightning.experiment.statistics.paired import p_greater
 from rlhf_lightning.experiment.statistics.scores import ArmValues, MeasureScale, Numbers
@@ -64,10 +64,10 @@ class Ordered(ArmClaim):
             against=_smallest(_p_better(values, scale, worse, better) for better, worse in steps),
         )
 
-    def contrast(self, values: ArmValues, scale: MeasureScale) -> Contrast:
+    def contrast(self, values: ArmValues, scale: MeasureScale) -> ClaimContrast:
         """The step that is shown least."""
         better, worse = max(pairwise(self.ordered), key=lambda step: float(_p_better(values, scale, *step)))
-        return Contrast(f"{better} − {worse}", values[better] - values[worse])
+        return ClaimContrast(f"{better} − {worse}", values[better] - values[worse])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class BestOf(ArmClaim):
             ),
         )
 
-    def contrast(self, values: ArmValues, scale: MeasureScale) -> Contrast:
+    def contrast(self, values: ArmValues, scale: MeasureScale) -> ClaimContrast:
         """The best candidate against the rival that it is least clearly better than."""
 
         def hardest(one: str) -> tuple[float, str]:
@@ -130,4 +130,4 @@ class BestOf(ArmClaim):
 
         best = min(self.candidates, key=hardest)
         rival = hardest(best)[1]
-        return Contrast(f"{best} − {rival}", values[best] - values[rival])
+        return ClaimContrast(f"{best} − {rival}", values[best] - values[rival])

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.experiment.claims.base import ArmClaim, Contrast, Decision, PValues
+from rlhf_lightning.experiment.claims.base import ArmClaim, ClaimContrast, Decision, PValues
 from rlhf_lightning.experiment.claims.declared import DeclaredClaim
 from rlhf_lightning.experiment.statistics.paired import p_equivalent, p_greater
 from rlhf_lightning.experiment.statistics.power import seeds_for_equivalence, seeds_to_detect
@@ -87,10 +87,10 @@ class Greater(ContrastClaim):
         """Of the first minus the second."""
         return 1
 
-    def contrast(self, values: ArmValues, scale: MeasureScale) -> Contrast:
+    def contrast(self, values: ArmValues, scale: MeasureScale) -> ClaimContrast:
         """First minus second, as measured."""
         name = f"{self.first} − {self.second}"
-        return Contrast(name, values[self.first] - values[self.second], self.sign(scale) * self.by)
+        return ClaimContrast(name, values[self.first] - values[self.second], self.sign(scale) * self.by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +149,9 @@ class Equivalent(ContrastClaim):
         """By the direction of the measure."""
         return scale.sign
 
-    def contrast(self, values: ArmValues, scale: MeasureScale) -> Contrast:
+    def contrast(self, values: ArmValues, scale: MeasureScale) -> ClaimContrast:
         """First minus second, as measured."""
-        return Contrast(f"{self.first} − {self.second}", values[self.first] - values[self.second])
+        return ClaimContrast(f"{self.first} − {self.second}", values[self.first] - values[self.second])
 
     def p_values(self, values: ArmValues, scale: MeasureScale) -> PValues:
         """That the difference is within the margin, and that it is beyond it on either side."""
@@ -162,7 +162,7 @@ class Equivalent(ContrastClaim):
             equivalent=p_equivalent(differences, margin=self.margin),
         )
 
-    def seeds_plan(self, contrast: Contrast, *, level: float) -> Callable[[float], int]:
+    def seeds_plan(self, contrast: ClaimContrast, *, level: float) -> Callable[[float], int]:
         """Enough if the arms are equal; where so many are there already, enough for the observed difference."""
         distance = abs(contrast.estimate.mean)
 
@@ -207,9 +207,9 @@ class Above(ContrastClaim):
         """Above."""
         return 1
 
-    def contrast(self, values: ArmValues, scale: MeasureScale) -> Contrast:
+    def contrast(self, values: ArmValues, scale: MeasureScale) -> ClaimContrast:
         """The values themselves."""
-        return Contrast(self.arm, values[self.arm], self.value)
+        return ClaimContrast(self.arm, values[self.arm], self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,12 +256,12 @@ class Increasing(ContrastClaim):
         """Upwards."""
         return 1
 
-    def contrast(self, values: ArmValues, scale: MeasureScale) -> Contrast:
+    def contrast(self, values: ArmValues, scale: MeasureScale) -> ClaimContrast:
         """The least-squares slope per step, of each seed."""
         steps = np.arange(len(self.ordered)) - (len(self.ordered) - 1) / 2
         weights = steps / np.sum(steps**2)
         slopes = sum(weight * values[arm] for weight, arm in zip(weights, self.ordered, strict=True))
-        return Contrast("slope per step", np.asarray(slopes))
+        return ClaimContrast("slope per step", np.asarray(slopes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +306,7 @@ class LessSpread(ContrastClaim):
         """Less."""
         return -1
 
-    def contrast(self, values: ArmValues, scale: MeasureScale) -> Contrast:
+    def contrast(self, values: ArmValues, scale: MeasureScale) -> ClaimContrast:
         """How much further from its arm's median a run of the first arm lies than one of the second."""
         first, second = (distances_from_median(values[arm]) for arm in self.arms)
-        return Contrast(f"{self.first} − {self.second}, distance from the median", first - second)
+        return ClaimContrast(f"{self.first} − {self.second}, distance from the median", first - second)

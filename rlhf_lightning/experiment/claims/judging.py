@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rlhf_lightning.errors import raise_all, suggestion
-from rlhf_lightning.experiment.claims.base import ArmClaim, Contrast, Decision, PValues
+from rlhf_lightning.experiment.claims.base import ArmClaim, ClaimContrast, Decision, PValues
 from rlhf_lightning.experiment.claims.declared import Kind
 from rlhf_lightning.experiment.claims.together import adjusted_p
 from rlhf_lightning.experiment.statistics.power import MoreSeeds, more_seeds
@@ -130,7 +130,7 @@ class _Test:
     claim: ArmClaim
     scores: PairedScores
     p: PValues
-    contrast: Contrast
+    contrast: ClaimContrast
 
 
 def _test(claim: ArmClaim, scale: MeasureScale, table: pd.DataFrame) -> _Test:

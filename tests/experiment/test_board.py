@@ -8,9 +8,9 @@ from declared import experiment, played
 from rich.console import Console
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.experiment.plan import Plan, all_stages
+from rlhf_lightning.experiment.plan import ComparisonPlan, all_stages
 from rlhf_lightning.experiment.progress import Board, done_share, duration, seconds_left
-from rlhf_lightning.pipeline.schedule import Progress
+from rlhf_lightning.pipeline.schedule import StageProgress
 
 
 @pytest.fixture
@@ -19,10 +19,10 @@ def board(tmp_path):
 
     def make(*, terminal, declared=None):
         declared = declared or experiment(seeds=2)
-        runs = Plan(declared, declared.budgets["paper"], tmp_path).runs()
+        runs = ComparisonPlan(declared, declared.budgets["paper"], tmp_path).runs()
         output = io.StringIO()
         console = Console(file=output, force_terminal=terminal, width=120)
-        progress = {stage.directory: Progress(stage) for stage in all_stages(runs)}
+        progress = {stage.directory: StageProgress(stage) for stage in all_stages(runs)}
         return Board(declared, runs, console, jobs=2), runs, progress, output
 
     return make
