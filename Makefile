@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rlhf_lightning
 TEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: install quickstart prove drills test test-unit test-examples test-slow check format clean help
+.PHONY: install quickstart prove drills test test-unit test-examples test-smoke test-slow check format clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,10 +33,13 @@ test: install  ## the tests that need minutes, too
 	$(TEST)
 
 test-unit: install  ## the fast tests
-	$(TEST) -m "not slow"
+	$(TEST) -m "not slow and not smoke and not examples and not long"
 
 test-examples: install  ## every example that a help text, a configuration or the README shows
 	$(TEST) --dist loadfile -m examples
+
+test-smoke: install  ## every comparison and sweep that ships, at its smallest budget
+	$(BIN)/python -m pytest -m smoke
 
 test-slow: install  ## known results of control over five seeds
 	$(BIN)/python -m pytest -s -m long

@@ -8,11 +8,11 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from agents import agent_command, configuration_of, run_offline, summary_of
 
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.records.runs import load_run
 from rlhf_lightning.sweep.file import read_sweep
-from tests.agents import agent_command, configuration_of, run_offline, summary_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -62,7 +62,7 @@ def test_what_an_agent_gives_is_parsed(path, workspace, monkeypatch, capsys):
     assert "nothing to object to" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_an_agent_s_command_line_runs(path, workspace, monkeypatch):
     """A trial with values drawn at random, on the least budget, W&B offline."""

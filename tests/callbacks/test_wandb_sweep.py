@@ -4,9 +4,9 @@ import json
 import sys
 
 import pytest
+from agents import agent_command, configuration_of, run_offline, summary_of, told_wandb
 
 from rlhf_lightning.records.runs import load_run
-from tests.agents import agent_command, configuration_of, run_offline, summary_of, told_wandb
 
 SWEEP = """
 program: rlhf_lightning
