@@ -220,7 +220,7 @@ def attempt(case: Case) -> Outcome:
 
 @contextlib.contextmanager
 def stopping_before_training() -> Iterator[None]:
-    """Raise `Started` after the first batch, or instead of a pipeline's first stage."""
+    """Raise `Started` after the first batch, or instead of the first stage of a pipeline, a comparison or a sweep."""
     from lightning.pytorch import Callback, Trainer
 
     class Stop(Callback):
@@ -237,6 +237,8 @@ def stopping_before_training() -> Iterator[None]:
     with (
         mock.patch.object(Trainer, "fit", fit),
         mock.patch("rlhf_lightning.commands.pipeline.run_stage", side_effect=Started),
+        mock.patch("rlhf_lightning.experiment.engine.run", side_effect=Started),
+        mock.patch("rlhf_lightning.sweep.worker.run_trials", side_effect=Started),
     ):
         yield
 

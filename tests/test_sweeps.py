@@ -54,7 +54,7 @@ def test_a_sweep_says_how_it_is_launched_and_stops_what_falls_behind(path):
     assert all(key.startswith(("model.", "data.")) for key in file.search.space.searched)
 
 
-@pytest.mark.slow
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_what_an_agent_gives_is_parsed(path, workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace)

@@ -29,8 +29,8 @@ class FitLine:
     Args:
         place: where it comes from, in front of what is wrong with it; empty where that needs no place.
         words: after ``fit``.
-        metrics: that its run must log, each with the place that names it; model and data are built to find out, but
-            no networks.
+        metrics: that its run must log, each with the place that names it; None to parse only. Otherwise task, model and
+            data are built, but no networks, so that what their classes refuse is found, too.
     """
 
     place: str

@@ -21,8 +21,8 @@ def check_sweep(file: SweepFile, more: Sequence[str] = ()) -> int:
     lines = []
     for name, values in file.search.space.extremes():
         _, *words = file.command(values, more)
-        first = {file.search.metric: "metric.name"} if not name else None
-        lines.append(FitLine(f"parameters.{name}" if name else "", words, first))
+        metrics = {} if name else {file.search.metric: "metric.name"}
+        lines.append(FitLine(f"parameters.{name}" if name else "", words, metrics))
     if mistakes := mistakes_in(lines):
         raise UserError(f"{file.path}: {'; '.join(mistakes)}")
     return len(lines)

@@ -122,7 +122,7 @@ def declare(folder: Path, experiment: Experiment, budget: Budget, *, only_runs: 
         return
     content = declared(experiment, budget, only_runs=only_runs)
     earlier = list(_before(folder, experiment.name, budget.name))
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / SPEC, yaml.safe_dump(dict(experiment.content), sort_keys=False, allow_unicode=True))
     declaration = Declaration(
         name=experiment.name,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from rlhf_lightning.experiment.claims.base import Decision
 from rlhf_lightning.experiment.claims.compared import compared
 from rlhf_lightning.experiment.claims.judging import Judged
 from rlhf_lightning.experiment.results import ComparisonResult, settings_in_words
@@ -60,7 +61,7 @@ def judged_rows(judged: Sequence[Judged]) -> pd.DataFrame:
             _cell(one.claim.published),
             f"{one.quantity}: {_with_interval(one.estimate, one.low, one.high)}",
             f"{one.standing} ({one.in_words()})" if one.standing is not None else one.in_words(),
-            "–" if one.adjusted_difference is None else _p(one.adjusted_difference),
+            _p(one.adjusted_equivalence if one.verdict is Decision.EQUIVALENT else one.adjusted_difference),
             str(len(one.seeds)),
             "; ".join(one.notes),
         ]
@@ -95,7 +96,10 @@ def _with_interval(mean: float, low: float, high: float) -> str:
     return f"{number(mean)} ({number(low)} to {number(high)})"
 
 
-def _p(value: float) -> str:
+def _p(value: float | None) -> str:
+    """Of what was decided, over all claims; a dash where nothing was tested."""
+    if value is None:
+        return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
