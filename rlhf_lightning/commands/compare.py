@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,10 +170,11 @@ def _run(comparison: ArmComparison, launcher: Launcher, console: Console, *, job
     """Run what is not done yet; returns whether everything has finished."""
     from rlhf_lightning.experiment.claims.together import why_impossible
     from rlhf_lightning.experiment.engine import run
+    from rlhf_lightning.pipeline.processes import sigterm_interrupts
 
     for sentence in why_impossible(comparison.experiment.claims, len(comparison.budget.seeds)):
         console.print(f"too few seeds: {sentence}", markup=False)
-    with _sigterm_interrupts():
+    with sigterm_interrupts():
         return run(comparison, launcher, console, jobs=jobs, retry=retry)
 
 
@@ -213,20 +212,6 @@ def _shown(rows: pd.DataFrame) -> Table:
     for row in rows.loc[:, [str(column.header) for column in table.columns]].itertuples(index=False):
         table.add_row(*(Text(str(cell)) for cell in row))
     return table
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Inside, SIGTERM ends the command as Ctrl-C does: what runs saves and stops first."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> LineParser:

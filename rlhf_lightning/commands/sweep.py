@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_lightning.cli.arguments import LineParser, positive
 from rlhf_lightning.commands import COMMANDS
@@ -78,13 +77,13 @@ def _check_options(words: list[str]) -> None:
 
 
 def _run(runs: SweepRuns, count: int, jobs: int) -> int:
+    from rlhf_lightning.pipeline.processes import sigterm_interrupts
     from rlhf_lightning.sweep.display import Display
     from rlhf_lightning.sweep.worker import run_trials
 
     search = runs.file.search
-    before = signal.signal(signal.SIGTERM, _terminated)
     try:
-        with Display(search, count) as display:
+        with sigterm_interrupts(), Display(search, count) as display:
             study = run_trials(
                 runs.folder,
                 search,
@@ -97,14 +96,7 @@ def _run(runs: SweepRuns, count: int, jobs: int) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues the sweep", flush=True)
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return _show(runs, study)
-
-
-def _terminated(*_: Any) -> None:
-    """End as on Ctrl-C: the runs save what they have."""
-    raise KeyboardInterrupt
 
 
 def _show(runs: SweepRuns, study: optuna.Study) -> int:

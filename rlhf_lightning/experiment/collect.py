@@ -14,13 +14,15 @@ import pandas as pd
 from rlhf_lightning.experiment.measures import check_logged
 from rlhf_lightning.experiment.plan import PlannedRun
 from rlhf_lightning.experiment.spec import PRIMARY, UNITS, Experiment
+from rlhf_lightning.experiment.statistics.scores import FINISHED
 from rlhf_lightning.pipeline.processes import failed_before, seconds_of
 from rlhf_lightning.pipeline.stages import Stage
 from rlhf_lightning.plots.measures import experience
 from rlhf_lightning.records.run_directory import DONE
 from rlhf_lightning.records.runs import Run, load_run
 
-FINISHED, FAILED, MISSING = "finished", "failed", "not run"
+FAILED, MISSING = "failed", "not run"
+"""How runs stand that have not finished."""
 
 TOLERANCE = 0.02
 """Share by which the budgets of runs may differ and are still equal: the last batch of one may be larger."""

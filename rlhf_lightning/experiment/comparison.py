@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from rlhf_lightning.errors import UserError, suggestion
 from rlhf_lightning.experiment.budgets import check_equal_budgets
-from rlhf_lightning.experiment.collect import FINISHED, MISSING, runs_table
+from rlhf_lightning.experiment.collect import MISSING, runs_table
 from rlhf_lightning.experiment.declaration import add_seeds, declare, place_of, read_declaration
 from rlhf_lightning.experiment.plan import ComparisonPlan, PlannedRun
 from rlhf_lightning.experiment.results import ComparisonResult
 from rlhf_lightning.experiment.spec import Budget, Experiment, with_seeds
+from rlhf_lightning.experiment.statistics.scores import FINISHED
 from rlhf_lightning.experiment.tuning import Trial, chosen_settings, trial_table, trials
 
 
@@ -92,21 +92,26 @@ class ArmComparison:
 
     # -- what is run ---------------------------------------------------------------------------------------------------
 
-    def tuning_trials(self) -> list[Trial]:
-        """What is tried before the arms run; empty where nothing is tuned."""
-        return trials(self.experiment, self.budget, self.runs, arms=self.arms)
+    def tuning_trials(self, arms: Sequence[str]) -> list[Trial]:
+        """What is tried of some arms before they run; empty where nothing is tuned."""
+        return trials(self.experiment, self.budget, self.runs, arms=arms)
 
     def tuning_table(self) -> pd.DataFrame | None:
-        """What the trials have shown; None where nothing is tuned or a trial has not ended yet."""
-        tried = self.tuning_trials()
-        if not tried:
+        """What the trials of each arm have shown whose trials have all ended; None where nothing is tuned."""
+        tuning = self.experiment.tuning
+        if tuning is None:
             return None
+        tried = self.tuning_trials(self.experiment.arms_of(self.budget))
         table = runs_table(self.experiment, [run for trial in tried for run in trial.runs]).set_index("directory")
-        if (table["status"] == "not run").any():
-            return None
-        assert self.experiment.tuning is not None
-        found = table[self.experiment.tuning.measure].where(table["status"] == FINISHED)
-        return trial_table(self.experiment, tried, lambda run: float(found[str(run.directory)]))
+        going_on = set(table.loc[table["status"] == MISSING, "arm"])
+        found = table[tuning.measure].where(table["status"] == FINISHED)
+        ended = [trial for trial in tried if trial.arm not in going_on]
+        return trial_table(self.experiment, ended, lambda run: float(found[str(run.directory)]))
+
+    def is_tuned(self) -> bool:
+        """Whether all trials of the arms that are run have ended; also where there are none."""
+        table = self.tuning_table()
+        return table is None or {trial.arm for trial in self.tuning_trials(self.arms)} <= set(table["arm"])
 
     def planned_runs(self) -> list[PlannedRun]:
         """The runs of all arms, as tuned.
@@ -114,6 +119,8 @@ class ArmComparison:
         Raises:
             UserError: the tuning has not ended, or has found nothing.
         """
+        if not self.is_tuned():
+            raise UserError(f"the tuning of {self.experiment.name} has not ended; the same command continues it")
         return self._plan(self.budget, self.arms).runs()
 
     def declared_runs(self) -> list[PlannedRun]:
@@ -137,10 +144,6 @@ class ArmComparison:
         return ComparisonResult(self.experiment, read_declaration(self.results), table, self.tuning_table())
 
     def _plan(self, budget: Budget, arms: Sequence[str]) -> ComparisonPlan:
-        settings: dict[str, dict[str, Any]] = {}
-        if self.experiment.tuning is not None:
-            table = self.tuning_table()
-            if table is None:
-                raise UserError(f"the tuning of {self.experiment.name} has not ended; the same command continues it")
-            settings = chosen_settings(table)
+        table = self.tuning_table()
+        settings = {} if table is None else chosen_settings(table)
         return ComparisonPlan(self.experiment, budget, self.runs, arms=arms, settings=settings)

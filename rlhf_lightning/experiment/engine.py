@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from rlhf_lightning.records.run_directory import DONE, STAGE
 
 def local_launcher(jobs: int) -> LocalLauncher:
     """Processes of this machine that share its cores, each with a log beside its directory."""
-    return LocalLauncher(threads=max(1, (os.cpu_count() or 1) // jobs), log=log_of)
+    return LocalLauncher(jobs, log_of)
 
 
 def log_of(stage: Stage) -> Path:
@@ -38,8 +37,8 @@ def run(comparison: ArmComparison, launcher: Launcher, console: Console, *, jobs
         UserError: no run has logged what is measured, or the tuning of an arm has found nothing.
     """
     comparison.declare()
-    tried = [run for trial in comparison.tuning_trials() for run in trial.runs]
-    if tried and comparison.tuning_table() is None:
+    if not comparison.is_tuned():
+        tried = _next_runs(comparison)
         console.print(f"tuning: {len(tried)} runs before those of the result", highlight=False)
         _run(comparison, tried, launcher, console, jobs=jobs, retry=retry)
     return _run(comparison, comparison.planned_runs(), launcher, console, jobs=jobs, retry=retry)
@@ -87,5 +86,6 @@ def commands(comparison: ArmComparison) -> list[str]:
 
 def _next_runs(comparison: ArmComparison) -> list[PlannedRun]:
     """The runs of the tuning until it has ended, and then those of the arms."""
-    tried = [run for trial in comparison.tuning_trials() for run in trial.runs]
-    return tried if tried and comparison.tuning_table() is None else comparison.planned_runs()
+    if comparison.is_tuned():
+        return comparison.planned_runs()
+    return [run for trial in comparison.tuning_trials(comparison.arms) for run in trial.runs]

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import pandas as pd
 
 from rlhf_lightning.experiment.claims.base import listed
-from rlhf_lightning.experiment.collect import FINISHED
 from rlhf_lightning.experiment.results import ComparisonResult
 from rlhf_lightning.experiment.spec import UNITS
 from rlhf_lightning.experiment.statistics.arms import FEW_SEEDS
+from rlhf_lightning.experiment.statistics.scores import FINISHED
 
 REFERENCES = {
     "Student": "W. S. Gosset (Student), The probable error of a mean, Biometrika 1908",

@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.experiment.collect import FINISHED
 from rlhf_lightning.experiment.declaration import SPEC
 from rlhf_lightning.experiment.methods import methods
 from rlhf_lightning.experiment.results import ComparisonResult
 from rlhf_lightning.experiment.spec import PRIMARY
 from rlhf_lightning.experiment.statistics.pooled import performance_profile
+from rlhf_lightning.experiment.statistics.scores import FINISHED
 from rlhf_lightning.experiment.tables import arms_rows, claims_rows
 from rlhf_lightning.experiment.writing import cautions, declared_by_name
 from rlhf_lightning.plots.figures.arm_dots import arm_dots

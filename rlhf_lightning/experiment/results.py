@@ -11,12 +11,12 @@ import pandas as pd
 
 from rlhf_lightning.experiment.claims.judging import Judged, judge
 from rlhf_lightning.experiment.claims.together import why_impossible
-from rlhf_lightning.experiment.collect import FINISHED, MISSING, scores
+from rlhf_lightning.experiment.collect import MISSING, scores
 from rlhf_lightning.experiment.declaration import Declaration
 from rlhf_lightning.experiment.measures import Measure
 from rlhf_lightning.experiment.spec import PRIMARY, Experiment
 from rlhf_lightning.experiment.statistics.arms import describe, mean_estimate
-from rlhf_lightning.experiment.statistics.scores import MeasureScale
+from rlhf_lightning.experiment.statistics.scores import FINISHED, MeasureScale
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def arms_rows(result: ComparisonResult) -> pd.DataFrame:
     for name in measures:
         if name != PRIMARY:
             shown[name] = [number(value) for value in table[name]]
-    shown["used"] = [number(value) for value in table["used"]]
+    units = [unit for unit in result.runs["unit"].unique() if unit]
+    shown[units[0] if len(units) == 1 else "used"] = [number(value) for value in table["used"]]
     shown["seconds"] = [number(value) for value in table["seconds"]]
     shown["tuning"] = [
         f"{row.trials} trials: {settings_in_words(row.settings) or 'as shipped'}" if row.trials else "as shipped"

@@ -11,6 +11,7 @@ from rlhf_lightning.experiment.collect import unequal
 from rlhf_lightning.experiment.declaration import Declaration
 from rlhf_lightning.experiment.methods import methods
 from rlhf_lightning.experiment.results import ComparisonResult, finished_share
+from rlhf_lightning.experiment.statistics.scores import FINISHED
 from rlhf_lightning.experiment.tables import arms_rows, claims_rows
 from rlhf_lightning.records.files import write_atomically
 from rlhf_lightning.report.tables import markdown_table
@@ -65,7 +66,7 @@ def cautions(result: ComparisonResult) -> list[str]:
         later = result.declaration.later
         keys = ", ".join(later["differs_in"][:6]) + (" …" if len(later["differs_in"]) > 6 else "")
         found.append(f"declared differently since, see {later['folder']}, which differs in {keys}.")
-    if (result.runs["status"] != "finished").any():
+    if (result.runs["status"] != FINISHED).any():
         found.append(f"not complete: {finished_share(result.runs)}.")
     if difference := unequal(result.experiment, result.runs):
         found.append(f"unequal budgets: {difference} (medians).")
@@ -90,4 +91,5 @@ def declared_by_name(declaration: Declaration) -> dict[str, str]:
 
 def declared_in_words(declaration: Declaration) -> str:
     """The same as a line."""
-    return "; ".join(f"{name} {text}" for name, text in declared_by_name(declaration).items()).capitalize() + "."
+    line = "; ".join(f"{name} {text}" for name, text in declared_by_name(declaration).items())
+    return f"{line[0].upper()}{line[1:]}."

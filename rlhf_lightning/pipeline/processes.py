@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.pipeline.stages import Stage, changed_files, changes, key_of
@@ -25,6 +26,16 @@ INTERRUPTED = frozenset({128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal
 
 GRACE = 60.0
 """Seconds that a stage may take to save and end after SIGTERM."""
+
+
+class Stoppable(Protocol):
+    """Something that runs."""
+
+    def terminate(self) -> None:
+        """Ask it to save and end."""
+
+    def stop(self) -> None:
+        """The same, and wait for it."""
 
 
 class StageBusyError(UserError):
@@ -89,6 +100,33 @@ class StageProcess:
         except subprocess.TimeoutExpired:
             self._process.send_signal(signal.SIGINT)
             self._process.wait()
+
+
+def stop_together(running: Collection[Stoppable]) -> None:
+    """Stop all of them: first each is told, then each is waited for."""
+    for one in running:
+        one.terminate()
+    for one in running:
+        one.stop()
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Inside, SIGTERM is what Ctrl-C is: what runs saves and stops first."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def share_of_threads(jobs: int) -> dict[str, str]:
+    """The environment of each of so many processes, which share this machine's cores; what the user has set stays."""
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))}
 
 
 def start_stage(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +10,14 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.pipeline.processes import INTERRUPTED, StageBusyError, start_stage
+from rlhf_lightning.pipeline.processes import (
+    INTERRUPTED,
+    StageBusyError,
+    Stoppable,
+    share_of_threads,
+    start_stage,
+    stop_together,
+)
 from rlhf_lightning.pipeline.stages import Stage
 
 State: TypeAlias = Literal["waiting", "running", "elsewhere", "finished", "failed", "interrupted", "left out"]
@@ -21,17 +27,11 @@ PAUSE = 0.2
 """Seconds between two looks at what runs."""
 
 
-class Running(Protocol):
+class Running(Stoppable, Protocol):
     """A stage that was started."""
 
     def poll(self) -> int | None:
         """Exit status; None while it runs."""
-
-    def terminate(self) -> None:
-        """Ask it to save and end."""
-
-    def stop(self) -> None:
-        """The same, and wait for it."""
 
 
 class Launcher(Protocol):
@@ -54,11 +54,11 @@ class LocalLauncher:
     """Stages as processes of this machine, the output of each in a file.
 
     Args:
-        threads: of each process.
+        jobs: how many run at a time, and share the cores.
         log: where the output of a stage goes.
     """
 
-    threads: int
+    jobs: int
     log: Callable[[Stage], Path]
 
     def together(self) -> AbstractContextManager[None]:
@@ -67,8 +67,7 @@ class LocalLauncher:
 
     def start(self, stage: Stage) -> Running | None:
         """See `Launcher`."""
-        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
-        return start_stage(stage, log=self.log(stage), environment=environment, same_code=False)
+        return start_stage(stage, log=self.log(stage), environment=share_of_threads(self.jobs), same_code=False)
 
 
 @dataclass
@@ -170,10 +169,7 @@ class StageSchedule:
         one.state = "finished" if status == 0 else "interrupted" if status in INTERRUPTED else "failed"
 
     def _stop(self) -> None:
-        """Stop what runs: first all are told, then each is waited for."""
-        for running in self._running.values():
-            running.terminate()
-        for directory, running in self._running.items():
-            running.stop()
+        stop_together(self._running.values())
+        for directory in self._running:
             self.progress[directory].state = "interrupted"
         self._running.clear()

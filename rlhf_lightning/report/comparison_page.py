@@ -78,5 +78,5 @@ def _cells(table: pd.DataFrame) -> dict[str, Any]:
     return {
         "columns": [name for name, _ in columns],
         "right": [is_numeric(table.iloc[:, place]) for place in range(len(columns))],
-        "rows": list(zip(*(cells for _, cells in columns), strict=True)),
+        "rows": [[cells[row] for _, cells in columns] for row in range(len(table))],
     }

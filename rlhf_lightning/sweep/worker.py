@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.pipeline.processes import StageBusyError, StageProcess, start_stage
+from rlhf_lightning.pipeline.processes import StageBusyError, StageProcess, share_of_threads, start_stage, stop_together
 from rlhf_lightning.pipeline.stages import Stage
 from rlhf_lightning.records.runs import logged
 from rlhf_lightning.sweep.search import Search
@@ -73,8 +72,7 @@ def run_trials(
         KeyboardInterrupt: as it came, after the runs have been stopped; the same call continues them.
     """
     trials = Trials(folder, search, count)
-    shared = str(max(1, (os.cpu_count() or 1) // jobs))
-    variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", shared), **(environment or {})}
+    variables = {**share_of_threads(jobs), **(environment or {})}
     active: list[_Active] = []
     try:
         while True:
@@ -88,7 +86,7 @@ def run_trials(
                 return trials.study
             time.sleep(poll)
     finally:
-        _stop([process for one in active for process in one.processes.values()])
+        stop_together([process for one in active for process in one.processes.values()])
         trials.release()
 
 
@@ -102,14 +100,6 @@ def _begin(trials: Trials, active: list[_Active], stages: MakeStages, jobs: int)
 def _in_order(active: Sequence[_Active]) -> list[_Active]:
     """Those that have run for longest first: a trial is finished before another is begun."""
     return sorted(active, key=lambda one: one.trial.number)
-
-
-def _stop(processes: Sequence[StageProcess]) -> None:
-    """Have all of them save and end, at the same time."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.stop()
 
 
 class _Active:
@@ -205,7 +195,7 @@ class _Active:
         return logged(self.stages[seed].directory, self.search.metric)
 
     def _end(self, state: TrialState, value: float | None = None, **notes: Any) -> None:
-        _stop(list(self.processes.values()))
+        stop_together(self.processes.values())
         self.processes.clear()
         if self.ended:
             return

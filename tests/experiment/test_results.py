@@ -183,7 +183,7 @@ def test_what_tuning_chose_is_run_and_told(tmp_path):
     found.declare()
     with pytest.raises(UserError, match="the tuning of try has not ended"):
         found.planned_runs()
-    for trial, score in zip(found.tuning_trials(), (0.4, 0.6), strict=True):
+    for trial, score in zip(found.tuning_trials(found.arms), (0.4, 0.6), strict=True):
         played(trial.runs[0].directory, score)
     runs = found.planned_runs()
     assert runs[0].stages[-1].command[-2:] == ["--model.init_args.lam", "0.25"]
@@ -197,3 +197,28 @@ def test_what_tuning_chose_is_run_and_told(tmp_path):
     write_result(result, found.results)
     assert load_comparison(found.results).table.set_index("arm").loc["one", "settings"] == {"model.init_args.lam": 0.25}
     assert "tuned by 2 trials" in methods(result)
+
+
+def test_an_arm_that_is_run_by_itself_waits_for_its_own_tuning_alone(tmp_path):
+    space = {"model.init_args.lam": {"values": [0.25]}}
+    declared = experiment(tune={"trials": 2, "seeds": [101], "space": {"one": space, "two": space}}, claims=None)
+    places = {"runs_dir": tmp_path / "runs", "results_dir": tmp_path / "results"}
+    one = ArmComparison.of(declared, declared.budgets["paper"], arms=["one"], **places)
+    one.declare()
+    for trial in one.tuning_trials(["one"]):
+        played(trial.runs[0].directory, 0.4 + 0.1 * trial.number)
+    assert one.is_tuned()
+    for run in one.planned_runs():
+        assert run.stages[-1].command[-2:] == ["--model.init_args.lam", "0.25"]
+        played(run.directory, 0.5)
+    both = ArmComparison.of(declared, declared.budgets["paper"], **places)
+    assert not both.is_tuned()
+    with pytest.raises(UserError, match="the tuning of try has not ended"):
+        both.planned_runs()
+    assert both.result().table[["arm", "trials"]].values.tolist() == [["one", 2]]
+    for trial in both.tuning_trials(["two"]):
+        played(trial.runs[0].directory, 0.4)
+    two = ArmComparison.of(declared, declared.budgets["paper"], arms=["two"], **places)
+    for run in two.planned_runs():
+        played(run.directory, 0.6)
+    assert two.result().table.set_index("arm")["trials"].to_dict() == {"one": 2, "two": 2}, "of arms run before, too"

@@ -8,12 +8,12 @@ import yaml
 from rlhf_lightning.__main__ import main
 from rlhf_lightning.cli.rehearsal import FitLine, mistakes_in
 from rlhf_lightning.experiment.claims.together import why_impossible
-from rlhf_lightning.experiment.collect import FINISHED
 from rlhf_lightning.experiment.comparison import ArmComparison
 from rlhf_lightning.experiment.loading import load_comparison
 from rlhf_lightning.experiment.plan import ComparisonPlan, all_stages
 from rlhf_lightning.experiment.spec import with_seeds
 from rlhf_lightning.experiment.spec_file import read_experiment
+from rlhf_lightning.experiment.statistics.scores import FINISHED
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "experiments").glob("*.yaml"))
