@@ -33,7 +33,7 @@ def runs_table(experiment: Experiment, planned: Sequence[PlannedRun]) -> pd.Data
 
     Columns: ``arm``, ``task``, ``seed``, ``status`` (``finished``, ``failed``, ``not run``), one per measure (NaN where
     a run has none), ``used`` and ``unit`` (of the experience that it learned from), ``seconds``, ``note``,
-    ``directory``, ``commit``, ``versions``, ``hardware`` and ``command``.
+    ``directory``, ``started`` (when), ``commit``, ``versions``, ``hardware`` and ``command``.
 
     Raises:
         UserError: no run has logged a metric that is measured.
@@ -80,6 +80,7 @@ def _row(experiment: Experiment, planned: PlannedRun, run: Run | None) -> dict[s
         "seconds": math.nan if seconds is None else seconds,
         "note": "; ".join(dict.fromkeys(notes)),
         "directory": str(planned.directory),
+        "started": environment.get("started", ""),
         "commit": environment.get("git_commit") or "",
         "versions": ", ".join(f"{name} {text}" for name, text in (environment.get("versions") or {}).items() if text),
         "hardware": _hardware(environment.get("hardware") or {}),

@@ -54,7 +54,7 @@ def load_comparison(folder: str | Path) -> LoadedComparison:
     if not (folder / RUNS).is_file():
         raise UserError(f"{folder} holds no {RUNS} yet; compare writes it when runs have ended")
     experiment = read_experiment(folder / SPEC, name=declaration.name)
-    text = ["arm", "task", "unit", "note", "directory", "commit", "versions", "hardware", "command"]
+    text = ["arm", "task", "unit", "note", "directory", "started", "commit", "versions", "hardware", "command"]
     runs = pd.read_csv(folder / RUNS, dtype=dict.fromkeys(text, str)).fillna(dict.fromkeys(text, ""))
     trials = None
     if (folder / TRIALS).is_file():

@@ -103,8 +103,9 @@ def _tests(result: ComparisonResult) -> str:
     interval = "Student's" if few else "bias-corrected and accelerated bootstrap (BCa)"
     both = " and exact sign-flip tests, both of which must agree," if few else ""
     pooled = " Tasks are pooled on one scale (Agarwal et al. 2021)." if result.experiment.tasks[0].name else ""
+    when = "after some of the runs had begun" if result.made_before else "before the runs"
     return (
-        f"Intervals are {interval} at 95 %. Claims were declared before the runs and are decided by two-sided paired t "
+        f"Intervals are {interval} at 95 %. Claims were declared {when} and are decided by two-sided paired t "
         f"tests{both} and by two one-sided tests for equivalence (Schuirmann 1987), at 5 % over all claims together "
         f"(Holm 1979).{pooled}"
     )

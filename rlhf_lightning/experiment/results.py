@@ -119,6 +119,12 @@ class ComparisonResult:
         return pd.DataFrame(rows)
 
     @cached_property
+    def made_before(self) -> int:
+        """Number of runs that had begun before this was declared, as where other claims are made about them."""
+        started = self.runs["started"]
+        return int(((started != "") & (started < self.declaration.declared)).sum())
+
+    @cached_property
     def failed(self) -> pd.DataFrame:
         """The runs that failed."""
         return self.runs[~self.runs["status"].isin([FINISHED, MISSING])]

@@ -66,6 +66,8 @@ def cautions(result: ComparisonResult) -> list[str]:
         later = result.declaration.later
         keys = ", ".join(later["differs_in"][:6]) + (" …" if len(later["differs_in"]) > 6 else "")
         found.append(f"declared differently since, see {later['folder']}, which differs in {keys}.")
+    if result.made_before:
+        found.append(f"declared when {result.made_before} of the runs had begun already.")
     if (result.runs["status"] != FINISHED).any():
         found.append(f"not complete: {finished_share(result.runs)}.")
     if difference := unequal(result.experiment, result.runs):

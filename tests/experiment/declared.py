@@ -41,6 +41,7 @@ def played(directory: Path, score: float, *, samples: int = 512, **columns: floa
     (directory / "run.json").write_text(json.dumps({"kind": "policy", "algorithm": "PPO", "experience": experience}))
     environment = {
         "git_commit": "c0ffee",
+        "started": "2999-01-01T00:00:00+00:00",
         "hardware": {"cpus": 2, "processor": "x86_64"},
         "command": "python -m rlhf_lightning fit",
     }

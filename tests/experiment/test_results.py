@@ -222,3 +222,17 @@ def test_an_arm_that_is_run_by_itself_waits_for_its_own_tuning_alone(tmp_path):
     for run in two.planned_runs():
         played(run.directory, 0.6)
     assert two.result().table.set_index("arm")["trials"].to_dict() == {"one": 2, "two": 2}, "of arms run before, too"
+
+
+def test_claims_that_were_made_after_the_runs_say_so(tmp_path):
+    compared(tmp_path, experiment(), one=0.5, two=0.8)
+    later = experiment(claims=[{"better": ["one", "two"]}])
+    found = compared(tmp_path, later, one=0.5, two=0.8)
+    assert found.results.name == "try-paper-2"
+    assert "Claims were declared before the runs" in methods(found.result())
+    for run in found.planned_runs()[:3]:
+        path = run.directory / "environment.json"
+        path.write_text(path.read_text().replace("2999", "1999"))
+    result = found.result()
+    assert "declared when 3 of the runs had begun already." in cautions(result)
+    assert "Claims were declared after some of the runs had begun" in methods(result)
