@@ -55,7 +55,7 @@ def test_is_planned(path, budget, tmp_path):
     experiment = read_experiment(path)
     chosen = experiment.budget(budget)
     comparison = ArmComparison.of(experiment, chosen, runs_dir=tmp_path / "runs", results_dir=tmp_path / "results")
-    tuned = [run for trial in comparison.tuning_trials() for run in trial.runs]
+    tuned = [run for trial in comparison.tuning_trials(experiment.arms_of(chosen)) for run in trial.runs]
     planned = tuned or comparison.planned_runs()
     ran = {run.arm for run in planned}
     assert ran == set(experiment.arms_of(chosen))
