@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rlhf_lightning
 TEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: install quickstart prove drills test test-unit test-examples test-smoke test-slow check format clean help
+.PHONY: install quickstart prove drills test test-slow test-examples test-smoke test-long check format clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,11 +29,11 @@ drills: install  ## kill runs and pipelines at random moments, bring about fault
 	$(BIN)/python benchmarks/drills.py --kills 30 --two_ranks 8 --pipelines 6 --seed 1
 	$(BIN)/python benchmarks/bad_configs.py
 
-test: install  ## the tests that need minutes, too
+test: install  ## all tests but those below
 	$(TEST)
 
-test-unit: install  ## the fast tests
-	$(TEST) -m "not slow and not smoke and not examples and not long"
+test-slow: install  ## whole runs through the command line: killed, on several ranks, compared, swept
+	$(TEST) -m slow
 
 test-examples: install  ## every example that a help text, a configuration or the README shows
 	$(TEST) --dist loadfile -m examples
@@ -41,7 +41,7 @@ test-examples: install  ## every example that a help text, a configuration or th
 test-smoke: install  ## every comparison and sweep that ships, at its smallest budget
 	$(BIN)/python -m pytest -m smoke
 
-test-slow: install  ## known results of control over five seeds
+test-long: install  ## known results of control over five seeds
 	$(BIN)/python -m pytest -s -m long
 
 check: install  ## formatting, lint, types, import directions, shipped configurations
@@ -49,7 +49,7 @@ check: install  ## formatting, lint, types, import directions, shipped configura
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/test_configs.py -m "not slow"
+	$(BIN)/python -m pytest -q tests/test_configs.py
 
 format: install  ## format and fix what can be fixed
 	$(BIN)/ruff format

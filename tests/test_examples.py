@@ -125,7 +125,6 @@ def workspace(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.examples
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_runs(example, workspace, monkeypatch):

@@ -1,4 +1,4 @@
-"""Known results of control, with the shipped configurations: `make test-slow`.
+"""Known results of control, with the shipped configurations: `make test-long`.
 
 CartPole-v1: RL Zoo reports 500 for PPO and TRPO after 100,000 steps and for A2C after 500,000; Acrobot-v1: CleanRL's
 PPO reports −86.
@@ -30,7 +30,6 @@ def final_score(task: str, algorithm: str, seed: int, folder: Path) -> tuple[flo
     return metrics.series("eval/score").iloc[-1], int(metrics.series("env_steps").iloc[-1])
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("task", "algorithm", "wanted", "steps"),
