@@ -16,6 +16,7 @@ from rlhf_lightning.rewards.handling import RewardHandling
 from rlhf_lightning.rewards.objectives import DeclaredWeights, ObjectiveWeights
 from rlhf_lightning.rewards.scaling import Scaling
 from rlhf_lightning.rewards.source import RewardSource, is_reserved
+from rlhf_lightning.rollout.engine import DecodingEngine
 from rlhf_lightning.rollout.responses import ResponseCollector
 from rlhf_lightning.rollout.statistics import TEXT_METRICS, WIN_RATE, score_statistics, text_statistics
 from rlhf_lightning.tasks.task import Task
@@ -44,6 +45,7 @@ class RolloutDataModule(CollectionDataModule):
         length_free: number of tokens without penalty.
         keep_special_tokens: rewards read the special tokens that the policy writes, such as an added ``<answer>``, but
             not the one that ends a response.
+        engine: samples the responses; None for `FastDecoder`. `EagerDecoder` does so with the model's own forward.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class RolloutDataModule(CollectionDataModule):
         length_penalty: float = 0.0,
         length_free: int = 0,
         keep_special_tokens: bool = False,
+        engine: DecodingEngine | None = None,
     ) -> None:
         super().__init__(task)
         task.require(frozenset({"prompts"}), by=type(self).__name__)
@@ -97,6 +100,7 @@ class RolloutDataModule(CollectionDataModule):
             max_new_tokens=max_new_tokens,
             decode_batch_size=decode_batch_size,
             keep_special_tokens=keep_special_tokens,
+            engine=engine,
         )
         self.handling = RewardHandling(
             _as_list(scaling),

@@ -7,7 +7,7 @@ Generators"), applied once per component of the key. Integers are 64 bits and wr
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -21,6 +21,14 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
+BLOCK = 1 << 16
+"""Number of tokens that are hashed at a time."""
+
+_BITS = 31
+_RANGE = 2.0**_BITS
+_MARGIN = 1024.0
+"""Of the range: four times what rounding to float32 can move a number in it."""
+
 
 def _shift_right(bits: Int[Tensor, "*N"], by: int) -> Int[Tensor, "*N"]:
     """Logical shift: zeros come in from the left."""
@@ -29,10 +37,18 @@ def _shift_right(bits: Int[Tensor, "*N"], by: int) -> Int[Tensor, "*N"]:
 
 def mix(bits: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
     """Scramble 64 bits: flipping one input bit flips each output bit with probability one half."""
-    bits = bits + _GOLDEN
-    bits = (bits ^ _shift_right(bits, 30)) * _MIX_1
-    bits = (bits ^ _shift_right(bits, 27)) * _MIX_2
-    return bits ^ _shift_right(bits, 31)
+    return _mix_in_place(bits.clone(), torch.empty_like(bits))
+
+
+def _mix_in_place(bits: Int[Tensor, "*N"], spare: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    """`mix` in place; ``spare`` is memory of the same shape that it may overwrite."""
+    bits.add_(_GOLDEN)
+    for by, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
+        torch.bitwise_right_shift(bits, by, out=spare)
+        bits.bitwise_xor_(spare.bitwise_and_((1 << (64 - by)) - 1))
+        if factor != 1:
+            bits.mul_(factor)
+    return bits
 
 
 def fold(key: Int[Tensor, "*#N"], number: Int[Tensor, "*#N"] | int) -> Int[Tensor, "*N"]:
@@ -57,13 +73,66 @@ def row_keys(*, seed: int, stream: int, iteration: int, rows: Int[Tensor, " B"])
 def uniform(keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """One number in (0, 1) per key, in float64."""
     # 52 bits plus one half are exact in float64; with 53 bits the largest value would round up to 1.
-    return (_shift_right(mix(keys), 12).double() + 0.5) * 2.0**-52
+    return _shift_right(mix(keys), 12).double().add_(0.5).mul_(2.0**-52)
 
 
 def gumbel(keys: Int[Tensor, " B"], *, size: int) -> Float[Tensor, "B V"]:
     """Standard Gumbel noise, ``size`` independent numbers per key, in float64."""
     tokens = torch.arange(size, dtype=torch.int64, device=keys.device)
-    return -torch.log(-torch.log(uniform(fold(keys[:, None], tokens[None]))))
+    return _gumbel_of(fold(keys[:, None], tokens[None]))
+
+
+def _gumbel_of(keys: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """One number of standard Gumbel noise per key, in float64."""
+    return uniform(keys).log_().neg_().log_().neg_()
+
+
+def gumbel_argmax(logprobs: Float[Tensor, "B V"], keys: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """The argmax of log-probabilities plus the noise of `gumbel`, without noise where it cannot matter.
+
+    argmax_j (log p_j + g_j), g_j = −log(−log u_j), samples from p (Gumbel 1954). With a large vocabulary most of the
+    time goes into two logarithms for each token, and into memory for what comes between. But token j exceeds a number b
+    only if −log u_j ≤ p_j exp(−b), and as 1 − u ≤ −log u, only if 1 − u_j ≤ p_j exp(−b): with b of one token at hand,
+    this leaves a handful. They are found in blocks that stay in the cache, from the highest bits of their hashes, and
+    only they get noise.
+    """
+    if logprobs.numel() <= BLOCK:
+        return (logprobs + gumbel(keys, size=logprobs.shape[-1]).to(logprobs.dtype)).argmax(-1)
+    largest, likeliest = logprobs.max(-1)
+    bar = largest + _gumbel_of(fold(keys, likeliest)).to(logprobs.dtype)
+    rows, tokens = _candidates(logprobs, keys, bar)
+    noisy = logprobs[rows, tokens] + _gumbel_of(fold(keys[rows], tokens)).to(logprobs.dtype)
+    best = bar.scatter_reduce(0, rows, noisy, "amax")
+    is_best = noisy == best[rows]
+    return likeliest.scatter_reduce(0, rows[is_best], tokens[is_best], "amin", include_self=False)
+
+
+def _candidates(
+    logprobs: Float[Tensor, "B V"], keys: Int[Tensor, " B"], bar: Float[Tensor, " B"]
+) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
+    """Rows and tokens of all that reach the bar of their row, and of a few that do not."""
+    count, size = logprobs.shape
+    tokens = mix(torch.arange(size, device=keys.device))
+    height, width = max(1, BLOCK // size), min(size, BLOCK)
+    work = torch.empty(2, height * width, dtype=torch.int64, device=keys.device)
+    found = []
+    for row in range(0, count, height):
+        for token in range(0, size, width):
+            part = logprobs[row : row + height, token : token + width]
+            own_keys, own_bar = keys[row : row + height, None], bar[row : row + height, None]
+            bits, spare = (some[: part.numel()].view(part.shape) for some in work)
+            torch.bitwise_xor(own_keys, tokens[None, token : token + width], out=bits)
+            places = _reaching(_mix_in_place(_mix_in_place(bits, spare), spare), part - own_bar).nonzero()
+            found.append(places + places.new_tensor([row, token]))
+    rows, chosen = torch.cat(found).unbind(1)
+    return rows, chosen
+
+
+def _reaching(bits: Int[Tensor, "b v"], distance: Float[Tensor, "b v"]) -> Bool[Tensor, "b v"]:
+    """Where u, the highest bits over their range, is at least 1 − exp(distance), up to rounding; not at NaN."""
+    highest = bits.bitwise_right_shift_(64 - _BITS).bitwise_and_((1 << _BITS) - 1)
+    least = distance.float().exp_().mul_(-_RANGE * (1 + 1e-5)).add_(_RANGE - _MARGIN)
+    return highest.float() >= least
 
 
 def permutation(*, seed: int, stream: int, iteration: int, size: int) -> Int[Tensor, " N"]:

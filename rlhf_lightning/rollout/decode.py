@@ -1,4 +1,4 @@
-"""`BatchDecoder`: the built-in decoding engine."""
+"""`EagerDecoder` and `FastDecoder`: the built-in decoding engines."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rlhf_lightning.models.policy import TextPolicy
-from rlhf_lightning.ops.noise import fold, gumbel
+from rlhf_lightning.models.policy import Decoding, TextPolicy
+from rlhf_lightning.ops.noise import fold, gumbel_argmax
+from rlhf_lightning.rollout.engine import DecodingEngine
 from rlhf_lightning.types import Rollout, TokenContext
 
 DROP_SHARE = 0.25
 """Finished rows are removed from the batch once they are this share of it; removing them copies the cache."""
 
 
-class BatchDecoder:
-    """Decodes a batch token by token with the policy itself; finished rows are removed from the batch.
+class EagerDecoder(DecodingEngine):
+    """Decodes a batch token by token with the policy's own forward; finished rows are removed from the batch.
 
     Tokens are sampled by the Gumbel-max rule, argmax of log-probabilities plus noise, where the noise is a function of
     key, step and token alone. See `rollout.engine.DecodingEngine` for what this guarantees.
     """
+
+    def begin(self, policy: TextPolicy, context: TokenContext, *, samples: int, room: int) -> Decoding:
+        """The state of the policy that writes the responses."""
+        return policy.decoding(context, samples=samples)
 
     @torch.no_grad()
     def generate(
@@ -49,17 +54,13 @@ class BatchDecoder:
         terminated, truncated = torch.zeros_like(action_mask), torch.zeros_like(action_mask)
         stop_ids = torch.tensor(policy.stop_ids, device=device)
 
-        state = policy.decoding(context, samples=samples)
+        state = self.begin(policy, context, samples=samples, room=max_new_tokens - 1)
         decoded = torch.arange(total, device=device)  # numbers of the rows that are still in the batch
         unfinished = torch.ones(total, dtype=torch.bool, device=device)  # which of these have not ended
 
         for step in range(max_new_tokens):
             distribution = state.distribution()
-            noisy = distribution
-            if not greedy:
-                noise = gumbel(fold(keys[decoded], step), size=distribution.shape[-1])
-                noisy = distribution + noise.to(distribution.dtype)
-            tokens = noisy.argmax(-1)
+            tokens = distribution.argmax(-1) if greedy else gumbel_argmax(distribution, fold(keys[decoded], step))
             token_logprobs = distribution.gather(-1, tokens[:, None]).squeeze(-1)
             written = decoded[unfinished]
             actions[written, step] = tokens[unfinished]
@@ -87,3 +88,14 @@ class BatchDecoder:
             truncated=truncated[:, :width],
             rows=rows,
         )
+
+
+class FastDecoder(EagerDecoder):
+    """The same with the steps of common architectures written out, and with the policy's own forward for others.
+
+    The tokens are those of `EagerDecoder`, and the log-probabilities up to rounding.
+    """
+
+    def begin(self, policy: TextPolicy, context: TokenContext, *, samples: int, room: int) -> Decoding:
+        """The state of the policy that writes the responses."""
+        return policy.fast_decoding(context, samples=samples, room=room)

@@ -1,18 +1,17 @@
-"""`DecodingEngine`: what samples responses, and which engine samples those of a policy."""
+"""`DecodingEngine`: what samples responses."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from jaxtyping import Int
 from torch import Tensor
 
 from rlhf_lightning.models.policy import TextPolicy
-from rlhf_lightning.rollout.decode import BatchDecoder
 from rlhf_lightning.types import Rollout, TokenContext
 
 
-class DecodingEngine(Protocol):
+class DecodingEngine(ABC):
     """Samples responses of a text policy.
 
     What training relies on, and every engine must therefore guarantee:
@@ -28,6 +27,7 @@ class DecodingEngine(Protocol):
     - Tensors are on the device of the context, and the policy's parameters are those at the time of the call.
     """
 
+    @abstractmethod
     def generate(
         self,
         policy: TextPolicy,
@@ -47,9 +47,3 @@ class DecodingEngine(Protocol):
             max_new_tokens: maximum length of a response, its end-of-sequence token included.
             greedy: take the most probable token instead of a sample; the keys are then not used.
         """
-        ...
-
-
-def engine_for(policy: TextPolicy) -> DecodingEngine:
-    """The engine that samples responses of a policy: the built-in one, which runs every `TextPolicy`."""
-    return BatchDecoder()

@@ -29,7 +29,8 @@ from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.ops.rewards import last_action_rewards
 from rlhf_lightning.rewards.source import Judgement, RewardSource, is_reserved, judged
 from rlhf_lightning.rewards.task_reward import give_gold
-from rlhf_lightning.rollout.engine import DecodingEngine, engine_for
+from rlhf_lightning.rollout.decode import FastDecoder
+from rlhf_lightning.rollout.engine import DecodingEngine
 from rlhf_lightning.rollout.joining import join_rollouts
 from rlhf_lightning.types import Prompt, Rollout, ScoredRollout
 
@@ -46,7 +47,7 @@ class ResponseCollector:
         monitors: further sources by name, which are only measured, too.
         decode_batch_size: number of responses that one device decodes at a time; None for all at once.
         keep_special_tokens: responses are scored and shown with the special tokens in them, the last one excepted.
-        engine: samples the responses; None for `engine_for` the policy.
+        engine: samples the responses; None for `FastDecoder`.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ResponseCollector:
         self.max_new_tokens = max_new_tokens
         self.decode_batch_size = decode_batch_size
         self.keep_special_tokens = keep_special_tokens
-        self.engine = engine
+        self.engine = engine or FastDecoder()
         self.prompts_shortened = 0
 
     def to(self, device: torch.device | str) -> None:
@@ -141,7 +142,7 @@ class ResponseCollector:
                 room,
             )
         self.prompts_shortened += shortened
-        rollout = (self.engine or engine_for(policy)).generate(
+        rollout = self.engine.generate(
             policy,
             context.to(policy.device),
             keys=keys.to(policy.device),

@@ -12,7 +12,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.policy import LanguagePolicy
 from rlhf_lightning.models.language.text import decode_responses, encode_prompts
 from rlhf_lightning.ops.noise import row_keys
-from rlhf_lightning.rollout.engine import engine_for
+from rlhf_lightning.rollout.decode import FastDecoder
 from rlhf_lightning.types import Prompt
 
 
@@ -50,7 +50,7 @@ def sample_responses(
         print(note, file=sys.stderr)
     rows = (torch.tensor(numbers)[:, None] * samples + torch.arange(samples)).flatten().to(device)
     keys = row_keys(seed=seed, stream=stream, iteration=iteration, rows=rows)
-    rollout = engine_for(policy).generate(
+    rollout = FastDecoder().generate(
         policy, context.to(device), keys=keys, rows=rows, max_new_tokens=max_new_tokens, greedy=greedy
     )
     bad = (~torch.isfinite(rollout.old_logprobs)).any(-1).nonzero()

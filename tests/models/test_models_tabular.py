@@ -20,7 +20,7 @@ from rlhf_lightning.models.tabular import (
     TabularPolicy,
     prefixes_before,
 )
-from rlhf_lightning.rollout.decode import BatchDecoder
+from rlhf_lightning.rollout.decode import EagerDecoder
 from rlhf_lightning.tasks.bandit.tree import as_rollout, build_tokenizer
 from rlhf_lightning.types import TokenContext, Trajectories
 
@@ -153,7 +153,7 @@ def test_kl_is_differentiable_twice(moving):
 
 
 def sampled(policy, count, length, **options):
-    return BatchDecoder().generate(
+    return EagerDecoder().generate(
         policy, context(count), keys=keys(*range(count)), rows=torch.arange(count), max_new_tokens=length, **options
     )
 
@@ -183,7 +183,7 @@ def test_full_responses_are_closed_or_cut():
 
 def test_several_samples_of_a_prompt_equal_as_many_prompts():
     one = policy()
-    once = BatchDecoder().generate(one, context(3), keys=keys(*range(12)), rows=torch.arange(12), max_new_tokens=DEPTH)
+    once = EagerDecoder().generate(one, context(3), keys=keys(*range(12)), rows=torch.arange(12), max_new_tokens=DEPTH)
     expected = sampled(one, 12, DEPTH)
     assert torch.equal(once.actions, expected.actions)
     assert torch.equal(once.context.input_ids, expected.context.input_ids)

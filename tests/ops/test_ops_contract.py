@@ -81,6 +81,7 @@ CALLS = {
     noise.row_keys: partial(noise.row_keys, seed=0, stream=0, iteration=0, rows=KEYS),
     noise.uniform: partial(noise.uniform, KEYS),
     noise.gumbel: partial(noise.gumbel, KEYS, size=3),
+    noise.gumbel_argmax: partial(noise.gumbel_argmax, VALUES, KEYS),
     noise.permutation: partial(noise.permutation, seed=0, stream=0, iteration=0, size=3),
     objectives.objective_rewards: partial(objectives.objective_rewards, VALUES, VALUES[:, :2], VALUES[0, :2], MASK),
     objectives.weighted_advantages: partial(

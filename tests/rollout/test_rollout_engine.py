@@ -6,8 +6,8 @@ import torch
 from rlhf_lightning.distributed import Stream
 from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.rewards.source import RewardSource
-from rlhf_lightning.rollout.decode import BatchDecoder
-from rlhf_lightning.rollout.engine import engine_for
+from rlhf_lightning.rollout.decode import FastDecoder
+from rlhf_lightning.rollout.engine import DecodingEngine
 from rlhf_lightning.rollout.responses import ResponseCollector
 from rlhf_lightning.types import Rollout
 
@@ -22,7 +22,7 @@ class Words(RewardSource):
         return torch.tensor([float(len(response.split())) for response in responses])
 
 
-class Echo:
+class Echo(DecodingEngine):
     """Answers with the last token of the prompt, then ends; remembers how it was called."""
 
     def __init__(self):
@@ -64,10 +64,9 @@ def test_an_engine_gets_the_noise_keys_of_its_rows():
         assert (max_new_tokens, greedy) == (6, False)
 
 
-def test_without_an_engine_the_one_for_the_policy_is_used():
+def test_without_an_engine_the_fast_one_is_used():
     policy = tiny_models.policy()
-    assert isinstance(engine_for(policy), BatchDecoder)
-    default, explicit = collect(policy), collect(policy, engine=BatchDecoder())
+    default, explicit = collect(policy), collect(policy, engine=FastDecoder())
     assert torch.equal(default.rollout.actions, explicit.rollout.actions)
     assert torch.equal(default.rollout.old_logprobs, explicit.rollout.old_logprobs)
     assert default.responses == explicit.responses != collect(policy, engine=Echo()).responses

@@ -94,6 +94,14 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
         log.warning("LoRA does not adapt %s of %s", ", ".join(others), type(model).__name__)
 
 
+def merged_weight(layer: nn.Module) -> Tensor:
+    """The weight of a layer with its adapter added, if it has one."""
+    adapted = cast(Any, layer)
+    if not hasattr(layer, "get_delta_weight"):
+        return cast(Tensor, adapted.weight)
+    return cast(Tensor, adapted.base_layer.weight + adapted.get_delta_weight(_ADAPTER))
+
+
 @torch.no_grad()
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
     """The state dict of the equivalent model without adapters; the module itself does not change."""

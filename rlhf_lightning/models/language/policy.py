@@ -5,26 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_lightning.models.language.decoding.own_forward import OwnForward
+from rlhf_lightning.models.language.decoding.written_out import CheckedSteps, WrittenOut
 from rlhf_lightning.models.language.lora import save_merged
 from rlhf_lightning.models.language.markup import stop_ids
 from rlhf_lightning.models.language.text import check_vocabulary
 from rlhf_lightning.models.language.trunk import (
     chunk_tokens,
     context_length,
-    feed,
     hidden_before,
     input_embedding,
     language_head,
     trainable,
 )
-from rlhf_lightning.models.policy import PolicyOutputs, TextPolicy
+from rlhf_lightning.models.policy import Decoding, PolicyOutputs, TextPolicy
 from rlhf_lightning.ops.kl import Direction
-from rlhf_lightning.ops.logprobs import Head, tempered_log_softmax, token_kl, token_statistics
+from rlhf_lightning.ops.logprobs import Head, token_kl, token_statistics
 from rlhf_lightning.ops.masking import scattered
 from rlhf_lightning.types import Context, TokenContext, Trajectories
 
@@ -50,6 +50,7 @@ class LanguagePolicy(TextPolicy):
         )
         self.model = trainable(model)
         self.vocabulary = max(tokenizer.get_vocab().values()) + 1
+        self._steps = CheckedSteps()
 
     def head(self) -> Head:
         """The map from hidden states to the logits of the tokenizer's tokens."""
@@ -58,9 +59,18 @@ class LanguagePolicy(TextPolicy):
             return head
         return lambda hidden: head(hidden)[..., : self.vocabulary]
 
-    def decoding(self, context: TokenContext, *, samples: int = 1) -> LanguageDecoding:
-        """Start writing; each prompt is read once."""
-        return LanguageDecoding(self, context, samples)
+    def decoding(self, context: TokenContext, *, samples: int = 1) -> Decoding:
+        """Start writing by the model's own forward; each prompt is read once."""
+        return OwnForward(self.model, self.head(), context, samples=samples, temperature=self.temperature)
+
+    def fast_decoding(self, context: TokenContext, *, samples: int = 1, room: int) -> Decoding:
+        """Start writing by the step of the architecture, if it has one that is written out."""
+        step = self._steps(self.model)
+        if step is None:
+            return self.decoding(context, samples=samples)
+        return WrittenOut(
+            self.model, step, self.head(), context, samples=samples, room=room, temperature=self.temperature
+        )
 
     def evaluate(
         self,
@@ -115,35 +125,3 @@ class LanguagePolicy(TextPolicy):
             settings.eos_token_id = [*(token_id for token_id in named if token_id is not None), *unnamed]
         save_merged(self.model, path)
         self.tokenizer.save_pretrained(path)
-
-
-class LanguageDecoding:
-    """The state of a language model that writes responses: its key-value cache.
-
-    Args:
-        samples: responses per prompt; the prompt is read once, and its cache repeated.
-    """
-
-    def __init__(self, policy: LanguagePolicy, context: TokenContext, samples: int) -> None:
-        self.policy = policy
-        self.head = policy.head()
-        self.cache = DynamicCache(config=policy.model.config)
-        self.mask = context.attention_mask
-        self.hidden = feed(policy.model, context.input_ids, self.mask, self.cache)
-        if samples > 1:
-            self.cache.batch_repeat_interleave(samples)
-            self.hidden, self.mask = (x.repeat_interleave(samples, 0) for x in (self.hidden, self.mask))
-
-    def distribution(self) -> Float[Tensor, "n V"]:
-        """Log-probabilities of the next token."""
-        return tempered_log_softmax(self.head(self.hidden), temperature=self.policy.temperature)
-
-    def append(self, tokens: Int[Tensor, " n"]) -> None:
-        """Append a token to each response."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        self.hidden = feed(self.policy.model, tokens[:, None], self.mask, self.cache)
-
-    def keep(self, rows: Int[Tensor, " m"]) -> None:
-        """Continue with these responses only; this copies the cache."""
-        self.cache.batch_select_indices(rows)
-        self.mask, self.hidden = self.mask[rows], self.hidden[rows]

@@ -20,7 +20,7 @@ from rlhf_lightning.models.language.lora import LoRA, add_adapters, merged_state
 from rlhf_lightning.models.reward.architectures import JointEncoder
 from rlhf_lightning.models.state import fingerprint, frozen_copy
 from rlhf_lightning.rewards.learned import LearnedReward
-from rlhf_lightning.rollout.decode import BatchDecoder
+from rlhf_lightning.rollout.decode import EagerDecoder
 from rlhf_lightning.types import Trajectories
 
 STYLES = pytest.mark.parametrize("style", ["gpt2", "llama"])
@@ -82,7 +82,7 @@ def test_adapted_model_starts_as_the_model_itself(style):
         assert mine.kl.abs().max() < 1e-6
     prompts, rows = context([5, 9, 11], [13], [8, 8]), torch.arange(3)
     written = [
-        BatchDecoder().generate(p, prompts, keys=keys(0, 1, 2), rows=rows, max_new_tokens=6) for p in (adapted, plain)
+        EagerDecoder().generate(p, prompts, keys=keys(0, 1, 2), rows=rows, max_new_tokens=6) for p in (adapted, plain)
     ]
     assert torch.equal(written[0].actions, written[1].actions)
     assert torch.equal(written[0].old_logprobs, written[1].old_logprobs)
@@ -104,7 +104,7 @@ def test_adapter_adds_the_product_of_equation_3(style):
 
 def test_decoding_follows_the_adapters():
     policy = stirred(small().policy(tiny_models.tokenizer))
-    written = BatchDecoder().generate(policy, PROMPT, keys=keys(3), rows=torch.tensor([3]), max_new_tokens=8)
+    written = EagerDecoder().generate(policy, PROMPT, keys=keys(3), rows=torch.tensor([3]), max_new_tokens=8)
     read = policy.evaluate(PROMPT, written.actions, written.action_mask).logprobs
     torch.testing.assert_close(written.old_logprobs, read, rtol=0, atol=1e-5)
     plain = small(lora=None).policy(tiny_models.tokenizer)

@@ -24,7 +24,7 @@ from rlhf_lightning.models.language.markup import (
 from rlhf_lightning.models.language.policy import LanguagePolicy
 from rlhf_lightning.models.language.text import encode_prompts, encode_responses
 from rlhf_lightning.models.reward.networks import DecoderNetwork
-from rlhf_lightning.rollout.decode import BatchDecoder
+from rlhf_lightning.rollout.decode import EagerDecoder
 
 TURN = [{"role": "user", "content": "say hello"}]
 TRANSCRIPT = "Human: say hello\n\nAssistant:"
@@ -159,7 +159,7 @@ def test_sampling_stops_at_the_end_of_a_turn_in_transformers_too(tmp_path):
     policy = LanguagePolicy(model, words)
     context, _ = encode_prompts([TURN], words, max_tokens=60)
     many = torch.arange(64)
-    rollout = BatchDecoder().generate(policy, context, keys=tiny_models.keys(*many), rows=many, max_new_tokens=48)
+    rollout = EagerDecoder().generate(policy, context, keys=tiny_models.keys(*many), rows=many, max_new_tokens=48)
     ended = rollout.action_mask & (rollout.actions == end)
     assert ended.any()
     assert torch.equal(ended & rollout.terminated, ended)

@@ -10,7 +10,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language import policy as policy_module
 from rlhf_lightning.models.language.markup import stop_ids
 from rlhf_lightning.models.language.policy import LanguagePolicy
-from rlhf_lightning.rollout.decode import BatchDecoder
+from rlhf_lightning.rollout.decode import EagerDecoder
 from rlhf_lightning.types import TokenContext, Trajectories
 
 PROMPTS = ([5, 9, 11], [13], [10, 12, 6, 7, 14, 8, 5])
@@ -177,7 +177,7 @@ def test_save_reloads_in_transformers_with_template_and_stop_tokens(kind, tmp_pa
 
 def test_select_keeps_what_is_evaluated(kind):
     policy = tiny_models.policy(kind)
-    rollout = BatchDecoder().generate(
+    rollout = EagerDecoder().generate(
         policy, context(*PROMPTS), keys=keys(0, 1, 2), rows=torch.arange(3), max_new_tokens=9
     )
     whole = policy.evaluate(rollout.context, rollout.actions, rollout.action_mask).logprobs

@@ -14,7 +14,7 @@ from rlhf_lightning.models.language.check import check_language_model, check_sco
 from rlhf_lightning.models.language.policy import LanguagePolicy
 from rlhf_lightning.models.language.trunk import context_length, known_positions, trainable
 from rlhf_lightning.models.state import frozen_copy
-from rlhf_lightning.rollout.decode import BatchDecoder
+from rlhf_lightning.rollout.decode import EagerDecoder
 
 BORDER = 16
 EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
@@ -70,7 +70,7 @@ def test_rows_up_to_the_end_of_the_context_do_not_depend_on_those_beside_them(ki
 def test_decoding_up_to_the_border_gives_the_numbers_of_the_whole_row():
     policy = longrope_policy()
     prompts = (SHORT, LONG[:10])
-    written = BatchDecoder().generate(
+    written = EagerDecoder().generate(
         policy, context(*prompts), keys=keys(0, 1), rows=torch.arange(2), max_new_tokens=BORDER - 10
     )
     for row, prompt in enumerate(prompts):

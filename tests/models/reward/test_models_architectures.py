@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.check import check_language_model, check_scorer
 from rlhf_lightning.models.language.trunk import hidden_states, language_head, trainable
-from rlhf_lightning.rollout.decode import BatchDecoder
+from rlhf_lightning.rollout.decode import EagerDecoder
 
 ONE = context([5, 9, 11, 6, 14, 7, 8])
 THREE = context([5, 9, 11, 6, 14, 7, 8], [13], [10, 12, 6])
@@ -39,7 +39,7 @@ def test_language_head_gives_the_models_own_logits(kind):
 )
 def test_decode_logprobs_are_those_of_teacher_forcing(kind, dtype, tolerance):
     policy = tiny_models.policy(kind, temperature=0.8).to(dtype)
-    rollout = BatchDecoder().generate(
+    rollout = EagerDecoder().generate(
         policy, THREE, keys=keys(0, 1, 2, 3, 4, 5), rows=torch.arange(6), max_new_tokens=12
     )
     outputs = policy.evaluate(rollout.context, rollout.actions, rollout.action_mask)
@@ -51,7 +51,7 @@ def test_decode_logprobs_are_those_of_teacher_forcing(kind, dtype, tolerance):
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_decode_logprobs_are_those_of_the_model_read_without_padding(kind):
     policy = tiny_models.policy(kind).eval()
-    rollout = BatchDecoder().generate(policy, THREE, keys=keys(0, 1, 2), rows=torch.arange(3), max_new_tokens=12)
+    rollout = EagerDecoder().generate(policy, THREE, keys=keys(0, 1, 2), rows=torch.arange(3), max_new_tokens=12)
     for row in range(3):
         prompt = THREE.input_ids[row][THREE.attention_mask[row]]
         response = rollout.actions[row][rollout.action_mask[row]]
