@@ -22,7 +22,7 @@ class GPT2Step:
     def __init__(self, model: GPT2LMHeadModel) -> None:
         trunk = model.transformer
         self.tokens, self.positions, self.norm = trunk.wte, trunk.wpe, trunk.ln_f
-        self.blocks = [Block(cast(GPT2Block, block)) for block in trunk.h]
+        self.layers = [GPT2Layer(cast(GPT2Block, block)) for block in trunk.h]
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self | None:
@@ -36,12 +36,12 @@ class GPT2Step:
     ) -> Float[Tensor, "n H"]:
         """The last hidden states; see `DecodingStep`."""
         hidden = self.tokens(tokens) + self.positions(positions)
-        for layer, block in enumerate(self.blocks):
-            hidden = block(hidden, layer, key_values)
+        for number, layer in enumerate(self.layers):
+            hidden = layer(hidden, number, key_values)
         return self.norm(hidden)
 
 
-class Block:
+class GPT2Layer:
     """Attention and a feed-forward network, each behind a layer norm and added to what came in."""
 
     def __init__(self, block: GPT2Block) -> None:
@@ -53,9 +53,9 @@ class Block:
         if isinstance(self.activation, NewGELUActivation):
             self.activation = partial(gelu, approximate="tanh")  # the same in one operation
 
-    def __call__(self, hidden: Float[Tensor, "n H"], layer: int, key_values: KeyValues) -> Float[Tensor, "n H"]:
-        """The hidden states after this block."""
+    def __call__(self, hidden: Float[Tensor, "n H"], number: int, key_values: KeyValues) -> Float[Tensor, "n H"]:
+        """The hidden states after this layer."""
         query, key, value = self.attention(self.norm_1(hidden)).view(len(hidden), 3, self.heads, -1).unbind(1)
-        attended = key_values.attend(layer, query, key, value, scale=self.scale)
+        attended = key_values.attend(number, query, key, value, scale=self.scale)
         hidden = hidden + self.attention_out(attended)
         return hidden + self.contract(self.activation(self.expand(self.norm_2(hidden))))

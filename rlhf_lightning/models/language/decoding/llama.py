@@ -38,7 +38,7 @@ class LlamaStep:
         cosine, sine = trunk.rotary_emb(self.tokens.weight[:1], known)
         self.rotation = torch.stack([cosine[0], sine[0]], dim=1)
         """Cosine and sine of every position, [positions, 2, D]."""
-        self.blocks = [Block(cast(LlamaDecoderLayer, block)) for block in trunk.layers]
+        self.layers = [LlamaLayer(cast(LlamaDecoderLayer, block)) for block in trunk.layers]
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self | None:
@@ -57,12 +57,12 @@ class LlamaStep:
         """The last hidden states; see `DecodingStep`."""
         hidden = self.tokens(tokens)
         cosine, sine = self.rotation[positions, :, None].unbind(1)
-        for layer, block in enumerate(self.blocks):
-            hidden = block(hidden, cosine, sine, layer, key_values)
+        for number, layer in enumerate(self.layers):
+            hidden = layer(hidden, cosine, sine, number, key_values)
         return self.norm(hidden)
 
 
-class Block:
+class LlamaLayer:
     """Attention and a feed-forward network, each behind a norm and added to what came in."""
 
     def __init__(self, block: LlamaDecoderLayer) -> None:
@@ -82,15 +82,15 @@ class Block:
         hidden: Float[Tensor, "n H"],
         cosine: Float[Tensor, "n 1 D"],
         sine: Float[Tensor, "n 1 D"],
-        layer: int,
+        number: int,
         key_values: KeyValues,
     ) -> Float[Tensor, "n H"]:
-        """The hidden states after this block."""
+        """The hidden states after this layer."""
         query, key, value = (
             outputs.unflatten(-1, (-1, self.depth)) for outputs in self.attention.apart(self.norm_1(hidden))
         )
         query, key = (rotated(vectors, cosine, sine) for vectors in (self.query_norm(query), self.key_norm(key)))
-        hidden = hidden + self.attention_out(key_values.attend(layer, query, key, value, scale=self.scale))
+        hidden = hidden + self.attention_out(key_values.attend(number, query, key, value, scale=self.scale))
         gate, expanded = self.expand.apart(self.norm_2(hidden))
         return hidden + self.contract(self.activation(gate) * expanded)
 
