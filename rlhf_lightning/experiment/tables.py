@@ -53,6 +53,13 @@ def claims_rows(result: ComparisonResult) -> pd.DataFrame:
     return pd.concat([rows, pd.DataFrame(missing, columns=rows.columns)], ignore_index=True)
 
 
+def _verdict(one: Judged) -> str:
+    """What was shown, and for a claim that must hold whether it does."""
+    if one.standing is None or one.verdict is Decision.UNDECIDED:
+        return one.in_words()
+    return f"{one.standing} ({one.in_words()})"
+
+
 def judged_rows(judged: Sequence[Judged]) -> pd.DataFrame:
     """Verdicts as they are shown."""
     columns = ["claim", "published", "ours (95 % interval)", "verdict", "p", "seeds", "notes"]
@@ -61,7 +68,7 @@ def judged_rows(judged: Sequence[Judged]) -> pd.DataFrame:
             one.claim.title,
             _cell(one.claim.published),
             f"{one.quantity}: {_with_interval(one.estimate, one.low, one.high)}",
-            f"{one.standing} ({one.in_words()})" if one.standing is not None else one.in_words(),
+            _verdict(one),
             _p(one.adjusted_equivalence if one.verdict is Decision.EQUIVALENT else one.adjusted_difference),
             str(len(one.seeds)),
             "; ".join(one.notes),
