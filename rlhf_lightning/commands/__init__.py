@@ -15,6 +15,7 @@ COMMANDS = {
     "bestof": "measure what best-of-n sampling makes of a policy, by the reward that selects and by gold",
     "winrate": "let two policies answer the same held-out prompts, and say which wins how often",
     "prove": "compare each optimizer's expected gradient with the exact one of a tiny task",
+    "bench": "time the parts of an iteration on this machine, beside other ways to do the same",
     "new": "write an optimizer, loss, reward, task or callback of your own: one file to start from",
 }
 """Every command with its one line of help, in the order of the program's help."""

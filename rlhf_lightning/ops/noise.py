@@ -7,7 +7,7 @@ Generators"), applied once per component of the key. Integers are 64 bits and wr
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -21,8 +21,11 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
-BLOCK = 1 << 16
-"""Number of tokens that are hashed at a time."""
+BLOCK = 3 << 13
+"""Number of tokens that are hashed at a time: what one core does by itself, in its own cache."""
+
+FEW = 1 << 17
+"""Number of tokens up to which noise for all of them is as fast."""
 
 _BITS = 31
 _RANGE = 2.0**_BITS
@@ -96,7 +99,7 @@ def gumbel_argmax(logprobs: Float[Tensor, "B V"], keys: Int[Tensor, " B"]) -> In
     this leaves a handful. They are found in blocks that stay in the cache, from the highest bits of their hashes, and
     only they get noise.
     """
-    if logprobs.numel() <= BLOCK:
+    if logprobs.numel() <= FEW:
         return (logprobs + gumbel(keys, size=logprobs.shape[-1]).to(logprobs.dtype)).argmax(-1)
     largest, likeliest = logprobs.max(-1)
     bar = largest + _gumbel_of(fold(keys, likeliest)).to(logprobs.dtype)
@@ -112,27 +115,30 @@ def _candidates(
 ) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
     """Rows and tokens of all that reach the bar of their row, and of a few that do not."""
     count, size = logprobs.shape
-    tokens = mix(torch.arange(size, device=keys.device))
+    tokens, least = mix(torch.arange(size, device=keys.device)), _least(logprobs - bar[:, None])
     height, width = max(1, BLOCK // size), min(size, BLOCK)
     work = torch.empty(2, height * width, dtype=torch.int64, device=keys.device)
     found = []
     for row in range(0, count, height):
         for token in range(0, size, width):
-            part = logprobs[row : row + height, token : token + width]
-            own_keys, own_bar = keys[row : row + height, None], bar[row : row + height, None]
+            part = least[row : row + height, token : token + width]
             bits, spare = (some[: part.numel()].view(part.shape) for some in work)
-            torch.bitwise_xor(own_keys, tokens[None, token : token + width], out=bits)
-            places = _reaching(_mix_in_place(_mix_in_place(bits, spare), spare), part - own_bar).nonzero()
+            torch.bitwise_xor(keys[row : row + height, None], tokens[None, token : token + width], out=bits)
+            highest = _highest(_mix_in_place(_mix_in_place(bits, spare), spare))
+            places = (highest.float() >= part).nonzero()
             found.append(places + places.new_tensor([row, token]))
     rows, chosen = torch.cat(found).unbind(1)
     return rows, chosen
 
 
-def _reaching(bits: Int[Tensor, "b v"], distance: Float[Tensor, "b v"]) -> Bool[Tensor, "b v"]:
-    """Where u, the highest bits over their range, is at least 1 − exp(distance), up to rounding; not at NaN."""
-    highest = bits.bitwise_right_shift_(64 - _BITS).bitwise_and_((1 << _BITS) - 1)
-    least = distance.float().exp_().mul_(-_RANGE * (1 + 1e-5)).add_(_RANGE - _MARGIN)
-    return highest.float() >= least
+def _least(distance: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+    """The least of the highest bits of u with which a token can reach a bar at this distance; NaN for none."""
+    return distance.float().exp_().mul_(-_RANGE * (1 + 1e-5)).add_(_RANGE - _MARGIN)
+
+
+def _highest(bits: Int[Tensor, "b v"]) -> Int[Tensor, "b v"]:
+    """The highest bits of u, in place."""
+    return bits.bitwise_right_shift_(64 - _BITS).bitwise_and_((1 << _BITS) - 1)
 
 
 def permutation(*, seed: int, stream: int, iteration: int, size: int) -> Int[Tensor, " N"]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_lightning.models.language.decoding.packed_weights import packed, packed_linear
 from rlhf_lightning.models.language.lora import merged_weight
 
 
@@ -27,13 +28,13 @@ class Affine:
         self.weight = as_multiplied(weights[0] if len(weights) == 1 else torch.cat(weights))
         self.bias = None if biases[0] is None else as_multiplied(torch.cat(cast("list[Tensor]", biases)))
         self.sizes = [len(weight) for weight in weights]
-        self.packed = _packed(self.weight)
+        self.packed = packed(self.weight)
 
     def __call__(self, inputs: Float[Tensor, "n I"]) -> Float[Tensor, "n O"]:
         """Inputs times weights, plus the biases."""
         if self.packed is None:
             return linear(inputs, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(inputs.to(self.weight.dtype), self.packed, self.bias, "none", [], "")
+        return packed_linear(inputs.to(self.weight.dtype), self.packed, self.bias)
 
     def apart(self, inputs: Float[Tensor, "n I"]) -> tuple[Float[Tensor, "n O"], ...]:
         """The outputs of each layer."""
@@ -44,18 +45,6 @@ def as_multiplied(tensor: Tensor) -> Tensor:
     """A tensor in the dtype in which mixed precision multiplies it, so that it is converted once."""
     kind = tensor.device.type
     return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
-
-
-def _packed(weight: Float[Tensor, "O I"]) -> Tensor | None:
-    """Weights in oneDNN's own order, as `torch.compile` keeps those that do not change; None where it has none."""
-    known = weight.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
-    if weight.device.type != "cpu" or not known or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return None
-    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS))
-
-
-_ROWS = 64
-"""Number of rows for which weights are packed."""
 
 
 def _base(layer: nn.Module) -> nn.Module:

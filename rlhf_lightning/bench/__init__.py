@@ -1,0 +1,1 @@
+"""How fast the parts of an iteration are on this machine."""

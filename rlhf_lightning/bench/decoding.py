@@ -1,0 +1,84 @@
+"""Sampling responses: the decoding engines beside each other, and beside ``generate`` of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from transformers import GenerationConfig
+
+from rlhf_lightning.bench.models import Size, prompts
+from rlhf_lightning.bench.timing import Timings, timed_in_turn
+from rlhf_lightning.models.language.policy import LanguagePolicy
+from rlhf_lightning.ops.noise import gumbel, gumbel_argmax, row_keys
+from rlhf_lightning.rollout.decode import EagerDecoder, FastDecoder
+from rlhf_lightning.rollout.engine import DecodingEngine
+from rlhf_lightning.types import TokenContext
+
+PROMPTS, SAMPLES, PROMPT_LENGTH, NEW_TOKENS = 16, 4, 24, 64
+
+
+def rollout_timings(
+    size: Size,
+    device: torch.device,
+    rounds: int,
+    *,
+    ends: int,
+    track: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Timings:
+    """Seconds of `SAMPLES` responses to each of `PROMPTS` prompts, by engine.
+
+    Args:
+        ends: number of tokens that end a response; 0 for responses of full length.
+    """
+    policy = size.policy(device, context_length=PROMPT_LENGTH + NEW_TOKENS)
+    policy.stop_ids = list(range(7, 7 + ends))
+    context = prompts(policy, PROMPTS, length=PROMPT_LENGTH)
+    ways: Mapping[str, Callable[[], object]] = {
+        "generate": lambda: generate(policy, context),
+        "eager": lambda: sample(EagerDecoder(), policy, context),
+        "fast": lambda: sample(FastDecoder(), policy, context),
+    }
+    return timed_in_turn(ways, rounds, track=track)
+
+
+def sample(engine: DecodingEngine, policy: LanguagePolicy, context: TokenContext) -> object:
+    """The responses of an engine."""
+    rows = torch.arange(PROMPTS * SAMPLES, device=policy.device)
+    keys = row_keys(seed=1, stream=0, iteration=0, rows=rows)
+    return engine.generate(policy, context, keys=keys, rows=rows, max_new_tokens=NEW_TOKENS)
+
+
+@torch.no_grad()
+def generate(policy: LanguagePolicy, context: TokenContext) -> object:
+    """The same number of responses by transformers."""
+    settings = GenerationConfig(
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_id=policy.stop_ids or None,
+        pad_token_id=0,
+        num_return_sequences=SAMPLES,
+    )
+    return cast(Any, policy.model).generate(
+        context.input_ids, attention_mask=context.attention_mask.long(), generation_config=settings
+    )
+
+
+def noise_timings(vocabulary: int, device: torch.device, rounds: int) -> Timings:
+    """Seconds in which 64 tokens are drawn from logits: with noise for every token, and where it can matter.
+
+    ``log-softmax`` is what any sampler has to do.
+    """
+    logits = 3 * torch.randn(64, vocabulary, generator=torch.Generator().manual_seed(1)).to(device)
+    keys = row_keys(seed=1, stream=0, iteration=0, rows=torch.arange(64, device=device))
+    logprobs = logits.log_softmax(-1)
+    return timed_in_turn(
+        {
+            "log-softmax": lambda: logits.log_softmax(-1),
+            "all noise": lambda: (logprobs + gumbel(keys, size=vocabulary).float()).argmax(-1),
+            "noise that matters": lambda: gumbel_argmax(logprobs, keys),
+        },
+        rounds,
+    )

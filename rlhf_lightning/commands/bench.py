@@ -1,0 +1,76 @@
+"""``bench``: how fast the parts of an iteration are on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_lightning.cli.arguments import LineParser, positive, track, writable
+from rlhf_lightning.commands import COMMANDS
+
+if TYPE_CHECKING:
+    import torch
+
+EXAMPLE = "bench --only noise --rounds 1"
+_PARTS = ("decoding", "noise")
+
+
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    arguments = _parser().parse_args(argv)
+
+    import torch
+
+    from rlhf_lightning.bench.rows import PARTS
+    from rlhf_lightning.report.tables import markdown_table
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    table = [["work", "way", "median", "times ours, median (range)"]]
+    for part in arguments.only or _PARTS:
+        for row in PARTS[part](device, arguments.rounds, track):
+            table += row.cells()
+            print(*(f"{way:20} {took:>8}  {ratio}" for _, way, took, ratio in row.cells()), sep="\n")
+    if arguments.out:
+        text = f"{_machine(device)}; each way once per round, {arguments.rounds} rounds\n\n{markdown_table(table)}"
+        Path(arguments.out).write_text(text, encoding="utf-8")
+        print(f"wrote {arguments.out}")
+
+
+def _machine(device: torch.device) -> str:
+    """The machine, its measured limits, and the versions, in one line."""
+    import platform
+
+    import torch
+    import transformers
+
+    from rlhf_lightning.bench.machine import bandwidth, matrix_rate
+
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    rates = ", ".join(
+        f"{matrix_rate(device, dtype) / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    return (
+        f"{name}, {torch.get_num_threads()} threads; {rates}; {bandwidth(device) / 1e9:.0f} GB/s; "
+        f"torch {torch.__version__}, transformers {transformers.__version__}"
+    )
+
+
+def _parts(text: str) -> list[str]:
+    chosen = text.split(",")
+    for part in chosen:
+        if part not in _PARTS:
+            raise argparse.ArgumentTypeError(f"{part!r} is no part; expected some of {', '.join(_PARTS)}")
+    return chosen
+
+
+def _parser() -> LineParser:
+    parser = LineParser("bench", COMMANDS["bench"], EXAMPLE)
+    parser.add_argument("--only", type=_parts, metavar="A,B", help=f"some of {', '.join(_PARTS)} (default: all)")
+    parser.add_argument("--rounds", type=positive, default=5, help="how often each way is timed (default 5)")
+    parser.add_argument("--threads", type=positive, help="of the CPU (default: all)")
+    parser.add_argument("--out", type=writable, metavar="FILE.md", help="write a table, with the machine")
+    return parser
