@@ -322,6 +322,7 @@ def test_steps_in_double_precision(kind):
 def test_steps_in_mixed_precision_are_near_the_models_own(kind):
     policy = tiny_models.policy(kind, scale=4.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert isinstance(policy.fast_decoding(context(*PROMPTS), room=4), WrittenOut)
         found = sample(FastDecoder(), policy)
         given = policy.evaluate(found.context, found.actions, found.action_mask).logprobs
     exact = policy.evaluate(found.context, found.actions, found.action_mask).logprobs

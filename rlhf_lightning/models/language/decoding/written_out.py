@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from rlhf_lightning.models.language.decoding.affine import as_multiplied
 from rlhf_lightning.models.language.decoding.gpt2 import GPT2Step
 from rlhf_lightning.models.language.decoding.key_values import KeyValues
 from rlhf_lightning.models.language.decoding.llama import LlamaStep
@@ -53,7 +54,8 @@ def agrees(step: DecodingStep, model: PreTrainedModel) -> bool:
     key_values = KeyValues(cache, mask, samples=1, room=1)
     expected = feed(model, tokens[:, None], torch.cat([mask, mask.new_ones(2, 1)], dim=1), cache)
     found = step(tokens, mask.sum(-1), key_values)
-    tolerance = 1e-3 if found.dtype == expected.dtype != torch.bfloat16 else 0.1
+    multiplied = as_multiplied(found).dtype
+    tolerance = 1e-3 if multiplied in (torch.float32, torch.float64) else 0.1
     return bool((found - expected).norm() <= tolerance * expected.norm())
 
 
