@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
@@ -25,6 +26,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0, 2 for a mistake of the user's, 130 when interrupted, 141 when nobody reads the output any more.
     """
+    status = _status(argv)
+    if argv is None and status and _is_distributed():
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(status)  # the threads of a process group may abort while the interpreter ends
+    return status
+
+
+def _is_distributed() -> bool:
+    """Whether this process is in a process group of torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _status(argv: Sequence[str] | None) -> int:
     if argv is None:
         use_utf8()
         show_any_character()
