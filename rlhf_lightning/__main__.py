@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
 import sys
@@ -28,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     status = _status(argv)
     if argv is None and status and _is_distributed():
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        os._exit(status)  # the threads of a process group may abort while the interpreter ends
+        from rlhf_lightning.lightning_seams import end_process
+
+        end_process(status)
     return status
 
 

@@ -1,4 +1,4 @@
-"""All uses of the private interfaces of Lightning, LightningCLI and argparse stand here, one function each.
+"""All uses of the private interfaces of Lightning, LightningCLI, argparse and atexit stand here, one function each.
 
 No version promises to keep what these functions rely on. ``tests/test_lightning_seams.py`` pins each of them, and says
 what to do where a new version breaks one.
@@ -7,11 +7,14 @@ what to do where a new version breaks one.
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
@@ -164,3 +167,19 @@ class OneConfigCLI(LightningCLI):
     @override
     def _parse_ckpt_path(self) -> None:
         """Take no configuration from checkpoints, where Lightning would look for hyperparameters."""
+
+
+# -- the interpreter -----------------------------------------------------------------------------------------------
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process with a status, after what is to be done at its exit.
+
+    The interpreter's own end may abort where the threads of a process group of torch still run.
+
+    Relies on ``atexit._run_exitfuncs``.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -9,6 +9,8 @@ import ast
 import importlib
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -287,3 +289,12 @@ def test_packed_weights_multiply_as_others_do(dtype, biased):
         atol=tolerance,
     )
     assert packed(weight.double()) is None
+
+
+def test_a_process_ends_with_its_status_after_what_is_to_be_done_at_its_exit():
+    program = (
+        "import atexit; from rlhf_lightning.lightning_seams import end_process; "
+        "atexit.register(print, 'done at exit'); end_process(7); print('never')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (7, "done at exit\n")
