@@ -14,7 +14,7 @@ from rlhf_lightning.bench.models import SIZES
 from rlhf_lightning.bench.timing import Timings
 
 
-class RoundsTrack(Protocol):
+class ShowsRounds(Protocol):
     """Shows how far a loop is, such as `cli.arguments.track`."""
 
     def __call__(self, items: Sequence[int], what: str) -> Iterable[int]:
@@ -48,7 +48,7 @@ class BenchRow:
             yield [self.work, way, _time(self.timings.median(way)), ratio]
 
 
-def decoding_rows(device: torch.device, rounds: int, track: RoundsTrack) -> Iterator[BenchRow]:
+def decoding_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[BenchRow]:
     """Rollouts of models of every size, of full and of varying length."""
     for name, size in SIZES.items():
         for ends, lengths in ((0, f"{NEW_TOKENS} tokens"), (_ENDS, f"up to {NEW_TOKENS} tokens")):
@@ -57,7 +57,7 @@ def decoding_rows(device: torch.device, rounds: int, track: RoundsTrack) -> Iter
             yield BenchRow(work, timings, ours="fast")
 
 
-def noise_rows(device: torch.device, rounds: int, track: RoundsTrack) -> Iterator[BenchRow]:
+def noise_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[BenchRow]:
     """Drawing a token for each of 64 responses."""
     for vocabulary in VOCABULARIES:
         work = f"one token for each of 64 responses of {vocabulary:,}"

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     for part in arguments.only or _PARTS:
         for row in PARTS[part](device, arguments.rounds, track):
             table += row.cells()
-            print(*(f"{way:20} {took:>8}  {ratio}" for _, way, took, ratio in row.cells()), sep="\n")
+            print(row.work, *(f"  {way:20} {took:>8}  {ratio}" for _, way, took, ratio in row.cells()), sep="\n")
     if arguments.out:
         text = f"{_machine(device)}; each way once per round, {arguments.rounds} rounds\n\n{markdown_table(table)}"
         Path(arguments.out).write_text(text, encoding="utf-8")

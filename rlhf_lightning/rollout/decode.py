@@ -91,7 +91,7 @@ class EagerDecoder(DecodingEngine):
 
 
 class FastDecoder(EagerDecoder):
-    """The same with the steps of common architectures written out, and with the policy's own forward for others.
+    """The same with steps of our own for common architectures, and with the policy's own forward for others.
 
     The tokens are those of `EagerDecoder`, and the log-probabilities up to rounding.
     """

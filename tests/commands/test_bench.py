@@ -1,6 +1,8 @@
 import pytest
 
 from rlhf_lightning.__main__ import main
+from rlhf_lightning.bench.rows import PARTS
+from rlhf_lightning.commands import bench
 
 
 def test_a_table_is_written_with_the_machine(tmp_path, monkeypatch, capsys):
@@ -14,7 +16,13 @@ def test_a_table_is_written_with_the_machine(tmp_path, monkeypatch, capsys):
     assert "2 rounds" in head
     assert len(table) == 2 + 2 * 3
     assert [line.split("|")[2].strip() for line in table[-3:]] == ["log-softmax", "all noise", "noise that matters"]
-    assert capsys.readouterr().out.count("noise that matters") == 2
+    printed = capsys.readouterr().out
+    assert printed.count("noise that matters") == 2
+    assert "one token for each of 64 responses of 3,000\n" in printed
+
+
+def test_every_part_can_be_chosen():
+    assert list(PARTS) == list(bench._PARTS)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from scipy.stats import chisquare
 from tiny_models import context, keys
 from transformers import GenerationConfig
 
-from rlhf_lightning.models.language.decoding.own_forward import OwnForward
-from rlhf_lightning.models.language.decoding.written_out import WrittenOut
+from rlhf_lightning.models.language.decoding.forward_decoding import ForwardDecoding
+from rlhf_lightning.models.language.decoding.step_decoding import StepDecoding
 from rlhf_lightning.models.language.lora import LoRA, add_adapters
 from rlhf_lightning.models.language.policy import LanguagePolicy
 from rlhf_lightning.rollout import decode as decode_module
@@ -275,18 +275,18 @@ def test_steps_follow_the_configuration(kind, changes):
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "qwen3"])
-def test_common_architectures_are_written_out(kind):
+def test_common_architectures_have_a_step_of_their_own(kind):
     state = tiny_models.policy(kind).fast_decoding(context(*PROMPTS), room=4)
-    assert isinstance(state, WrittenOut)
+    assert isinstance(state, StepDecoding)
 
 
 def test_other_architectures_use_their_own_forward_and_say_so_once(caplog):
     policy = tiny_models.policy("gpt_neox")
     with caplog.at_level(logging.INFO):
         states = [policy.fast_decoding(context(*PROMPTS), room=4) for _ in range(2)]
-    assert all(isinstance(state, OwnForward) for state in states)
+    assert all(isinstance(state, ForwardDecoding) for state in states)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == "decoding uses the model's own forward: the step of GPTNeoXForCausalLM is not written out"
+    assert line == "decoding uses the model's own forward: there is no faster step for GPTNeoXForCausalLM"
 
 
 def test_a_step_that_disagrees_with_the_model_is_not_used(caplog):
@@ -296,7 +296,7 @@ def test_a_step_that_disagrees_with_the_model_is_not_used(caplog):
     with caplog.at_level(logging.INFO):
         assert_same(sample(FastDecoder(), policy), sample(EagerDecoder(), policy))
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "the step of LlamaForCausalLM computes something else than the one written out" in line
+    assert "the faster step does not agree with that of LlamaForCausalLM" in line
 
 
 def test_steps_have_the_weights_of_the_moment():
@@ -322,7 +322,7 @@ def test_steps_in_double_precision(kind):
 def test_steps_in_mixed_precision_are_near_the_models_own(kind):
     policy = tiny_models.policy(kind, scale=4.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert isinstance(policy.fast_decoding(context(*PROMPTS), room=4), WrittenOut)
+        assert isinstance(policy.fast_decoding(context(*PROMPTS), room=4), StepDecoding)
         found = sample(FastDecoder(), policy)
         given = policy.evaluate(found.context, found.actions, found.action_mask).logprobs
     exact = policy.evaluate(found.context, found.actions, found.action_mask).logprobs

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lightning.models.language.decoding.own_forward import OwnForward
-from rlhf_lightning.models.language.decoding.written_out import CheckedSteps, WrittenOut
+from rlhf_lightning.models.language.decoding.forward_decoding import ForwardDecoding
+from rlhf_lightning.models.language.decoding.step_decoding import CheckedSteps, StepDecoding
 from rlhf_lightning.models.language.lora import save_merged
 from rlhf_lightning.models.language.markup import stop_ids
 from rlhf_lightning.models.language.text import check_vocabulary
@@ -61,14 +61,14 @@ class LanguagePolicy(TextPolicy):
 
     def decoding(self, context: TokenContext, *, samples: int = 1) -> Decoding:
         """Start writing by the model's own forward; each prompt is read once."""
-        return OwnForward(self.model, self.head(), context, samples=samples, temperature=self.temperature)
+        return ForwardDecoding(self.model, self.head(), context, samples=samples, temperature=self.temperature)
 
     def fast_decoding(self, context: TokenContext, *, samples: int = 1, room: int) -> Decoding:
-        """Start writing by the step of the architecture, if it has one that is written out."""
+        """Start writing by our own step of the architecture, or by the model's own forward where there is none."""
         step = self._steps(self.model)
         if step is None:
             return self.decoding(context, samples=samples)
-        return WrittenOut(
+        return StepDecoding(
             self.model, step, self.head(), context, samples=samples, room=room, temperature=self.temperature
         )
 

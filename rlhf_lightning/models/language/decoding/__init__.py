@@ -1,1 +1,1 @@
-"""How a language model writes token by token: through its own forward, or by steps that are written out here."""
+"""How a language model writes token by token: through its own forward, or by a step of our own for its architecture."""

@@ -25,16 +25,17 @@ class Affine:
         weights = [merged_weight(layer) for layer in layers]
         weights = [w.t() if isinstance(_base(layer), Conv1D) else w for w, layer in zip(weights, layers, strict=True)]
         biases = [cast("Tensor | None", layer.bias) for layer in layers]
-        self.weight = as_multiplied(weights[0] if len(weights) == 1 else torch.cat(weights))
+        weight = as_multiplied(weights[0] if len(weights) == 1 else torch.cat(weights))
         self.bias = None if biases[0] is None else as_multiplied(torch.cat(cast("list[Tensor]", biases)))
-        self.sizes = [len(weight) for weight in weights]
-        self.packed = packed(self.weight)
+        self.sizes, self.dtype = [len(one) for one in weights], weight.dtype
+        self.packed = packed(weight)
+        self.weight = weight if self.packed is None else None  # not both, each of which may be a copy
 
     def __call__(self, inputs: Float[Tensor, "n I"]) -> Float[Tensor, "n O"]:
         """Inputs times weights, plus the biases."""
-        if self.packed is None:
+        if self.weight is not None:
             return linear(inputs, self.weight, self.bias)
-        return packed_linear(inputs.to(self.weight.dtype), self.packed, self.bias)
+        return packed_linear(inputs.to(self.dtype), cast(Tensor, self.packed), self.bias)
 
     def apart(self, inputs: Float[Tensor, "n I"]) -> tuple[Float[Tensor, "n O"], ...]:
         """The outputs of each layer."""

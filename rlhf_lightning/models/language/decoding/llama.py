@@ -19,7 +19,6 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMod
 
 from rlhf_lightning.models.language.decoding.affine import Affine
 from rlhf_lightning.models.language.decoding.key_values import KeyValues
-from rlhf_lightning.models.language.trunk import context_length
 
 _ARCHITECTURES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
@@ -33,11 +32,7 @@ class LlamaStep:
 
     def __init__(self, model: PreTrainedModel) -> None:
         trunk = cast(LlamaModel, model.base_model)
-        self.tokens, self.norm = trunk.embed_tokens, Norm(trunk.norm)
-        known = torch.arange(context_length(model), device=model.device)[None]
-        cosine, sine = trunk.rotary_emb(self.tokens.weight[:1], known)
-        self.rotation = torch.stack([cosine[0], sine[0]], dim=1)
-        """Cosine and sine of every position, [positions, 2, D]."""
+        self.tokens, self.norm, self.angles = trunk.embed_tokens, Norm(trunk.norm), trunk.rotary_emb
         self.layers = [LlamaLayer(cast(LlamaDecoderLayer, block)) for block in trunk.layers]
 
     @classmethod
@@ -56,7 +51,7 @@ class LlamaStep:
     ) -> Float[Tensor, "n H"]:
         """The last hidden states; see `DecodingStep`."""
         hidden = self.tokens(tokens)
-        cosine, sine = self.rotation[positions, :, None].unbind(1)
+        cosine, sine = self.angles(hidden, positions[:, None])
         for number, layer in enumerate(self.layers):
             hidden = layer(hidden, cosine, sine, number, key_values)
         return self.norm(hidden)

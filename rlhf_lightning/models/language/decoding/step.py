@@ -1,4 +1,4 @@
-"""`DecodingStep`: one token of a transformer, written out."""
+"""`DecodingStep`: what a transformer computes for one token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DecodingStep(Protocol):
     """What an architecture computes for one new token of each row, from the weights at the time of its construction.
 
     A model's own forward serves sequences of any length, masks, caches and outputs of any kind, and pays for that at
-    every token: in a small model most of the time. Written out, a layer is a dozen operations.
+    every token: in a small model most of the time. A layer itself is a dozen operations.
     """
 
     def __call__(

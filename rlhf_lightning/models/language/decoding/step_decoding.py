@@ -1,4 +1,4 @@
-"""`WrittenOut`: decoding by the step of an architecture, with keys and values written in place."""
+"""`StepDecoding`: decoding by this package's own step of an architecture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS = (GPT2Step, LlamaStep)
 
 
 def step_of(model: PreTrainedModel) -> DecodingStep | None:
-    """The written-out step of a model with its present weights; None where its architecture has none."""
+    """This package's step of a model with its present weights; None where it has none for the architecture."""
     return next((step for kind in STEPS if (step := kind.of(model)) is not None), None)
 
 
@@ -40,8 +40,10 @@ class CheckedSteps:
         if self.agrees is None:
             self.agrees = step is not None and agrees(step, model)
             if not self.agrees:
-                reason = "is not written out" if step is None else "computes something else than the one written out"
-                log.info("decoding uses the model's own forward: the step of %s %s", type(model).__name__, reason)
+                reason = (
+                    "there is no faster step for" if step is None else "the faster step does not agree with that of"
+                )
+                log.info("decoding uses the model's own forward: %s %s", reason, type(model).__name__)
         return step if self.agrees else None
 
 
@@ -59,7 +61,7 @@ def agrees(step: DecodingStep, model: PreTrainedModel) -> bool:
     return bool((found - expected).norm() <= tolerance * expected.norm())
 
 
-class WrittenOut:
+class StepDecoding:
     """The state of a language model that writes responses.
 
     Args:

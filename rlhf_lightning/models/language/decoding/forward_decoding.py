@@ -1,4 +1,4 @@
-"""`OwnForward`: decoding with the model's own forward and the cache of transformers."""
+"""`ForwardDecoding`: decoding with the model's own forward and the cache of transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf_lightning.ops.logprobs import Head, tempered_log_softmax
 from rlhf_lightning.types import TokenContext
 
 
-class OwnForward:
+class ForwardDecoding:
     """The state of a language model that writes responses: its key-value cache. Works for every architecture.
 
     Args:
