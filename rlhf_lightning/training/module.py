@@ -269,7 +269,9 @@ class Module(Constructed, LightningModule):
                 "the length of the run, which has no end; give trainer.max_epochs or trainer.max_steps"
             )
         length = 1 if endless else int(length)
-        return self.optimization.build(self.networks(), length=length, lrs=self.learning_rates())
+        return self.optimization.build(
+            self.networks(), length=length, lrs=self.learning_rates(), fused=self.grad_scaler is None
+        )
 
     def local_backward(self) -> AbstractContextManager[None]:
         """Context in which backward passes leave gradients on this rank; `apply_gradients` sums them."""

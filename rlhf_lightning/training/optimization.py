@@ -69,13 +69,19 @@ class Optimization:
         return self.warmup > 0 or self.schedule != "constant_with_warmup"
 
     def build(
-        self, networks: Mapping[str, nn.Module], *, length: int, lrs: Mapping[str, float] | None = None
+        self,
+        networks: Mapping[str, nn.Module],
+        *,
+        length: int,
+        lrs: Mapping[str, float] | None = None,
+        fused: bool = True,
     ) -> dict[str, Any]:
         """What ``configure_optimizers`` returns: one optimizer with a named group per network.
 
         Args:
             length: number of schedule steps in the run.
             lrs: learning rates of networks that have their own.
+            fused: step in one kernel, which takes gradients as they are: not while a scaler multiplies them.
         """
         groups = [
             {
@@ -86,7 +92,7 @@ class Optimization:
             for name, network in networks.items()
         ]
         optimizer = torch.optim.AdamW(
-            groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
+            groups, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=fused
         )
         optimizer.register_load_state_dict_pre_hook(_with_own_settings)
         return {"optimizer": optimizer, "lr_scheduler": ScheduledRates(optimizer, partial(self.factor, length=length))}

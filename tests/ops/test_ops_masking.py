@@ -11,6 +11,7 @@ from rlhf_lightning.ops.masking import (
     masked,
     masked_mean_and_variance,
     masked_sum,
+    rows_at,
     scattered,
     sequence_sum,
     whiten,
@@ -62,6 +63,19 @@ def test_masked_keeps_the_type(dtype):
     result = masked(torch.ones(2, 3, dtype=dtype), MASK)
     assert result.dtype == dtype
     assert torch.equal(result, MASK.to(dtype))
+
+
+# rows_at
+
+
+def test_rows_at_is_selection_by_the_mask_with_the_same_gradient():
+    values = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(int(MASK.sum()), 4, dtype=torch.float64)
+    assert torch.equal(rows_at(values, MASK), values[MASK])
+    found, expected = (
+        torch.autograd.grad((selected * weights).sum(), values)[0] for selected in (rows_at(values, MASK), values[MASK])
+    )
+    assert torch.equal(found, expected)
 
 
 # scattered

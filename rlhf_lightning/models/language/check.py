@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.language.trunk import context_length, feed, hidden_states, language_head, score_layer
+from rlhf_lightning.models.language.states import hidden_states
+from rlhf_lightning.models.language.trunk import context_length, feed, language_head, score_layer
 from rlhf_lightning.types import TokenContext
 
 PROMPTS, RESPONSE, PADDING = (5, 2), 3, 3

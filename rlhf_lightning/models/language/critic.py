@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from rlhf_lightning.models.critic import TextCritic
 from rlhf_lightning.models.language.lora import save_merged
-from rlhf_lightning.models.language.trunk import hidden_before, score_layer, trainable
+from rlhf_lightning.models.language.states import hidden_before
+from rlhf_lightning.models.language.trunk import score_layer, trainable
 from rlhf_lightning.models.state import save_weights
 from rlhf_lightning.types import Trajectories
 

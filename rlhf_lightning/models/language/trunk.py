@@ -1,4 +1,4 @@
-"""Running a transformers model over prompts and responses, and reading its hidden states."""
+"""What is read from a transformers model: its lengths, its head, and what it computes for a cache."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.ops.logprobs import Head
 from rlhf_lightning.ops.masking import masked
-from rlhf_lightning.types import Context, TokenContext
 
 CHUNK_ELEMENTS = 1 << 24
 """Number of logits in memory at one time: 64 MiB in float32."""
 
 _LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+_WINDOWS = ("sliding_window", "attention_chunk_size")
 _POSITIONS = "position_embeddings"
 
 
@@ -54,6 +54,13 @@ def position_border(config: PretrainedConfig) -> int | None:
     return min(borders, default=None)
 
 
+def local_attention(config: PretrainedConfig) -> int | None:
+    """The row length from which on some layers no longer attend to a whole row; None if all always do."""
+    config = config.get_text_config()
+    limits = [getattr(config, name, None) for name in _WINDOWS]
+    return min((limit for limit in limits if limit), default=None)
+
+
 def context_length(model: PreTrainedModel) -> int:
     """Maximum number of tokens of prompt and response together: every row's numbers are a function of the row alone."""
     known, border = known_positions(model), position_border(model.config)
@@ -68,50 +75,6 @@ def chunk_tokens(model: PreTrainedModel) -> int:
 def position_ids(attention_mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
     """Positions counted from each row's first real token."""
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
-
-
-def padded_right(ids: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> tuple[Int[Tensor, "B W"], Bool[Tensor, "B W"]]:
-    """Move all padding to the right of each row and cut columns of padding alone; padding ids become 0."""
-    width = int(mask.sum(-1).max())
-    tokens_first = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
-    return masked(ids, mask).gather(1, tokens_first), mask.gather(1, tokens_first)
-
-
-def hidden_states(
-    model: PreTrainedModel, context: TokenContext, actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B S H"]:
-    """Last hidden states over prompt and response, S = P + T.
-
-    The state at position P − 1 + t depends on everything before action t, the one at P + t on action t too. States at
-    padding are meaningless.
-
-    The model gets each row with its padding on the right: a causal model then needs no attention mask, and no position
-    attends to padding alone.
-    """
-    mask = torch.cat([context.attention_mask, action_mask], dim=1)
-    ids, _ = padded_right(torch.cat([context.input_ids, actions], dim=1), mask)
-    border = position_border(model.config)
-    if border is not None and ids.shape[1] > border:
-        raise UserError(
-            f"a row has {ids.shape[1]} tokens; expected at most {border}, since beyond them the positions of "
-            f"{type(model).__name__} depend on the longest row of a batch"
-        )
-    outputs = model.base_model(
-        input_ids=ids,
-        position_ids=torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1),
-        use_cache=False,
-    )
-    hidden = outputs.last_hidden_state
-    return hidden.gather(1, position_ids(mask)[:, :, None].expand(-1, -1, hidden.shape[-1]))
-
-
-def hidden_before(
-    model: PreTrainedModel, context: Context, actions: Int[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B T H"]:
-    """The last hidden state before each action: the one that the action is drawn from."""
-    assert isinstance(context, TokenContext)
-    start = context.input_ids.shape[1] - 1
-    return hidden_states(model, context, actions, action_mask)[:, start : start + actions.shape[1]]
 
 
 def feed(

@@ -29,8 +29,9 @@ from rlhf_lightning.models.language.markup import (
     without_bos,
 )
 from rlhf_lightning.models.language.spelling import plain_ids, spells_special_tokens
+from rlhf_lightning.models.language.states import hidden_states
 from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_responses
-from rlhf_lightning.models.language.trunk import context_length, hidden_states, score_layer, trainable
+from rlhf_lightning.models.language.trunk import context_length, score_layer, trainable
 from rlhf_lightning.models.reward.surprise import SurpriseHead
 from rlhf_lightning.types import Prompt
 

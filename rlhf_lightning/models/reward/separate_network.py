@@ -17,8 +17,9 @@ from rlhf_lightning.models.language.checkpoints import load_model, load_tokenize
 from rlhf_lightning.models.language.lora import save_merged
 from rlhf_lightning.models.language.markup import reply_ids, stop_ids
 from rlhf_lightning.models.language.spelling import spells_special_tokens
+from rlhf_lightning.models.language.states import padded_right
 from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_prompts, padded
-from rlhf_lightning.models.language.trunk import context_length, padded_right, trainable
+from rlhf_lightning.models.language.trunk import context_length, trainable
 from rlhf_lightning.models.reward.networks import KIND, RewardNetwork
 from rlhf_lightning.models.state import save_weights
 from rlhf_lightning.types import Prompt

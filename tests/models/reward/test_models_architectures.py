@@ -6,7 +6,8 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.check import check_language_model, check_scorer
-from rlhf_lightning.models.language.trunk import hidden_states, language_head, trainable
+from rlhf_lightning.models.language.states import hidden_states
+from rlhf_lightning.models.language.trunk import language_head, trainable
 from rlhf_lightning.rollout.decode import EagerDecoder
 
 ONE = context([5, 9, 11, 6, 14, 7, 8])
