@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from training_helpers import AtHook, Letters, fit, ppo, rollouts, same, snapshot, tiny
+from training_helpers import AtHook, Letters, distance, fit, ppo, rollouts, same, snapshot, tiny
 
 from rlhf_lightning.algorithms.sft import SFT
 from rlhf_lightning.data.demonstrations import DemonstrationDataModule
@@ -62,11 +62,14 @@ def test_ppo_in_bfloat16_learns_as_in_float32():
 
 @pytest.mark.parametrize("run", [run_sft, run_ppo])
 def test_scaler_changes_nothing(run):
-    # a power of two scales without rounding, so clipping before unscaling would be the only difference
+    # a power of two scales without rounding, and AdamW rounds otherwise in one kernel: clipping before unscaling would
+    # change everything
     rows, module = run(3)
     scaled_rows, scaled_module = run(3, plugins=[Scaled()])
-    assert scaled_rows == rows
-    assert same(snapshot(scaled_module), snapshot(module))
+    assert len(rows) == len(scaled_rows)
+    for scaled_row, row in zip(scaled_rows, rows, strict=True):
+        assert scaled_row == pytest.approx(row, rel=1e-4, abs=1e-6)
+    assert distance(snapshot(scaled_module), snapshot(module)) < 1e-4  # a step moves a weight by 1e-2
     norms = [row[name] for row in rows for name in row if name.endswith("grad_norm")]
     assert min(norms) > CLIPPED.max_grad_norm
 

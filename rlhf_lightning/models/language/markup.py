@@ -6,7 +6,6 @@ the chat template, which writes its special tokens itself. The end of a turn is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 from jinja2 import TemplateError
@@ -93,15 +92,14 @@ def _around(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], l
     return ids[:count], ids[count:]
 
 
-def reply_ids(prompt: Prompt, response: str, tokenizer: PreTrainedTokenizerBase, *, stop_id: int) -> list[int]:
-    """Token ids of a given response, closed.
+def closing_id(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, *, stop_id: int) -> int:
+    """The token that ends the response to a prompt.
 
     Args:
         stop_id: closes a turn of a conversation; the continuation of a text ends with EOS, if the tokenizer has one.
     """
     eos = tokenizer.eos_token_id
-    closing = eos if isinstance(prompt, str) and eos is not None else stop_id
-    return [*plain_ids(response, tokenizer), closing]
+    return eos if isinstance(prompt, str) and eos is not None else stop_id
 
 
 def answered_ids(
@@ -117,15 +115,6 @@ def answered_ids(
     pairs = zip(whole[:-1], prompt_alone, strict=False)
     start = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole) - 1, len(prompt_alone)))
     return whole[: max(start, 1)], whole[max(start, 1) :]
-
-
-def shortened(ids: Sequence[int], limit: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The last ``limit`` tokens of a prompt; BOS, or the token with which an encoder begins, stays in its place."""
-    if len(ids) <= limit:
-        return list(ids)
-    first = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
-    kept = 1 if ids[0] in first and limit > 1 else 0
-    return [*ids[:kept], *ids[len(ids) - limit + kept :]]
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:

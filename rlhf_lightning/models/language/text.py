@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.language.markup import answered_ids, prompt_ids, reply_ids, shortened
-from rlhf_lightning.models.language.spelling import spells_special_tokens
+from rlhf_lightning.models.language.markup import answered_ids, closing_id, prompt_ids
+from rlhf_lightning.models.language.spelling import plain_ids, spells_special_tokens
 from rlhf_lightning.models.language.trunk import input_embedding
 from rlhf_lightning.types import Prompt, TokenContext
 
@@ -37,7 +40,8 @@ class EncodedResponses:
 
     def rows(self) -> list[tuple[int, ...]]:
         """The token ids of each response, without padding."""
-        return [tuple(ids[mask].tolist()) for ids, mask in zip(self.actions, self.action_mask, strict=True)]
+        lengths = self.action_mask.sum(-1).tolist()
+        return [tuple(ids[:length]) for ids, length in zip(self.actions.tolist(), lengths, strict=True)]
 
     def to(self, device: torch.device | str) -> EncodedResponses:
         """The same on another device."""
@@ -66,16 +70,67 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         )
 
 
-def padded(rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"]]:
+def padded(rows: Sequence[Sequence[int] | Ids], *, left: bool) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"]]:
     """Rows of token ids as one tensor, and which of its places are filled."""
-    width = max((len(row) for row in rows), default=1)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        span = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[i, span] = torch.tensor(row, dtype=torch.long)
-        mask[i, span] = True
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)[:, None]
+    width = int(lengths.max()) if len(rows) else 1
+    columns = torch.arange(width)
+    mask = columns >= width - lengths if left else columns < lengths
+    ids = torch.zeros(mask.shape, dtype=torch.long)
+    if len(rows):
+        ids[mask] = torch.from_numpy(np.concatenate(rows).astype(np.int64))
     return ids, mask
+
+
+# -- token ids of texts, which passes over data ask for again and again -----------------------------------------------
+
+_KEPT = 1 << 16
+"""Number of prompts, and of responses, whose token ids are remembered."""
+
+Ids: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int32]]
+_FrozenPrompt: TypeAlias = str | tuple[tuple[tuple[str, str], ...], ...]
+
+
+def _frozen(prompt: Prompt) -> _FrozenPrompt:
+    return prompt if isinstance(prompt, str) else tuple(tuple(turn.items()) for turn in prompt)
+
+
+def _thawed(prompt: _FrozenPrompt) -> Prompt:
+    return prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+
+
+@lru_cache(maxsize=_KEPT)
+def _prompt(prompt: _FrozenPrompt, tokenizer: PreTrainedTokenizerBase, template: str, encoder: bool) -> Ids:
+    return np.array(prompt_ids(_thawed(prompt), tokenizer, encoder=encoder), dtype=np.int32)
+
+
+@lru_cache(maxsize=_KEPT)
+def _reply(response: str, tokenizer: PreTrainedTokenizerBase, closing: int) -> Ids:
+    return np.array([*plain_ids(response, tokenizer), closing], dtype=np.int32)
+
+
+@lru_cache(maxsize=_KEPT)
+def _answered(
+    prompt: _FrozenPrompt, response: str, tokenizer: PreTrainedTokenizerBase, template: str
+) -> tuple[Ids, Ids]:
+    turns = _thawed(prompt)
+    assert not isinstance(turns, str)
+    context, reply = answered_ids(turns, response, tokenizer)
+    return np.array(context, dtype=np.int32), np.array(reply, dtype=np.int32)
+
+
+def reply_ids(prompt: Prompt, response: str, tokenizer: PreTrainedTokenizerBase, *, stop_id: int) -> Ids:
+    """Token ids of a given response, closed as its prompt asks for."""
+    return _reply(response, tokenizer, closing_id(prompt, tokenizer, stop_id=stop_id))
+
+
+def _shortened(ids: Ids, limit: int, tokenizer: PreTrainedTokenizerBase) -> Ids:
+    """The last ``limit`` tokens of a prompt; BOS, or the token with which an encoder begins, stays in its place."""
+    if len(ids) <= limit:
+        return ids
+    first = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+    kept = 1 if ids[0] in first and limit > 1 else 0
+    return np.concatenate([ids[:kept], ids[len(ids) - limit + kept :]])
 
 
 def encode_prompts(
@@ -87,19 +142,20 @@ def encode_prompts(
         max_tokens: maximum number of tokens of a prompt.
         encoder: see `prompt_ids`.
     """
-    rows = [prompt_ids(prompt, tokenizer, encoder=encoder) for prompt in prompts]
+    template = str(tokenizer.chat_template)
+    rows = [_prompt(_frozen(prompt), tokenizer, template, encoder) for prompt in prompts]
     return _contexts(rows, [max_tokens] * len(rows), tokenizer)
 
 
 def _contexts(
-    rows: Sequence[list[int]], limits: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[Ids], limits: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[TokenContext, int]:
     if min(limits, default=1) < 1:
         raise UserError(
             f"no room for a prompt: {min(limits)} tokens are left of the context; expected a longer context "
             "or a smaller max_new_tokens"
         )
-    kept = [shortened(row, limit, tokenizer) for row, limit in zip(rows, limits, strict=True)]
+    kept = [_shortened(row, limit, tokenizer) for row, limit in zip(rows, limits, strict=True)]
     ids, mask = padded(kept, left=True)
     return TokenContext(ids, mask), sum(len(row) > limit for row, limit in zip(rows, limits, strict=True))
 
@@ -125,16 +181,17 @@ def encode_responses(
             and let the reply take all the room that the prompt leaves; a policy's response is what it would write
             after the prompt.
     """
-    contexts: list[list[int]] = []
-    replies: list[list[int]] = []
+    contexts: list[Ids] = []
+    replies: list[Ids] = []
     truncated = spelled = 0
+    template = str(tokenizer.chat_template)
     for prompt, response in zip(prompts, responses, strict=True):
         longest = max_response_tokens
         if as_rendered and not isinstance(prompt, str):
-            context, reply = answered_ids(prompt, response, tokenizer)
+            context, reply = _answered(_frozen(prompt), response, tokenizer, template)
             longest = max(longest, context_length - len(context))
         else:
-            context = prompt_ids(prompt, tokenizer)
+            context = _prompt(_frozen(prompt), tokenizer, template, False)
             reply = reply_ids(prompt, response, tokenizer, stop_id=stop_id)
         contexts.append(context)
         replies.append(reply[:longest])

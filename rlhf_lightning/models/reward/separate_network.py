@@ -15,10 +15,10 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.check import check_texts
 from rlhf_lightning.models.language.checkpoints import load_model, load_tokenizer
 from rlhf_lightning.models.language.lora import save_merged
-from rlhf_lightning.models.language.markup import reply_ids, stop_ids
+from rlhf_lightning.models.language.markup import stop_ids
 from rlhf_lightning.models.language.spelling import spells_special_tokens
 from rlhf_lightning.models.language.states import padded_right
-from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_prompts, padded
+from rlhf_lightning.models.language.text import EncodedResponses, check_vocabulary, encode_prompts, padded, reply_ids
 from rlhf_lightning.models.language.trunk import context_length, trainable
 from rlhf_lightning.models.reward.networks import KIND, RewardNetwork
 from rlhf_lightning.models.state import save_weights
@@ -81,7 +81,10 @@ class SeparateNetwork(RewardNetwork):
         """Prompts padded on the left, responses closed by the end-of-sequence token; each may fill the context."""
         words, length = self.tokenizer, context_length(self.prompts)
         context, cut = encode_prompts(prompts, words, max_tokens=length, encoder=words.sep_token_id is not None)
-        replies = [reply_ids(*pair, words, stop_id=self.closing_id) for pair in zip(prompts, responses, strict=True)]
+        replies = [
+            reply_ids(prompt, response, words, stop_id=self.closing_id)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
         return EncodedResponses(
             context,
             *padded([reply[:length] for reply in replies], left=False),
