@@ -132,7 +132,7 @@ class Rows:
         """A copy on another device."""
         return replace(self, **{name: value.to(device) for name, value in self._given().items()})
 
-    def select(self, rows: Int[Tensor, " N"]) -> Self:
+    def select(self, rows: Int[Tensor, " N"] | slice) -> Self:
         """The given rows, in this order, without columns that are padding in all of them."""
         raise NotImplementedError
 
@@ -159,10 +159,15 @@ class TokenContext(Context):
     attention_mask: Bool[Tensor, "B P"]
 
     @override
-    def select(self, rows: Int[Tensor, " N"]) -> TokenContext:
+    def select(self, rows: Int[Tensor, " N"] | slice) -> TokenContext:
         mask = self.attention_mask[rows]
-        width = max(int(mask.sum(-1).max()), 1) if len(rows) else 1
+        width = _width(mask)
         return TokenContext(self.input_ids[rows][:, -width:], mask[:, -width:])
+
+
+def _width(mask: Bool[Tensor, "B S"]) -> int:
+    """Number of columns that the longest row needs, and at least one."""
+    return max(int(mask.sum(-1).max()), 1) if len(mask) and mask.shape[1] > 1 else 1
 
 
 @dataclass
@@ -182,7 +187,7 @@ class ObservationContext(Context):
         return ObservationContext(self.observations[index], self.next_observations[index])
 
     @override
-    def select(self, rows: Int[Tensor, " N"]) -> ObservationContext:
+    def select(self, rows: Int[Tensor, " N"] | slice) -> ObservationContext:
         return self[rows]
 
 
@@ -204,8 +209,8 @@ class Trajectories(Rows):
     old_logprobs: Float[Tensor, "B T"]
 
     @override
-    def select(self, rows: Int[Tensor, " N"]) -> Self:
-        width = max(int(self.action_mask[rows].sum(-1).max()), 1) if len(rows) else 1
+    def select(self, rows: Int[Tensor, " N"] | slice) -> Self:
+        width = _width(self.action_mask[rows])
         context = self.context.select(rows)
         if isinstance(context, ObservationContext):
             context = context[:, :width]

@@ -208,6 +208,9 @@ class Told(ControlPolicy):
     def act(self, observations, noise=None):
         return torch.as_tensor(self.actions.pop(0)).expand(len(observations), *([-1] * self.spaces.continuous))
 
+    def actor(self):
+        return lambda observations, noise: self.act(observations).numpy()
+
 
 def scattered(network: torch.nn.Module, scale: float = 1.0) -> torch.nn.Module:
     """The network with random weights of that size, so that what it says differs from state to state."""

@@ -31,7 +31,7 @@ from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.kl import k3
 from rlhf_lightning.ops.losses import conservative_weights
-from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.ops.masking import selected, whiten
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
@@ -116,7 +116,7 @@ class CPI(OnPolicy[WeightedBatch]):
             returns=estimate.returns,
             ref_logprobs=shaped.ref_logprobs,
         )
-        metrics = {**estimate.metrics, **shaped.metrics, "policy/weight_max": weights[mask].max().item()}
+        metrics = {**estimate.metrics, **shaped.metrics, "policy/weight_max": selected(weights, mask).max().item()}
         return Prepared(batch.units(), scored.rollout, shaped.kl, metrics)
 
     def update(self, prepared: Prepared[WeightedBatch]) -> dict[str, float]:
@@ -129,15 +129,15 @@ class CPI(OnPolicy[WeightedBatch]):
         """Weighted negative log-likelihood, the KL where it is part of the loss, and value regression."""
         mask = part.action_mask
         outputs = self.policy_outputs(part)
-        logprobs, old_logprobs = outputs.logprobs[mask], part.old_logprobs[mask]
-        losses = (-part.weights[mask] * logprobs).sum()
+        logprobs, old_logprobs = selected(outputs.logprobs, mask), selected(part.old_logprobs, mask)
+        losses = (-selected(part.weights, mask) * logprobs).sum()
         critic = self.critic.loss(self.policy, part, minibatch, outputs)
         policy_loss = (losses + self.reference.losses(part, outputs).sum()) / minibatch.sequences
         value = critic.value + (policy_loss if self.policy_learns else 0.0)
         sums = {
             "policy/loss": losses,
             "policy/kl_old": k3(old_logprobs, logprobs).sum(),
-            "objective/entropy": outputs.entropy[mask].sum(),
+            "objective/entropy": selected(outputs.entropy, mask).sum(),
         }
         return Loss(value, sums | critic.sums, {"rollout/logprob_gap": (logprobs - old_logprobs).abs().max()})
 

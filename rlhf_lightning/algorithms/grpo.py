@@ -54,7 +54,7 @@ from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.policy import TextPolicy
 from rlhf_lightning.ops.groups import group_advantages, groups_that_differ, overlong_penalty
 from rlhf_lightning.ops.kl import k3
-from rlhf_lightning.ops.masking import masked, sequence_sum
+from rlhf_lightning.ops.masking import masked, selected, sequence_sum
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.rollout.joining import join_scored, select_scored
 from rlhf_lightning.tasks.task import Task
@@ -267,10 +267,10 @@ class GRPO(OnPolicy[AdvantageBatch]):
         sums = {  # reported as means per action
             "policy/loss": value * minibatch.tokens,
             "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * minibatch.tokens / count,
-            "policy/kl_old": k3(part.old_logprobs, outputs.logprobs)[mask].sum(),
-            "objective/entropy": outputs.entropy[mask].sum(),
+            "policy/kl_old": selected(k3(part.old_logprobs, outputs.logprobs), mask).sum(),
+            "objective/entropy": selected(outputs.entropy, mask).sum(),
         }
-        gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
+        gap = selected(outputs.logprobs - part.old_logprobs, mask).abs().max()
         largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap}
         return Loss(value + kl, sums, largest)
 

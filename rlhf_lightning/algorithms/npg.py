@@ -23,6 +23,7 @@ from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CG_RESIDUAL, kl_of_step
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.losses import policy_gradient_loss
+from rlhf_lightning.ops.masking import selected
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
@@ -100,9 +101,9 @@ class NPG(NaturalGradient):
         """−Â log π, and the KL where it is part of the loss."""
         mask = part.action_mask
         outputs = self.policy_outputs(part)
-        losses = policy_gradient_loss(outputs.logprobs[mask], part.advantages[mask]).sum()
-        gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
-        sums = {"policy/loss": losses, "objective/entropy": outputs.entropy[mask].sum()}
+        losses = policy_gradient_loss(selected(outputs.logprobs, mask), selected(part.advantages, mask)).sum()
+        gap = selected(outputs.logprobs - part.old_logprobs, mask).abs().max()
+        sums = {"policy/loss": losses, "objective/entropy": selected(outputs.entropy, mask).sum()}
         value = (losses + self.reference.losses(part, outputs).sum()) / minibatch.sequences
         return Loss(value, sums, {"rollout/logprob_gap": gap})
 

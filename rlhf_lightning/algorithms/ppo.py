@@ -35,7 +35,7 @@ from rlhf_lightning.algorithms.parts.updates import check_stop_kl
 from rlhf_lightning.errors import UserError, check_limits
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.kl import k3
-from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.ops.masking import selected, whiten
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
@@ -136,11 +136,14 @@ class PPO(OnPolicy[AdvantageBatch]):
         log_ratio = self.ratio.log_ratio(outputs.logprobs, part.old_logprobs, mask)
         advantages = part.advantages[self.ratio.positions(mask)]
         surrogate = self.surrogate.loss(log_ratio, advantages)
-        entropy, kl_old = outputs.entropy[mask], k3(part.old_logprobs, outputs.logprobs)[mask]
+        entropy, kl_old = selected(outputs.entropy, mask), selected(k3(part.old_logprobs, outputs.logprobs), mask)
         per_ratio = minibatch.tokens / (minibatch.sequences if self.ratio.whole_responses else minibatch.tokens)
 
-        policy_loss = surrogate.sum() + self.surrogate.kl_coef * kl_old.sum() - self.entropy_coef * entropy.sum()
-        policy_loss = policy_loss + self.reference.losses(part, outputs).sum()
+        policy_loss = surrogate.sum() + self.reference.losses(part, outputs).sum()
+        if self.surrogate.kl_coef:
+            policy_loss = policy_loss + self.surrogate.kl_coef * kl_old.sum()
+        if self.entropy_coef:
+            policy_loss = policy_loss - self.entropy_coef * entropy.sum()
         critic = self.critic.loss(self.policy, part, minibatch, outputs)
         value = critic.value + (policy_loss / minibatch.sequences if self.policy_learns else 0.0)
         sums = {
@@ -149,7 +152,7 @@ class PPO(OnPolicy[AdvantageBatch]):
             "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * per_ratio,
             "objective/entropy": entropy.sum(),
         }
-        gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
+        gap = selected(outputs.logprobs - part.old_logprobs, mask).abs().max()
         return Loss(value, sums | critic.sums, {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap})
 
     def metrics(self) -> tuple[Metric, ...]:

@@ -25,7 +25,7 @@ from rlhf_lightning.distributed import world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import best_of_group
-from rlhf_lightning.ops.masking import sequence_sum
+from rlhf_lightning.ops.masking import selected, sequence_sum
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
@@ -117,8 +117,8 @@ class RAFT(OnPolicy[TrainBatch]):
         """Negative log-likelihood of each response, and the KL to the reference where it is part of the loss."""
         mask = part.action_mask
         outputs = self.policy_outputs(part)
-        nats = -outputs.logprobs[mask].sum()
-        sums = {"policy/loss": nats, "objective/entropy": outputs.entropy[mask].sum()}
+        nats = -selected(outputs.logprobs, mask).sum()
+        sums = {"policy/loss": nats, "objective/entropy": selected(outputs.entropy, mask).sum()}
         return Loss((nats + self.reference.losses(part, outputs).sum()) / minibatch.sequences, sums)
 
     def metrics(self) -> tuple[Metric, ...]:

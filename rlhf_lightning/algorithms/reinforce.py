@@ -34,7 +34,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.advantages import episode_totals
 from rlhf_lightning.ops.losses import policy_gradient_loss
-from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.ops.masking import selected, whiten
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
@@ -112,14 +112,16 @@ class REINFORCE(OnPolicy[AdvantageBatch]):
         """
         mask = part.action_mask
         outputs = self.policy_outputs(part)
-        logprobs, entropy = outputs.logprobs[mask], outputs.entropy[mask]
-        policy_loss = policy_gradient_loss(logprobs, part.advantages[mask])
+        logprobs, entropy = selected(outputs.logprobs, mask), selected(outputs.entropy, mask)
+        policy_loss = policy_gradient_loss(logprobs, selected(part.advantages, mask))
         critic = self.critic.loss(self.policy, part, minibatch, outputs)
 
         kl = self.reference.losses(part, outputs)
-        value = (policy_loss.sum() + kl.sum() - self.entropy_coef * entropy.sum()) / minibatch.sequences
+        value = (policy_loss.sum() + kl.sum()) / minibatch.sequences
+        if self.entropy_coef:
+            value = value - self.entropy_coef * entropy.sum() / minibatch.sequences
         sums = {"policy/loss": policy_loss.sum(), "objective/entropy": entropy.sum()}
-        largest = {"rollout/logprob_gap": (logprobs - part.old_logprobs[mask]).abs().max()}
+        largest = {"rollout/logprob_gap": (logprobs - selected(part.old_logprobs, mask)).abs().max()}
         return Loss(critic.value + (value if self.policy_learns else 0.0), sums | critic.sums, largest)
 
     def metrics(self) -> tuple[Metric, ...]:

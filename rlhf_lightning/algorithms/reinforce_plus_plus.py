@@ -32,7 +32,7 @@ from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.advantages import discounted_returns
 from rlhf_lightning.ops.groups import group_advantages
 from rlhf_lightning.ops.kl import k3
-from rlhf_lightning.ops.masking import sequence_sum, whiten
+from rlhf_lightning.ops.masking import selected, sequence_sum, whiten
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
@@ -119,14 +119,14 @@ class ReinforcePlusPlus(OnPolicy[AdvantageBatch]):
         """The clipped surrogate of each token, and the KL to the reference where it is part of the loss."""
         mask = part.action_mask
         outputs = self.policy_outputs(part)
-        log_ratio, advantages = (outputs.logprobs - part.old_logprobs)[mask], part.advantages[mask]
+        log_ratio, advantages = selected(outputs.logprobs - part.old_logprobs, mask), selected(part.advantages, mask)
         surrogate = self.surrogate.loss(log_ratio, advantages)
         value = (surrogate.sum() + self.reference.losses(part, outputs).sum()) / minibatch.sequences
         sums = {
             "policy/loss": surrogate.sum(),
-            "policy/kl_old": k3(part.old_logprobs, outputs.logprobs)[mask].sum(),
+            "policy/kl_old": selected(k3(part.old_logprobs, outputs.logprobs), mask).sum(),
             "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum(),
-            "objective/entropy": outputs.entropy[mask].sum(),
+            "objective/entropy": selected(outputs.entropy, mask).sum(),
         }
         largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": log_ratio.abs().max()}
         return Loss(value, sums, largest)

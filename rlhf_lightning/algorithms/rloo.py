@@ -27,7 +27,7 @@ from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.ops.groups import leave_one_out_advantages
 from rlhf_lightning.ops.kl import k3
-from rlhf_lightning.ops.masking import masked, sequence_sum
+from rlhf_lightning.ops.masking import masked, selected, sequence_sum
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.training.minibatches import Loss, Minibatch
@@ -106,10 +106,10 @@ class RLOO(OnPolicy[AdvantageBatch]):
         sums = {
             "policy/loss": surrogate.sum() * per_response,
             "policy/clip_fraction": self.surrogate.is_clipped(log_ratio, advantages).sum() * per_response,
-            "policy/kl_old": k3(part.old_logprobs, outputs.logprobs)[mask].sum(),
-            "objective/entropy": outputs.entropy[mask].sum(),
+            "policy/kl_old": selected(k3(part.old_logprobs, outputs.logprobs), mask).sum(),
+            "objective/entropy": selected(outputs.entropy, mask).sum(),
         }
-        gap = (outputs.logprobs - part.old_logprobs)[mask].abs().max()
+        gap = selected(outputs.logprobs - part.old_logprobs, mask).abs().max()
         largest = {"policy/ratio_max": log_ratio.exp().max(), "rollout/logprob_gap": gap}
         value = (surrogate.sum() + self.reference.losses(part, outputs).sum()) / minibatch.sequences
         return Loss(value, sums, largest)

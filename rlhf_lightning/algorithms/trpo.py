@@ -24,7 +24,7 @@ from rlhf_lightning.algorithms.parts.fisher import FisherOptions, PolicyGeometry
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
 from rlhf_lightning.algorithms.parts.metrics import CG_RESIDUAL, kl_of_step
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.ops.masking import whiten
+from rlhf_lightning.ops.masking import selected, whiten
 from rlhf_lightning.ops.trust_region import backtracking_line_search
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.tasks.task import Task
@@ -132,9 +132,9 @@ class TRPO(NaturalGradient):
         """The negative surrogate, and the KL to the reference where it is part of the loss."""
         mask = part.action_mask
         outputs = self.policy_outputs(part)
-        log_ratio = (outputs.logprobs - part.old_logprobs)[mask]
-        surrogate = -(log_ratio.exp() * part.advantages[mask]).sum()
-        sums = {"policy/loss": surrogate, "objective/entropy": outputs.entropy[mask].sum()}
+        log_ratio = selected(outputs.logprobs - part.old_logprobs, mask)
+        surrogate = -(log_ratio.exp() * selected(part.advantages, mask)).sum()
+        sums = {"policy/loss": surrogate, "objective/entropy": selected(outputs.entropy, mask).sum()}
         value = (surrogate + self.reference.losses(part, outputs).sum()) / minibatch.sequences
         return Loss(value, sums, {"rollout/logprob_gap": log_ratio.abs().max()})
 

@@ -51,8 +51,8 @@ class Checkpoints(Checkpoint, Listener):
 
     Args:
         dirpath: folder of the checkpoints; ``checkpoints`` in the trainer's ``default_root_dir`` by default.
-        every: iterations, or steps of a run with ``max_steps``, between checkpoints; by default every iteration,
-            or a tenth of ``max_steps``.
+        every: iterations, or steps of a run with ``max_steps``, between checkpoints; by default a hundredth of the
+            iterations, and at least one, or a tenth of ``max_steps``.
         keep: number of last checkpoints kept: ``last.ckpt``, ``last-1.ckpt``, ….
         monitor: metric that ``best.ckpt`` goes by; by default one that a detector names (a second reward model beats
             the score that is optimized), or the first of `BEST_BY` that the run reports.
@@ -136,7 +136,8 @@ class Checkpoints(Checkpoint, Listener):
         if trainer.max_steps < 0:
             # the last iteration is always saved: the counter has moved past it when training ends
             due = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
-            self._save(trainer, due=due or (trainer.current_epoch + 1) % (self.every or 1) == 0)
+            every = self.every or max(1, (trainer.max_epochs or 0) // 100)
+            self._save(trainer, due=due or (trainer.current_epoch + 1) % every == 0)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:

@@ -92,6 +92,7 @@ class Environments:
         """
         rows = self.rows.tolist()
         self.numbers = torch.tensor([log.numbers[row] for row in rows])
+        self.observations = np.empty((len(rows), self.spaces.observation_size))
         self._reset(np.ones(len(rows), dtype=bool))
         for index, row in enumerate(rows):
             logged = log.actions[row]
@@ -108,8 +109,13 @@ class Environments:
 
         Afterwards, ``self.observations`` of environments whose episode has ended are those of the next episode.
         """
-        next_observations, rewards, terminated, truncated, _ = self.vector.step(self.spaces.to_environment(actions))
-        next_observations = self.observations = next_observations.astype(np.float64)
+        count = len(self)
+        shown = np.empty((count, self.spaces.observation_size), dtype=self.vector.single_observation_space.dtype)
+        rewards, terminated, truncated = np.empty(count), np.empty(count, dtype=bool), np.empty(count, dtype=bool)
+        # one by one: what the vector's own step does besides takes twice as long as the environments
+        for i, action in enumerate(self.spaces.to_environment(actions)):
+            shown[i], rewards[i], terminated[i], truncated[i], _ = self.vector.envs[i].step(action)
+        next_observations = self.observations = shown.astype(np.float64)
         ended = terminated | truncated
         if ended.any():
             self.numbers += torch.from_numpy(ended)
@@ -118,8 +124,10 @@ class Environments:
 
     def _reset(self, which: np.ndarray) -> None:
         seeds = fold(self.keys, self.numbers) & 0x7FFFFFFF  # simulators keep seeds in 32 bits
-        observations, _ = self.vector.reset(seed=seeds.tolist(), options={"reset_mask": which})
-        self.observations = observations.astype(np.float64)  # unchanged where `which` is False
+        self.observations = self.observations.copy()  # those of the last step are still in use
+        for i in which.nonzero()[0].tolist():
+            shown, _ = self.vector.envs[i].reset(seed=int(seeds[i]), options={})
+            self.observations[i] = np.asarray(shown, dtype=self.vector.single_observation_space.dtype)
 
     def close(self) -> None:
         """Free the resources of the environments."""
@@ -143,15 +151,15 @@ def play(
             probable actions.
         once: count only the steps until the end of each environment's current episode.
     """
-    dtype = np.float64 if policy.precision == torch.float64 else np.float32
-    noise: Sequence[Tensor | None] = [None] * steps
+    actor, dtype = policy.actor(), np.float64 if policy.precision == torch.float64 else np.float32
+    noise: Sequence[np.ndarray | None] = [None] * steps
     if keys is not None:  # in one call: many small tensors are slower
-        noise = policy.noise(fold(keys, torch.arange(steps)[:, None]).to(policy.device)).unbind()
+        noise = list(policy.noise(fold(keys, torch.arange(steps)[:, None])).numpy())
     counts = np.ones(len(environments), bool)
     record: list[dict[str, np.ndarray]] = []
     for t in range(steps):
         observations = environments.observations.astype(dtype)
-        actions = policy.act(torch.from_numpy(observations).to(policy.device), noise[t]).cpu().numpy()
+        actions = actor(observations, noise[t])
         next_observations, rewards, terminated, truncated = environments.step(actions)
         step = {
             "observations": observations,

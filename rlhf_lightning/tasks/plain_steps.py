@@ -25,7 +25,9 @@ class PlainSteps(Wrapper[Any, Any, Any, Any]):
 
     @override
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if type(reward) is float and type(terminated) is bool and type(truncated) is bool:
+            return observation, reward, terminated, truncated, info
         number = self._single("reward", reward, "number")
         ended, cut = self._flag("terminated", terminated), self._flag("truncated", truncated)
         return observation, number, ended, cut, info

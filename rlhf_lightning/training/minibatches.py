@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lightning.distributed import Stream, own_rows, row_slices, run_seed
+from rlhf_lightning.distributed import Stream, rank, run_seed, world_size
 from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.types import TrainBatch
 
@@ -54,8 +53,7 @@ class Loss:
 
 def whole_batch(batch: BatchT, *, microbatch_size: int | None) -> Minibatch[BatchT]:
     """The whole batch as a single minibatch, in the order of the rows."""
-    rows = torch.arange(len(batch), device=batch.actions.device)
-    return _minibatch(batch, rows, microbatch_size)
+    return _minibatch(batch, 0, len(batch), microbatch_size)
 
 
 def shuffled_minibatches(
@@ -63,15 +61,16 @@ def shuffled_minibatches(
 ) -> Iterator[Minibatch[BatchT]]:
     """Global minibatches in an order that is a function of (seed, key); this rank gets rows r, r + W, … of each."""
     order = permutation(seed=run_seed(), stream=Stream.MINIBATCH, iteration=key, size=len(batch))
-    for rows in order.to(batch.actions.device).split(size):
-        yield _minibatch(batch, rows, microbatch_size)
+    shuffled = batch.select(order.to(batch.actions.device))
+    for start in range(0, len(batch), size):
+        yield _minibatch(shuffled, start, min(start + size, len(batch)), microbatch_size)
 
 
-def _minibatch(batch: BatchT, rows: Tensor, microbatch_size: int | None) -> Minibatch[BatchT]:
-    mine = rows[own_rows(len(rows)).to(rows.device)]
-    parts = [mine[part.to(mine.device)] for part in row_slices(len(mine), microbatch_size)]
+def _minibatch(batch: BatchT, start: int, stop: int, microbatch_size: int | None) -> Minibatch[BatchT]:
+    ranks, mine = world_size(), range(start + rank(), stop, world_size())
+    size = (microbatch_size or len(mine) or 1) * ranks
     return Minibatch(
-        parts=[batch.select(part) for part in parts if len(part)],
-        tokens=int(batch.action_mask[rows].sum()),
-        sequences=len(rows),
+        parts=[batch.select(slice(first, min(first + size, stop), ranks)) for first in mine[:: size // ranks]],
+        tokens=int(batch.action_mask[start:stop].sum()),
+        sequences=stop - start,
     )

@@ -331,10 +331,14 @@ class Module(Constructed, LightningModule):
         """
         scaled = self.grad_scaler is not None
         for group in optimizer.param_groups:
-            if all(parameter.grad is None for parameter in group["params"]):
+            gradients = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+            if not gradients:
                 continue
             limit = self.optimization.max_grad_norm
-            norm = nn.utils.clip_grad_norm_(group["params"], math.inf if limit is None else limit).item()
+            total = nn.utils.get_total_norm(gradients)
+            norm = total.item()
+            if limit is not None and not norm <= limit:
+                nn.utils.clip_grads_with_norm_(group["params"], limit, total)
             if math.isfinite(norm):
                 self._grad_norms.setdefault(group["name"], []).append(norm)
             elif not scaled:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from rlhf_lightning.models.control.policy import CategoricalHead, GaussianHead
+from rlhf_lightning.models.control.layers import CategoricalHead, GaussianHead
 from rlhf_lightning.models.distributions import Categorical, DiagonalGaussian, IndependentCategoricals
 from rlhf_lightning.ops.logprobs import tempered_log_softmax
 from rlhf_lightning.ops.noise import row_keys

@@ -72,7 +72,7 @@ CALLS = {
     masking.masked: partial(masking.masked, VALUES, MASK),
     masking.masked_sum: partial(masking.masked_sum, VALUES, MASK),
     masking.sequence_sum: partial(masking.sequence_sum, VALUES, MASK),
-    masking.rows_at: partial(masking.rows_at, VALUES[..., None], MASK),
+    masking.selected: partial(masking.selected, VALUES[..., None], MASK),
     masking.scattered: partial(masking.scattered, VALUES[0], MASK),
     masking.masked_mean_and_variance: partial(masking.masked_mean_and_variance, VALUES, MASK),
     masking.whiten: partial(masking.whiten, VALUES, MASK, eps=1e-8),

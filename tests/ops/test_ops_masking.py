@@ -11,8 +11,8 @@ from rlhf_lightning.ops.masking import (
     masked,
     masked_mean_and_variance,
     masked_sum,
-    rows_at,
     scattered,
+    selected,
     sequence_sum,
     whiten,
 )
@@ -65,16 +65,15 @@ def test_masked_keeps_the_type(dtype):
     assert torch.equal(result, MASK.to(dtype))
 
 
-# rows_at
+# selected
 
 
-def test_rows_at_is_selection_by_the_mask_with_the_same_gradient():
+def test_selected_is_selection_by_the_mask_with_the_same_gradient():
     values = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(int(MASK.sum()), 4, dtype=torch.float64)
-    assert torch.equal(rows_at(values, MASK), values[MASK])
-    found, expected = (
-        torch.autograd.grad((selected * weights).sum(), values)[0] for selected in (rows_at(values, MASK), values[MASK])
-    )
+    assert torch.equal(selected(values, MASK), values[MASK])
+    ways = (selected(values, MASK), values[MASK])
+    found, expected = (torch.autograd.grad((way * weights).sum(), values)[0] for way in ways)
     assert torch.equal(found, expected)
 
 

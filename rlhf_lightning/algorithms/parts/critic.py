@@ -20,7 +20,7 @@ from rlhf_lightning.models.critic import ValueNetwork
 from rlhf_lightning.models.policy import Policy, PolicyOutputs
 from rlhf_lightning.ops.advantages import gae
 from rlhf_lightning.ops.losses import value_loss
-from rlhf_lightning.ops.masking import explained_variance
+from rlhf_lightning.ops.masking import explained_variance, selected
 from rlhf_lightning.ops.objectives import objective_rewards, weighted_advantages
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.rollout.checks import check_finite
@@ -264,8 +264,8 @@ class Critic(ValueFunction):
         if self.options.shared:
             outputs = outputs or policy.evaluate(part.context, part.actions, mask)
             trunk = outputs.hidden
-        values = self.network.values(part, trunk)[mask]
-        old_values, returns = part.old_values[mask], part.returns[mask]
+        values = selected(self.network.values(part, trunk), mask)
+        old_values, returns = selected(part.old_values, mask), selected(part.returns, mask)
         heads = values.shape[1:].numel()
         regression = value_loss(values, old_values, returns, value_clip_range=self.options.clip_range).sum() / heads
         sums = {"value/loss": regression}

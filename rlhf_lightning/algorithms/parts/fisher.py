@@ -16,6 +16,7 @@ from rlhf_lightning.distributed import Stream, all_sum, run_seed
 from rlhf_lightning.errors import check_limits
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.models.state import frozen_copy, trained_parameters
+from rlhf_lightning.ops.masking import selected
 from rlhf_lightning.ops.noise import permutation
 from rlhf_lightning.ops.trust_region import conjugate_gradient, damped, flatten, trust_region_scale, unflatten
 from rlhf_lightning.training.minibatches import whole_batch
@@ -177,7 +178,7 @@ class PolicyGeometry:
         """Over the actions of a microbatch."""
         outputs = self.old.evaluate(part.context, part.actions, part.action_mask, against=self.policy)
         assert outputs.kl is not None
-        return outputs.kl[part.action_mask].sum()
+        return selected(outputs.kl, part.action_mask).sum()
 
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:

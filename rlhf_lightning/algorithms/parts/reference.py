@@ -16,7 +16,7 @@ from rlhf_lightning.distributed import over_own_rows
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.policy import Policy, PolicyOutputs, TextPolicy
 from rlhf_lightning.models.state import fingerprint, frozen_copy
-from rlhf_lightning.ops.masking import masked, sequence_sum
+from rlhf_lightning.ops.masking import masked, selected, sequence_sum
 from rlhf_lightning.ops.rewards import kl_shaped_rewards
 from rlhf_lightning.records.metrics import Metric
 from rlhf_lightning.rollout.checks import check_finite
@@ -120,9 +120,11 @@ class Reference(nn.Module):
         mask, loss = part.action_mask, self.kl.active_loss
         if loss is None:
             return outputs.logprobs.new_zeros(int(mask.sum()))
-        ref_logprobs = None if part.ref_logprobs is None else part.ref_logprobs[mask]
-        exact = None if outputs.kl is None else outputs.kl[mask]
-        kl = estimated(loss.estimator, outputs.logprobs[mask], ref_logprobs, exact, part.old_logprobs[mask])
+        ref_logprobs = None if part.ref_logprobs is None else selected(part.ref_logprobs, mask)
+        exact = None if outputs.kl is None else selected(outputs.kl, mask)
+        kl = estimated(
+            loss.estimator, selected(outputs.logprobs, mask), ref_logprobs, exact, selected(part.old_logprobs, mask)
+        )
         return self.kl.coef * kl
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.ops.kl import halve_double_coefficient
 from rlhf_lightning.ops.losses import clipped_surrogate_loss, ratio_is_clipped
+from rlhf_lightning.ops.masking import selected
 from rlhf_lightning.ops.ratios import mean_log_ratio, sequence_log_ratio
 
 
@@ -45,7 +46,7 @@ class TokenRatio(Ratio):
         self, logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, " N"]:
         """Log π(aₜ) − log π_old(aₜ)."""
-        return (logprobs - old_logprobs)[action_mask]
+        return selected(logprobs - old_logprobs, action_mask)
 
     def positions(self, action_mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """Every token."""

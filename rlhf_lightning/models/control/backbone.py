@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias, get_args
 from rlhf_lightning.distributed import run_seed
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.control.policy import Activation, ControlCritic, ControlPolicy
+from rlhf_lightning.models.control.layers import Activation
+from rlhf_lightning.models.control.policy import ControlCritic, ControlPolicy
 from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.models.policy import Policy
 from rlhf_lightning.models.state import seeded

@@ -25,7 +25,7 @@ from rlhf_lightning.models.language.trunk import (
 from rlhf_lightning.models.policy import Decoding, PolicyOutputs, TextPolicy
 from rlhf_lightning.ops.kl import Direction
 from rlhf_lightning.ops.logprobs import Head, token_kl, token_statistics
-from rlhf_lightning.ops.masking import rows_at, scattered
+from rlhf_lightning.ops.masking import scattered, selected
 from rlhf_lightning.types import Context, TokenContext, Trajectories
 
 
@@ -85,14 +85,14 @@ class LanguagePolicy(TextPolicy):
         Both models are evaluated at the temperature of this policy.
         """
         hidden = hidden_before(self.model, context, actions, action_mask)
-        at_actions, head = rows_at(hidden, action_mask), self.head()
+        at_actions, head = selected(hidden, action_mask), self.head()
         chunk = chunk_tokens(self.model)
         logprobs, entropy = token_statistics(
             at_actions, actions[action_mask], head=head, temperature=self.temperature, chunk_tokens=chunk
         )
         kl = None
         if against is not None:
-            other = rows_at(hidden_before(against.model, context, actions, action_mask), action_mask)
+            other = selected(hidden_before(against.model, context, actions, action_mask), action_mask)
             sides = [(at_actions, head), (other, against.head())]
             (first, first_head), (second, second_head) = sides if direction == "reverse" else sides[::-1]
             kl = token_kl(

@@ -23,7 +23,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.trunk import chunk_tokens, input_embedding, scaled_head
 from rlhf_lightning.models.state import save_weights
 from rlhf_lightning.ops.logprobs import token_statistics
-from rlhf_lightning.ops.masking import rows_at, scattered
+from rlhf_lightning.ops.masking import scattered, selected
 
 FILE = "surprise_head.safetensors"
 LARGE = 3.0
@@ -60,7 +60,7 @@ class SurpriseHead(nn.Module):
         """
         tied = partial(nn.functional.linear, weight=input_embedding(model).weight)
         logprobs, entropy = token_statistics(
-            rows_at(before, action_mask),
+            selected(before, action_mask),
             actions[action_mask],
             head=scaled_head(self.projection or tied, model.config),
             temperature=1.0,

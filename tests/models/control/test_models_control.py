@@ -13,7 +13,8 @@ from training_helpers import Letters, run_seed_is, same, snapshot
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.control.backbone import ControlBackbone
-from rlhf_lightning.models.control.policy import ControlCritic, ControlPolicy, perceptron
+from rlhf_lightning.models.control.layers import perceptron
+from rlhf_lightning.models.control.policy import ControlCritic, ControlPolicy
 from rlhf_lightning.models.control.spaces import Spaces
 from rlhf_lightning.models.reward.architectures import JointEncoder
 from rlhf_lightning.ops.noise import row_keys
@@ -166,6 +167,23 @@ def test_acting_for_some_environments_is_acting_for_all(spaces):
     torch.testing.assert_close(
         policy.act(observations[some], policy.noise(keys[some])), whole[some], rtol=0, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("normalize", [False, True])
+@EVERY
+def test_an_actor_acts_as_the_policy(spaces, normalize, activation):
+    policy = built(spaces, temperature=0.7, normalize_observations=normalize, activation=activation)
+    if normalize:
+        policy.normalizer.update(10 + 3 * random(50, 3, seed=4))
+    observations, keys = 10 + 3 * random(64, 3), row_keys(seed=1, stream=0, iteration=2, rows=torch.arange(64))
+    assert len(policy.act(observations, policy.noise(keys)).unique(dim=0)) > 1
+    for noise in (None, policy.noise(keys)):
+        with torch.no_grad():
+            expected = policy.act(observations, noise).numpy()
+        found = policy.actor()(observations.numpy(), None if noise is None else noise.numpy())
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_observations_are_normalized_in_acting_and_before_evaluating():
