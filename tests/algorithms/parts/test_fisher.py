@@ -273,9 +273,8 @@ def test_ranks_add_up_to_the_whole(fraction, monkeypatch):
     expected = here.fisher_product(vector)
     own = []
     for rank in range(2):
-        monkeypatch.setattr(
-            "rlhf_lightning.training.minibatches.own_rows", lambda count, rank=rank: torch.arange(rank, count, 2)
-        )
+        monkeypatch.setattr("rlhf_lightning.training.minibatches.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("rlhf_lightning.training.minibatches.world_size", lambda: 2)
         own.append(geometry(one, text_batch(), fraction=fraction).fisher_product(vector))
     torch.testing.assert_close(own[0] + own[1], expected, rtol=1e-9, atol=1e-11)
     assert own[0].norm() > 0.01

@@ -174,9 +174,11 @@ def test_acting_for_some_environments_is_acting_for_all(spaces):
 @EVERY
 def test_an_actor_acts_as_the_policy(spaces, normalize, activation):
     policy = built(spaces, temperature=0.7, normalize_observations=normalize, activation=activation)
+    observations = random(64, 3)
     if normalize:
+        observations = 10 + 3 * observations
         policy.normalizer.update(10 + 3 * random(50, 3, seed=4))
-    observations, keys = 10 + 3 * random(64, 3), row_keys(seed=1, stream=0, iteration=2, rows=torch.arange(64))
+    keys = row_keys(seed=1, stream=0, iteration=2, rows=torch.arange(64))
     assert len(policy.act(observations, policy.noise(keys)).unique(dim=0)) > 1
     for noise in (None, policy.noise(keys)):
         with torch.no_grad():
