@@ -1,0 +1,198 @@
+"""Language models by this package and by TRL: the same model, prompts, lengths, reward and kind of step."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peers.clock import run_of_ours, seconds_of_iteration
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+)
+
+from rlhf_lightning import DPO, GRPO, RLOO, LanguageBackbone, PreferenceDataModule, RewardModeling, RolloutDataModule
+from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
+from rlhf_lightning.bench.models import Size
+from rlhf_lightning.rewards.source import RewardSource
+from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.training.optimization import Optimization
+from rlhf_lightning.types import PreferencePair
+
+PROMPTS, SAMPLES, NEW_TOKENS, LR, BETA = 16, 4, 64, 1e-6, 0.05
+PAIRS = 32
+"""In a step of DPO or of a reward model."""
+
+
+def scores(responses: Sequence[str]) -> list[float]:
+    """A reward that costs nothing: the share of different words."""
+    return [len(set(words)) / max(1, len(words)) for words in map(str.split, responses)]
+
+
+class Words(RewardSource):
+    """`scores` for this package."""
+
+    def score(self, prompts: Any, responses: Sequence[str]) -> torch.Tensor:
+        """One number per response."""
+        return torch.tensor(scores(responses))
+
+
+class RandomWords(Task):
+    """Prompts of 12 to 24 random words, and pairs of responses of 20 to 120."""
+
+    provides = frozenset({"prompts", "groups", "preferences"})
+
+    def __init__(self, vocabulary: int) -> None:
+        draw = random.Random(1)
+
+        def text(low: int, high: int) -> str:
+            words = draw.choices(range(vocabulary - 7), k=draw.randint(low, high))
+            return " ".join(f"w{word}" for word in words)
+
+        self.texts = [text(12, 24) for _ in range(512)]
+        self.pairs = [PreferencePair(text(12, 24), text(20, 120), text(20, 120)) for _ in range(512)]
+
+    def prompts(self, split: str) -> list[str]:
+        """The same for training and evaluation."""
+        return self.texts if split == "train" else self.texts[:2]
+
+    def preferences(self, split: str) -> list[PreferencePair]:
+        """The same for training and evaluation."""
+        return self.pairs if split == "train" else self.pairs[:2]
+
+    def gold(self) -> RewardSource:
+        """The share of different words."""
+        return Words()
+
+
+class Work:
+    """A model in a folder, and what both packages do with it.
+
+    Args:
+        ends: how many of the vocabulary's tokens end a response; 0 for responses of full length.
+        precision: ``32-true`` or ``bf16-mixed``.
+    """
+
+    def __init__(self, size: Size, folder: Path, *, ends: int = 0, precision: str = "32-true") -> None:
+        self.folder, self.precision = folder, precision
+        self.task = RandomWords(size.vocabulary)
+        policy = size.policy(torch.device("cpu"), context_length=256)
+        policy.model.generation_config.eos_token_id = [2, *range(7, 7 + ends)]
+        policy.save(folder)
+        self.optimization = Optimization(lr=LR)
+
+    # -- ours ----------------------------------------------------------------------------------------------------
+
+    def ours(self, kind: str, steps: int) -> float:
+        """Seconds of an iteration, or of a step."""
+        backbone = LanguageBackbone(checkpoint=str(self.folder))
+        shared: dict[str, Any] = {"precision": self.precision, "accelerator": "cpu"}
+        if kind in ("RLOO", "GRPO"):
+            data = RolloutDataModule(
+                self.task,
+                rollout_batch_size=PROMPTS * SAMPLES,
+                samples_per_prompt=SAMPLES,
+                max_new_tokens=NEW_TOKENS,
+                eval_prompts=2,
+            )
+            late = 10 * steps
+            model: Any = (
+                RLOO(self.task, backbone, self.optimization, KLControl(BETA), eval_every=late)
+                if kind == "RLOO"
+                else GRPO(self.task, backbone, self.optimization, KLControl(BETA, "k3", KLLoss("k3")), eval_every=late)
+            )
+            return run_of_ours(model, data, max_epochs=steps, **shared)
+        model = (
+            DPO(self.task, backbone, self.optimization, eval_prompts=2)
+            if kind == "DPO"
+            else RewardModeling(self.task, backbone, self.optimization)
+        )
+        data = PreferenceDataModule(self.task, batch_size=PAIRS)
+        return run_of_ours(model, data, max_steps=steps, checkpoint_every=10 * steps, limit_val_batches=0, **shared)
+
+    # -- TRL -----------------------------------------------------------------------------------------------------
+
+    def theirs(self, kind: str, steps: int) -> float:
+        """Seconds of an iteration, or of a step."""
+        tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        beat = _Beat()
+        with tempfile.TemporaryDirectory() as out:
+            shared: dict[str, Any] = {
+                "output_dir": out,
+                "use_cpu": True,
+                "bf16": self.precision == "bf16-mixed",
+                "gradient_checkpointing": False,
+                "learning_rate": LR,
+                "max_steps": steps,
+                "logging_steps": 1,
+                "save_strategy": "no",
+                "report_to": "none",
+                "disable_tqdm": True,
+            }
+            trainer: Any
+            if kind in ("RLOO", "GRPO"):
+                sampling: dict[str, Any] = {
+                    "per_device_train_batch_size": PROMPTS * SAMPLES,
+                    "num_generations": SAMPLES,
+                    "max_completion_length": NEW_TOKENS,
+                    "beta": BETA,
+                }
+                config, make = (RLOOConfig, RLOOTrainer) if kind == "RLOO" else (GRPOConfig, GRPOTrainer)
+                trainer = make(
+                    model=str(self.folder),
+                    reward_funcs=lambda completions, **_: scores(completions),
+                    args=config(**shared, **sampling),
+                    train_dataset=Dataset.from_list([{"prompt": text} for text in self.task.texts]),
+                    processing_class=tokenizer,
+                    callbacks=[beat],
+                )
+            else:
+                rows = [vars(pair) for pair in self.task.pairs]
+                pairs = Dataset.from_list([{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
+                trainer = self._preference_trainer(kind, pairs, tokenizer, shared, beat)
+            trainer.train()
+        return seconds_of_iteration(beat.times)
+
+    def _preference_trainer(self, kind: str, pairs: Any, tokenizer: Any, shared: dict[str, Any], beat: Any) -> Any:
+        settings = {**shared, "per_device_train_batch_size": PAIRS, "max_length": 256}
+        if kind == "DPO":
+            return DPOTrainer(
+                model=str(self.folder),
+                args=DPOConfig(**settings),
+                train_dataset=pairs,
+                processing_class=tokenizer,
+                callbacks=[beat],
+            )
+        model = AutoModelForSequenceClassification.from_pretrained(self.folder, num_labels=1, dtype=torch.float32)
+        return RewardTrainer(
+            model=model,
+            args=RewardConfig(**settings),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+            callbacks=[beat],
+        )
+
+
+class _Beat(TrainerCallback):
+    """The time at which each step begins."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Look at the clock."""
+        self.times.append(time.perf_counter())
