@@ -115,7 +115,7 @@ class Work:
                 if kind == "RLOO"
                 else GRPO(self.task, backbone, self.optimization, KLControl(BETA, "k3", KLLoss("k3")), eval_every=late)
             )
-            return run_of_ours(model, data, max_epochs=steps, **shared)
+            return run_of_ours(model, data, max_epochs=steps, checkpoint_every=late, **shared)
         model = (
             DPO(self.task, backbone, self.optimization, eval_prompts=2)
             if kind == "DPO"
@@ -162,7 +162,9 @@ class Work:
                 )
             else:
                 rows = [vars(pair) for pair in self.task.pairs]
-                pairs = Dataset.from_list([{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
+                pairs = Dataset.from_list(
+                    [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows]
+                )
                 trainer = self._preference_trainer(kind, pairs, tokenizer, shared, beat)
             trainer.train()
         return seconds_of_iteration(beat.times)

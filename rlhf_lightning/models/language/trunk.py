@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.activations import NewGELUActivation
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.ops.logprobs import Head
@@ -145,11 +146,13 @@ def trainable(model: PreTrainedModel) -> PreTrainedModel:
 
     It stays in evaluation mode, whatever mode it is put into: a ratio of two evaluations must not compare two draws of
     dropout, router jitter or other noise. The embedding of the padding token is trained like any other: the padding
-    token is often the end-of-sequence token too.
+    token is often the end-of-sequence token too. GELU by tanh is computed in one kernel instead of eight.
     """
     model.eval()
     model.train = partial(_stay, model)  # type: ignore[method-assign]
-    for name, module in model.named_modules():
+    for name, module in list(model.named_modules()):
+        if isinstance(module, NewGELUActivation):
+            model.set_submodule(name, nn.GELU(approximate="tanh").eval())
         if isinstance(module, nn.Embedding) and not name.endswith(_POSITIONS):
             module.padding_idx = None
     return model

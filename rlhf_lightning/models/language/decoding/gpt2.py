@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Self, cast
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import gelu
 from transformers import GPT2LMHeadModel, PreTrainedModel
-from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from rlhf_lightning.models.language.decoding.affine import Affine
@@ -50,8 +47,6 @@ class GPT2Layer:
         self.attention, self.attention_out = Affine(block.attn.c_attn), Affine(block.attn.c_proj)
         self.expand, self.contract = Affine(block.mlp.c_fc), Affine(block.mlp.c_proj)
         self.activation = block.mlp.act
-        if isinstance(self.activation, NewGELUActivation):
-            self.activation = partial(gelu, approximate="tanh")  # the same in one operation
 
     def __call__(self, hidden: Float[Tensor, "n H"], number: int, key_values: KeyValues) -> Float[Tensor, "n H"]:
         """The hidden states after this layer."""
