@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m rlhf_lightning
 TEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: install quickstart prove drills test test-slow test-examples test-smoke test-long check format clean help
+.PHONY: install quickstart prove drills test test-slow test-examples test-smoke test-long bench check format clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +44,12 @@ test-smoke: install  ## every comparison and sweep that ships, at its smallest b
 test-long: install  ## known results of control over five seeds
 	$(BIN)/python -m pytest -s -m long
 
+bench: install  ## beside TRL and Stable-Baselines3, which are installed into .venv-peers (a quarter of an hour)
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . \
+	  -r benchmarks/peers/requirements.txt
+	PYTHONPATH=benchmarks .venv-peers/bin/python -m peers
+
 check: install  ## formatting, lint, types, import directions, shipped configurations
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -56,4 +62,4 @@ format: install  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix
 
 clean:  ## remove .venv and caches, keep runs
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

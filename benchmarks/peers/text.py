@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peers.clock import run_of_ours, seconds_of_iteration
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 from trl import (
     DPOConfig,
@@ -25,6 +23,7 @@ from trl import (
     RLOOTrainer,
 )
 
+from peers.clock import run_of_ours, seconds_of_iteration
 from rlhf_lightning import DPO, GRPO, RLOO, LanguageBackbone, PreferenceDataModule, RewardModeling, RolloutDataModule
 from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
 from rlhf_lightning.bench.models import Size

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
+import transformers
 
 from rlhf_lightning.bench.timing import seconds_of
 
@@ -22,3 +25,16 @@ def bandwidth(device: torch.device) -> float:
     """Bytes per second that are read from memory."""
     data = torch.zeros(_BYTES // 4, device=device)
     return _BYTES / min(seconds_of(data.sum) for _ in range(_REPEATS))
+
+
+def described(device: torch.device) -> str:
+    """The machine, its measured limits, and the versions, in one line."""
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    rates = ", ".join(
+        f"{matrix_rate(device, dtype) / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    return (
+        f"{name}, {torch.get_num_threads()} threads; {rates}; {bandwidth(device) / 1e9:.0f} GB/s; "
+        f"torch {torch.__version__}, transformers {transformers.__version__}"
+    )

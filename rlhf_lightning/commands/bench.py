@@ -10,7 +10,7 @@ from rlhf_lightning.cli.arguments import LineParser, positive, track, writable
 from rlhf_lightning.commands import COMMANDS
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 EXAMPLE = "bench --only noise --rounds 1"
 _PARTS = ("decoding", "noise")
@@ -22,6 +22,7 @@ def main(argv: list[str]) -> None:
 
     import torch
 
+    from rlhf_lightning.bench.machine import described
     from rlhf_lightning.bench.rows import PARTS
     from rlhf_lightning.report.tables import markdown_table
 
@@ -34,29 +35,9 @@ def main(argv: list[str]) -> None:
             table += row.cells()
             print(row.work, *(f"  {way:20} {took:>8}  {ratio}" for _, way, took, ratio in row.cells()), sep="\n")
     if arguments.out:
-        text = f"{_machine(device)}; each way once per round, {arguments.rounds} rounds\n\n{markdown_table(table)}"
+        text = f"{described(device)}; each way once per round, {arguments.rounds} rounds\n\n{markdown_table(table)}"
         Path(arguments.out).write_text(text, encoding="utf-8")
         print(f"wrote {arguments.out}")
-
-
-def _machine(device: torch.device) -> str:
-    """The machine, its measured limits, and the versions, in one line."""
-    import platform
-
-    import torch
-    import transformers
-
-    from rlhf_lightning.bench.machine import bandwidth, matrix_rate
-
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    rates = ", ".join(
-        f"{matrix_rate(device, dtype) / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
-        for dtype in (torch.float32, torch.bfloat16)
-    )
-    return (
-        f"{name}, {torch.get_num_threads()} threads; {rates}; {bandwidth(device) / 1e9:.0f} GB/s; "
-        f"torch {torch.__version__}, transformers {transformers.__version__}"
-    )
 
 
 def _parts(text: str) -> list[str]:
