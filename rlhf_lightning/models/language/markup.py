@@ -6,6 +6,7 @@ the chat template, which writes its special tokens itself. The end of a turn is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from jinja2 import TemplateError
@@ -103,15 +104,18 @@ def closing_id(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, *, stop_id: i
 
 
 def answered_ids(
-    prompt: list[Message], response: str, tokenizer: PreTrainedTokenizerBase
+    prompt: list[Message], response: str, tokenizer: PreTrainedTokenizerBase, *, prompt_alone: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """Token ids of a conversation with its reply exactly as the chat template renders it, split where the reply begins.
 
     The second part begins with the first token that the prompt alone does not have, and goes on to the end of the
     text, even behind the end of the turn.
+
+    Args:
+        prompt_alone: `prompt_ids` of the prompt.
     """
     turns = [*prompt, {"role": "assistant", "content": response}]
-    whole, prompt_alone = _conversation_ids(turns, tokenizer, answered=True), prompt_ids(prompt, tokenizer)
+    whole = _conversation_ids(turns, tokenizer, answered=True)
     pairs = zip(whole[:-1], prompt_alone, strict=False)
     start = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole) - 1, len(prompt_alone)))
     return whole[: max(start, 1)], whole[max(start, 1) :]

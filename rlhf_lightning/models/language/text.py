@@ -115,7 +115,8 @@ def _answered(
 ) -> tuple[Ids, Ids]:
     turns = _thawed(prompt)
     assert not isinstance(turns, str)
-    context, reply = answered_ids(turns, response, tokenizer)
+    alone = _prompt(prompt, tokenizer, template, False).tolist()
+    context, reply = answered_ids(turns, response, tokenizer, prompt_alone=alone)
     return np.array(context, dtype=np.int32), np.array(reply, dtype=np.int32)
 
 

@@ -171,7 +171,7 @@ def test_sampling_stops_at_the_end_of_a_turn_in_transformers_too(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answered_conversation_is_what_the_template_renders(family):
     words = FAMILIES[family]()
-    before, reply = answered_ids(TURN, "ok", words)
+    before, reply = answered_ids(TURN, "ok", words, prompt_alone=prompt_ids(TURN, words))
     assert before + reply == rendered(words, [*TURN, {"role": "assistant", "content": "ok"}])
     assert before == prompt_ids(TURN, words)
 
