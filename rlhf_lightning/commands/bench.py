@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     pass
 
 EXAMPLE = "bench --only noise --rounds 1"
-_PARTS = ("decoding", "noise")
+_PARTS = ("decoding", "noise", "updates", "memory")
 
 
 def main(argv: list[str]) -> None:

@@ -5,11 +5,12 @@ are computed for one chunk of tokens at a time, in the forward and again in the 
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 Head: TypeAlias = Callable[[Tensor], Tensor]
@@ -51,8 +52,46 @@ def token_statistics(
         logprobs = tempered_log_softmax(head(hidden), temperature=temperature)
         return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy_of(logprobs)
 
-    logprobs, entropy = _in_chunks(statistics, hidden, targets, chunk_tokens)
+    def sparing(hidden: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        return _Statistics.apply(head(hidden), targets, temperature)
+
+    function = statistics if len(hidden) <= chunk_tokens else sparing
+    logprobs, entropy = _in_chunks(function, hidden, targets, chunk_tokens)
     return logprobs, entropy
+
+
+class _Statistics(torch.autograd.Function):
+    """The same from logits, with a gradient that keeps one tensor of their size and makes one more.
+
+    Autograd keeps half a dozen of them. This gradient has no derivative of its own.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], temperature: float
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+        """Log-probability of each target, and entropy."""
+        logprobs = tempered_log_softmax(logits, temperature=temperature)
+        finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)  # 0 × −∞ is no number
+        entropy = -finite.mul_(logprobs.exp()).sum(-1)
+        ctx.save_for_backward(logprobs, targets, entropy)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, of_logprob: Float[Tensor, " N"], of_entropy: Float[Tensor, " N"]
+    ) -> tuple[Tensor, None, None]:
+        """With p = softmax(x): ∂ log p_a / ∂x = 1_a − p, ∂H/∂x = −p (log p + H)."""
+        logprobs, targets, entropy = ctx.saved_tensors
+        weights = of_logprob[:, None].expand_as(logprobs)
+        if of_entropy.any():
+            finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)
+            weights = finite.add_(entropy[:, None]).mul_(of_entropy[:, None]).add_(of_logprob[:, None])
+        gradient = logprobs.exp().mul_(weights).neg_()
+        gradient.scatter_add_(1, targets[:, None], of_logprob[:, None])
+        return gradient.div_(ctx.temperature).to(ctx.dtype), None, None
 
 
 def token_kl(

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from rlhf_lightning.bench import decoding, models
+from rlhf_lightning.bench import decoding, models, updates
 from rlhf_lightning.bench.machine import bandwidth, matrix_rate
-from rlhf_lightning.bench.rows import BenchRow
+from rlhf_lightning.bench.rows import BenchRow, MemoryRow
 from rlhf_lightning.bench.timing import Timings, timed_in_turn
 
 CPU = torch.device("cpu")
@@ -78,3 +78,20 @@ def test_limits_of_the_machine_are_numbers(monkeypatch):
     monkeypatch.setattr("rlhf_lightning.bench.machine._BYTES", 1 << 16)
     assert matrix_rate(CPU, torch.float32) > 0
     assert bandwidth(CPU) > 0
+
+
+def test_both_ways_to_update_are_timed(monkeypatch):
+    monkeypatch.setattr(updates, "LENGTH", 6)
+    size = models.Size("gpt2", width=16, layers=1, heads=2, vocabulary=120)
+    timings = updates.update_timings(size, CPU, 1, least=1)
+    assert list(timings.seconds) == ["padded", "end to end"]
+
+
+@pytest.mark.slow
+def test_chunks_need_less_memory_than_all_logits():
+    size = models.Size("gpt2", width=16, layers=1, heads=2, vocabulary=20_000)
+    peaks = updates.peak_memory(size, CPU)
+    assert peaks["in chunks"] < 0.7 * peaks["all logits"]
+    (first, second) = MemoryRow("work", {"all logits": 3e9, "in chunks": 1e9}, ours="in chunks").cells()
+    assert first == ["work", "all logits", "3,000 MB", "3.00"]
+    assert second == ["work", "in chunks", "1,000 MB", ""]

@@ -28,7 +28,7 @@ def test_every_part_can_be_chosen():
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["--only", "cooking"], "'cooking' is no part; expected some of decoding, noise"),
+        (["--only", "cooking"], "'cooking' is no part; expected some of decoding, noise, updates, memory"),
         (["--rounds", "0"], "--rounds"),
         (["--out", "/dev/null/x.md"], "cannot be written"),
     ],
