@@ -66,7 +66,7 @@ def text(rounds: int) -> Iterator[BenchRow]:
         for ends, lengths in ((0, f"{NEW_TOKENS} tokens"), (ENDS, f"up to {NEW_TOKENS} tokens, a third on average")):
             for kind in ("RLOO", "GRPO"):
                 work = f"{kind}, {name}: an iteration of {PROMPTS * SAMPLES} responses of {lengths}"
-                yield _beside_trl(work, kind, name, rounds, steps=6, ends=ends)
+                yield _beside_trl(work, kind, name, rounds, steps=5, ends=ends)
 
 
 def preferences(rounds: int) -> Iterator[BenchRow]:
@@ -75,7 +75,7 @@ def preferences(rounds: int) -> Iterator[BenchRow]:
 
     for kind, title in (("DPO", "DPO"), ("RM", "reward model")):
         work = f"{title}, {MIDDLE}: a step on {PAIRS} pairs of 20 to 120 tokens"
-        yield _beside_trl(work, kind, MIDDLE, rounds, steps=6)
+        yield _beside_trl(work, kind, MIDDLE, rounds, steps=5)
 
 
 def half(rounds: int) -> Iterator[BenchRow]:

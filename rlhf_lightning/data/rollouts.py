@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from rlhf_lightning.data.collection import CollectionDataModule, checked_policy, try_rewards
 from rlhf_lightning.data.passes import from_passes
-from rlhf_lightning.distributed import FURTHER, Stream, run_seed, world_size
+from rlhf_lightning.distributed import FURTHER, Stream, rank, run_seed, world_size
 from rlhf_lightning.errors import UserError, check_counts
 from rlhf_lightning.models.policy import Policy, TextPolicy
 from rlhf_lightning.records.metrics import Experience, Metric
@@ -21,6 +22,8 @@ from rlhf_lightning.rollout.responses import ResponseCollector
 from rlhf_lightning.rollout.statistics import TEXT_METRICS, WIN_RATE, score_statistics, text_statistics
 from rlhf_lightning.tasks.task import Task
 from rlhf_lightning.types import Prompt, ScoredRollout
+
+log = logging.getLogger(__name__)
 
 
 class RolloutDataModule(CollectionDataModule):
@@ -154,6 +157,13 @@ class RolloutDataModule(CollectionDataModule):
             raise UserError(
                 f"data.init_args.rollout_batch_size is {self.rollout_batch_size}, "
                 f"which {world_size()} devices do not divide"
+            )
+        engine = self.responses.engine
+        if not engine.reproducible and rank() == 0:
+            log.warning(
+                "%s draws other responses each time: a resumed run goes on otherwise than an uninterrupted one, and "
+                "runs of the same seed are not paired",
+                type(engine).__name__,
             )
         try_rewards(self.responses, self.task, self.heldout_prompts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -16,9 +17,9 @@ class DecodingEngine(ABC):
 
     What training relies on, and every engine must therefore guarantee:
 
-    - The noise is counter-based: the tokens of a response are a function of the policy, its prompt and its key alone.
-      They do not depend on the other rows, on the batch size or on the number of devices, so that runs resume exactly
-      and comparisons are paired.
+    - If it is ``reproducible``, the noise is counter-based: the tokens of a response are a function of the policy, its
+      prompt and its key alone. They do not depend on the other rows, on the batch size or on the number of devices, so
+      that runs resume exactly and comparisons are paired. An engine that cannot promise this says so, and runs warn.
     - ``old_logprobs`` are log-probabilities under the tempered distribution, softmax(logits / temperature) over the
       whole vocabulary, from which each token was drawn: no top-k or top-p. An engine whose arithmetic differs from
       that of the training forward gives logprobs that the policy's `evaluate` would not, and biases the ratios.
@@ -26,6 +27,9 @@ class DecodingEngine(ABC):
       ended after ``max_new_tokens`` is ``truncated`` at its last token. ``action_mask`` is False after the end.
     - Tensors are on the device of the context, and the policy's parameters are those at the time of the call.
     """
+
+    reproducible: ClassVar[bool] = True
+    """Whether the same policy, prompt and key always give the same response."""
 
     @abstractmethod
     def generate(

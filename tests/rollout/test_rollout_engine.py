@@ -1,8 +1,11 @@
 """Engines of the user's own sample responses in place of the built-in one."""
 
+import pytest
 import tiny_models
 import torch
+from tiny_tasks import Animals
 
+from rlhf_lightning.data.rollouts import RolloutDataModule
 from rlhf_lightning.distributed import Stream
 from rlhf_lightning.ops.noise import row_keys
 from rlhf_lightning.rewards.source import RewardSource
@@ -53,6 +56,16 @@ def test_an_engine_of_the_users_own_samples_the_responses():
     rollout = scored.rollout
     evaluated = policy.evaluate(rollout.context, rollout.actions, rollout.action_mask).logprobs
     torch.testing.assert_close(rollout.old_logprobs, evaluated, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("reproducible", [True, False])
+def test_an_engine_that_does_not_repeat_itself_is_warned_about(reproducible, caplog, monkeypatch):
+    monkeypatch.setattr(Echo, "reproducible", reproducible)
+    data = RolloutDataModule(Animals(), rollout_batch_size=4, eval_prompts=2, engine=Echo())
+    data.setup("fit")
+    assert [message.startswith("Echo draws other responses each time") for message in caplog.messages] == (
+        [] if reproducible else [True]
+    )
 
 
 def test_an_engine_gets_the_noise_keys_of_its_rows():

@@ -17,7 +17,8 @@ from rlhf_lightning.errors import UserError
 def limited(what: str, *, seconds: float, gigabytes: float) -> Iterator[None]:
     """Run a block that may take so much time and so much more memory than the process has, and no more.
 
-    Time is limited in the main thread of Unix, memory on Linux; elsewhere there is no such means.
+    Time is limited in the main thread of Unix, memory on Linux; elsewhere there is no such means. It is time that the
+    process computes: one that is suspended in the middle, with the computer or by a scheduler, goes on afterwards.
 
     Args:
         what: it is, for the message.
@@ -41,13 +42,13 @@ def _time_limit(what: str, seconds: float) -> Iterator[None]:
     def refuse(number: int, frame: FrameType | None) -> None:
         raise UserError(f"{what} takes more than {seconds:g} seconds; expected one that ends")
 
-    handler = signal.signal(signal.SIGALRM, refuse)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler = signal.signal(signal.SIGVTALRM, refuse)
+    timer = signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
+        signal.signal(signal.SIGVTALRM, handler)
 
 
 @contextmanager

@@ -198,8 +198,8 @@ def test_a_template_that_does_not_end_or_grows_is_one_line(template, line, monke
     monkeypatch.setattr(markup, "MOST_SECONDS", 0.3 if template == LOOPS else 10.0)
     words = tiny_markup.llama()
     words.chat_template = template
-    before = signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)
+    before = signal.getsignal(signal.SIGVTALRM), resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(UserError, match=line):
         prompt_ids(TURN, words)
-    assert (signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)) == before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert (signal.getsignal(signal.SIGVTALRM), resource.getrlimit(resource.RLIMIT_AS)) == before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
