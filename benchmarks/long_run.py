@@ -88,7 +88,15 @@ def command(backbone: str, runs: str, iterations: int) -> list[str]:
     words += ["--config", "configs/tasks/bandit.yaml", "--config", "configs/algorithms/ppo.yaml", *BACKBONES[backbone]]
     words += ["--data.init_args.rollout_batch_size", "32", "--data.init_args.max_new_tokens", "3"]
     words += ["--data.init_args.eval_prompts", "32", "--model.init_args.inner_epochs", "1"]
-    return [*words, "--model.init_args.eval_every", "10", "--trainer.max_epochs", str(iterations)]
+    return [
+        *words,
+        "--model.init_args.eval_every",
+        "10",
+        "--checkpoint_every",
+        "1",
+        "--trainer.max_epochs",
+        str(iterations),
+    ]
 
 
 def watched(words: Sequence[str], run: Path, every: float) -> Iterator[Look]:

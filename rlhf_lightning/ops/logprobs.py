@@ -75,18 +75,20 @@ class _Statistics(torch.autograd.Function):
         finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)  # 0 × −∞ is no number
         entropy = -finite.mul_(logprobs.exp()).sum(-1)
         ctx.save_for_backward(logprobs, targets, entropy)
+        ctx.set_materialize_grads(False)  # most losses have no entropy in them
         ctx.temperature, ctx.dtype = temperature, logits.dtype
         return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, of_logprob: Float[Tensor, " N"], of_entropy: Float[Tensor, " N"]
+        ctx: Any, of_logprob: Float[Tensor, " N"] | None, of_entropy: Float[Tensor, " N"] | None
     ) -> tuple[Tensor, None, None]:
         """With p = softmax(x): ∂ log p_a / ∂x = 1_a − p, ∂H/∂x = −p (log p + H)."""
         logprobs, targets, entropy = ctx.saved_tensors
+        of_logprob = torch.zeros_like(entropy) if of_logprob is None else of_logprob
         weights = of_logprob[:, None].expand_as(logprobs)
-        if of_entropy.any():
+        if of_entropy is not None:
             finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)
             weights = finite.add_(entropy[:, None]).mul_(of_entropy[:, None]).add_(of_logprob[:, None])
         gradient = logprobs.exp().mul_(weights).neg_()

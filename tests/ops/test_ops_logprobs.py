@@ -207,15 +207,20 @@ def test_token_statistics_against_a_loop(chunk_tokens, temperature):
     assert entropy.tolist() == pytest.approx([-math.fsum(math.exp(x) * x for x in row) for row in rows])
 
 
+@pytest.mark.parametrize("used", ["both", "logprobs", "entropy"])
 @pytest.mark.parametrize("chunk_tokens", CHUNKS)
-def test_token_statistics_gradients_are_those_through_full_logits(chunk_tokens):
+def test_token_statistics_gradients_are_those_through_full_logits(chunk_tokens, used):
     hidden, targets, head = statistics_inputs()
     leaves = [hidden, head.weight, head.bias]
     a, b = random(N, seed=20), random(N, seed=21)
+
+    def loss(logprobs, entropy):
+        return {"both": a * logprobs + b * entropy, "logprobs": a * logprobs, "entropy": b * entropy}[used].sum()
+
     distribution = Categorical(logits=head(hidden) / 0.7)
-    expected = torch.autograd.grad((a * distribution.log_prob(targets) + b * distribution.entropy()).sum(), leaves)
-    logprobs, entropy = token_statistics(hidden, targets, head=head, temperature=0.7, chunk_tokens=chunk_tokens)
-    gradients = torch.autograd.grad((a * logprobs + b * entropy).sum(), leaves)
+    expected = torch.autograd.grad(loss(distribution.log_prob(targets), distribution.entropy()), leaves)
+    found = token_statistics(hidden, targets, head=head, temperature=0.7, chunk_tokens=chunk_tokens)
+    gradients = torch.autograd.grad(loss(*found), leaves)
     for gradient, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, other)
 
