@@ -92,7 +92,7 @@ def packed_states(
     """Last hidden states over prompt and response, S = P + T; those at padding are meaningless.
 
     Args:
-        model: causal, and prepared by `attends_to_packed`.
+        model: causal, and prepared by `use_packed_attention`.
     """
     packing = Packing.of(context, action_mask)
     mask = torch.cat([context.attention_mask, action_mask], dim=1)
@@ -106,7 +106,7 @@ def packed_states(
     return packing.unpack(outputs.last_hidden_state)
 
 
-def attends_to_packed(model: PreTrainedModel) -> bool:
+def use_packed_attention(model: PreTrainedModel) -> bool:
     """Let a model's attention accept packed tokens, beside what it accepts; False where it cannot.
 
     Only models that take their attention from transformers' interface can, and only the default one is replaced.
@@ -118,8 +118,8 @@ def attends_to_packed(model: PreTrainedModel) -> bool:
     return bool(config._attn_implementation == _PACKED)
 
 
-def attends_plainly(model: PreTrainedModel) -> None:
-    """Undo `attends_to_packed`."""
+def use_plain_attention(model: PreTrainedModel) -> None:
+    """Undo `use_packed_attention`."""
     model.set_attn_implementation(_PLAIN)
 
 
