@@ -77,7 +77,7 @@ class BreaksDown(Control):
     def environments(self, count):
         vector = super().environments(count)
         if second():
-            vector.step = self.broken
+            vector.envs[0].step = self.broken
         return vector
 
     def broken(self, actions):
