@@ -27,7 +27,7 @@ from rlhf_lightning.cli.arguments import track
 from rlhf_lightning.report.tables import markdown_table
 
 TARGET = Path(__file__).resolve().parent.parent / "results" / "peers.md"
-SMALL, MIDDLE, LARGE = SIZES
+SMALL, MIDDLE, *_ = SIZES
 ENDS = 22
 """Of 512 tokens, how many end a response where lengths vary: a third of the longest on average."""
 OURS = "rlhf_lightning"
@@ -78,28 +78,17 @@ def preferences(rounds: int) -> Iterator[BenchRow]:
         yield _beside_trl(work, kind, MIDDLE, rounds, steps=5)
 
 
-def half(rounds: int) -> Iterator[BenchRow]:
-    """Iterations of RLOO in bf16-mixed."""
-    for name in (MIDDLE, LARGE):
-        work = f"RLOO in bf16-mixed, {name}: an iteration of 64 responses of 64 tokens"
-        yield _beside_trl(work, "RLOO", name, rounds, steps=4, precision="bf16-mixed")
-
-
-def _beside_trl(
-    work: str, kind: str, name: str, rounds: int, *, steps: int, ends: int = 0, precision: str = "32-true"
-) -> BenchRow:
+def _beside_trl(work: str, kind: str, name: str, rounds: int, *, steps: int, ends: int = 0) -> BenchRow:
     from peers.text import Work
 
     with tempfile.TemporaryDirectory() as folder:
-        both = Work(SIZES[name], Path(folder), ends=ends, precision=precision)
-        ways: dict[str, Callable[[], float]] = {"TRL": lambda: both.theirs(kind, steps)}
-        if precision != "32-true":
-            full = Work(SIZES[name], Path(folder), ends=ends)
-            ways["TRL in float32"] = lambda: full.theirs(kind, steps)
-        return alternating(work, rounds, {**ways, OURS: lambda: both.ours(kind, steps)})
+        both = Work(SIZES[name], Path(folder), ends=ends)
+        return alternating(
+            work, rounds, {"TRL": lambda: both.theirs(kind, steps), OURS: lambda: both.ours(kind, steps)}
+        )
 
 
-PARTS = {"control": control, "text": text, "preferences": preferences, "half": half}
+PARTS = {"control": control, "text": text, "preferences": preferences}
 
 
 def main() -> None:

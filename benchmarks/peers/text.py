@@ -83,11 +83,10 @@ class Work:
 
     Args:
         ends: how many of the vocabulary's tokens end a response; 0 for responses of full length.
-        precision: ``32-true`` or ``bf16-mixed``.
     """
 
-    def __init__(self, size: Size, folder: Path, *, ends: int = 0, precision: str = "32-true") -> None:
-        self.folder, self.precision = folder, precision
+    def __init__(self, size: Size, folder: Path, *, ends: int = 0) -> None:
+        self.folder = folder
         self.task = RandomWords(size.vocabulary)
         policy = size.policy(torch.device("cpu"), context_length=256)
         policy.model.generation_config.eos_token_id = [2, *range(7, 7 + ends)]
@@ -99,7 +98,7 @@ class Work:
     def ours(self, kind: str, steps: int) -> float:
         """Seconds of an iteration, or of a step."""
         backbone = LanguageBackbone(checkpoint=str(self.folder))
-        shared: dict[str, Any] = {"precision": self.precision, "accelerator": "cpu"}
+        shared: dict[str, Any] = {"accelerator": "cpu"}
         if kind in ("RLOO", "GRPO"):
             data = RolloutDataModule(
                 self.task,
@@ -133,7 +132,7 @@ class Work:
             shared: dict[str, Any] = {
                 "output_dir": out,
                 "use_cpu": True,
-                "bf16": self.precision == "bf16-mixed",
+                "bf16": False,
                 "gradient_checkpointing": False,
                 "learning_rate": LR,
                 "max_steps": steps,
