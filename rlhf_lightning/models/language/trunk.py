@@ -13,6 +13,7 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.language.onednn import use_onednn
 from rlhf_lightning.ops.logprobs import Head
 from rlhf_lightning.ops.masking import masked
 
@@ -146,7 +147,8 @@ def trainable(model: PreTrainedModel) -> PreTrainedModel:
 
     It stays in evaluation mode, whatever mode it is put into: a ratio of two evaluations must not compare two draws of
     dropout, router jitter or other noise. The embedding of the padding token is trained like any other: the padding
-    token is often the end-of-sequence token too. GELU by tanh is computed in one kernel instead of eight.
+    token is often the end-of-sequence token too. GELU by tanh is computed in one kernel instead of eight, and products
+    of matrices by what is fastest.
     """
     model.eval()
     model.train = partial(_stay, model)  # type: ignore[method-assign]
@@ -155,6 +157,7 @@ def trainable(model: PreTrainedModel) -> PreTrainedModel:
             model.set_submodule(name, nn.GELU(approximate="tanh").eval())
         if isinstance(module, nn.Embedding) and not name.endswith(_POSITIONS):
             module.padding_idx = None
+    use_onednn(model)
     return model
 
 

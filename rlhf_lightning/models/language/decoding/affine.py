@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_lightning.models.language.decoding.packed_weights import packed, packed_linear
+from rlhf_lightning.models.language.onednn import packed, packed_linear
 from rlhf_lightning.models.language.lora import merged_weight
 
 
