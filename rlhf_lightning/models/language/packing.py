@@ -6,21 +6,28 @@ model would have used anyway: its rows are put side by side for it, and its resu
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
+from rlhf_lightning.models.language.onednn import round_up
 from rlhf_lightning.models.language.trunk import position_ids
 from rlhf_lightning.ops.masking import masked
 from rlhf_lightning.types import TokenContext
 
 _PLAIN, _PACKED = "sdpa", "packed_sdpa"
 """Names under which transformers knows its own attention and the one below."""
+
+_SHORT = 64
+"""Tokens of the longest row up to which a CPU computes all scores of attention at once."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class Packing:
     What a causal model computes for a prompt does not depend on what follows, so that rows can share it.
 
     Args:
-        tokens: the place of each packed token in the batch, counted along its rows.
+        tokens: the place of each packed token in the batch, counted along its rows; at the end some first tokens again,
+            which nobody reads, so that N is a number that recurs.
         places: of each of the batch's tokens among the packed ones; 0 at padding.
         rows: the places of each row's tokens without gaps; 0 behind the last one.
         sources: the place of each packed token in ``rows``, counted along them.
@@ -57,7 +65,9 @@ class Packing:
         row_numbers = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
         row_places[row_numbers[mask], columns[mask]] = places[mask]
         sources = (row_numbers * row_places.shape[1] + columns)[kept]
-        return cls(kept.flatten().nonzero().squeeze(1), places, row_places, sources)
+        tokens = kept.flatten().nonzero().squeeze(1)
+        more = round_up(len(tokens)) - len(tokens)
+        return cls(pad(tokens, (0, more)), places, row_places, pad(sources, (0, more)))
 
     def pack(self, values: Tensor) -> Tensor:
         """[B, S] → [1, N]: the values of the packed tokens."""
@@ -137,8 +147,15 @@ def _attention(
     if packing is None:
         return attend(module, query, key, value, attention_mask, **options)
     rows = [packing.attending(values) for values in (query, key, value)]
-    found, weights = attend(module, *rows, None, **options)
+    with _fastest(packing):
+        found, weights = attend(module, *rows, None, **options)
     return packing.attended(found), weights
+
+
+def _fastest(packing: Packing) -> AbstractContextManager[None]:
+    """The backend of attention to choose: all scores at once take half of the time where rows are short on a CPU."""
+    short = packing.rows.device.type == "cpu" and packing.rows.shape[1] <= _SHORT
+    return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
 
 
 AttentionInterface.register(_PACKED, _attention)

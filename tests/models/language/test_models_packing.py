@@ -47,6 +47,27 @@ def test_packed_rows_have_the_states_and_gradients_of_padded_ones(kind):
         assert distance <= (1e-12 if exact else 1e-5) * scale + 1e-12, name
 
 
+@pytest.mark.parametrize(("kind", "length"), [("gpt2", "n_positions"), ("llama", "max_position_embeddings")])
+@pytest.mark.parametrize("longest", [20, 90], ids=["short rows", "long rows"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_rows_have_the_states_and_gradients_of_padded_ones(kind, length, longest, dtype):
+    """More tokens than 512, from where on oneDNN multiplies, and rows on both sides of 64, where attention changes."""
+    generator = torch.Generator().manual_seed(3)
+    model = built(kind, **{length: 128}).to(dtype)
+    context = tiny_models.context(*([3 + row % 5, 4, 5 + row % 3] for row in range(60)))
+    actions = torch.randint(5, 15, (60, longest), generator=generator)
+    lengths = torch.randint(1, longest + 1, (60,), generator=generator)
+    lengths[0] = longest
+    given = context, actions, torch.arange(longest) < lengths[:, None]
+    found, gradients = values_and_gradients(hidden_states, model, *given)
+    expected, expected_gradients = values_and_gradients(padded_states, model, *given)
+    exact = dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10 if exact else 1e-4)
+    for name, gradient in gradients.items():
+        distance, scale = (gradient - expected_gradients[name]).norm(), expected_gradients[name].norm()
+        assert distance <= (1e-5 if exact else 1e-3) * scale + 1e-10, name
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_row_among_others_has_the_states_that_it_has_alone(kind):
     model = built(kind)

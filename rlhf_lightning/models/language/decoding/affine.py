@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_lightning.models.language.onednn import packed, packed_linear
 from rlhf_lightning.models.language.lora import merged_weight
+from rlhf_lightning.models.language.onednn import packed, packed_linear
 
 
 class Affine:
