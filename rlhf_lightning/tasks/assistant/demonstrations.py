@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 
 from rlhf_lightning.tasks.assistant.grammar import Chain, Choice, Node, Text
 from rlhf_lightning.tasks.assistant.world import ATTRIBUTES, VALUES, VERBS, Hazard, Query, Request, World
@@ -141,12 +142,16 @@ def _body(entity: str, attributes: Sequence[str], values: Sequence[Node]) -> Nod
 
 
 def _first(entity: str, attribute: str, value: Node) -> Node:
-    subject = {f"the {attribute} of the {entity} is": NAMED, f"the {entity} {VERBS[attribute]}": SHORT}
-    return Chain(Choice.of(subject), value)
+    return Chain(_subject(f"the {attribute} of the {entity} is", f"the {entity} {VERBS[attribute]}"), value)
 
 
 def _later(attribute: str, value: Node) -> Node:
-    return Chain(Choice.of({f"its {attribute} is": NAMED, f"it {VERBS[attribute]}": SHORT}), value)
+    return Chain(_subject(f"its {attribute} is", f"it {VERBS[attribute]}"), value)
+
+
+@cache
+def _subject(named: str, short: str) -> Choice:
+    return Choice.of({named: NAMED, short: SHORT})
 
 
 def _hazard_response(hazard: Hazard) -> Node:

@@ -10,7 +10,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, reduce
-from itertools import pairwise, product
+from itertools import accumulate, pairwise, product
 from typing import TypeAlias
 
 Words: TypeAlias = tuple[str, ...]
@@ -30,9 +30,15 @@ def joined(first: Neighbours, second: Neighbours) -> Neighbours:
 class Node(ABC):
     """A random text."""
 
-    @abstractmethod
     def sample(self, rng: random.Random) -> Words:
         """Draw a text."""
+        words: list[str] = []
+        self.write(words, rng)
+        return tuple(words)
+
+    @abstractmethod
+    def write(self, words: list[str], rng: random.Random) -> None:
+        """Draw a text, and append its words."""
 
     @property
     @abstractmethod
@@ -56,9 +62,9 @@ class Text(Node):
     def __init__(self, text: str) -> None:
         self.words = tuple(text.split())
 
-    def sample(self, rng: random.Random) -> Words:
-        """The words."""
-        return self.words
+    def write(self, words: list[str], rng: random.Random) -> None:
+        """Append the words."""
+        words += self.words
 
     entropy = 0.0
 
@@ -74,9 +80,10 @@ class Chain(Node):
     def __init__(self, *parts: Node) -> None:
         self.parts = parts
 
-    def sample(self, rng: random.Random) -> Words:
-        """A sample of each part, joined."""
-        return tuple(word for part in self.parts for word in part.sample(rng))
+    def write(self, words: list[str], rng: random.Random) -> None:
+        """Draw each part."""
+        for part in self.parts:
+            part.write(words, rng)
 
     @cached_property
     def entropy(self) -> float:
@@ -101,6 +108,7 @@ class Choice(Node):
         total = math.fsum(weights)
         self.options = tuple(options)
         self.weights = tuple(weight / total for weight in weights)
+        self._cumulative = tuple(accumulate(self.weights))
 
     @classmethod
     def of(cls, weighted: Mapping[str, float]) -> Choice:
@@ -112,10 +120,10 @@ class Choice(Node):
         """A choice between equally likely texts."""
         return cls(options, [1.0] * len(options))
 
-    def sample(self, rng: random.Random) -> Words:
-        """A sample of one option."""
-        (chosen,) = rng.choices(self.options, self.weights)
-        return chosen.sample(rng)
+    def write(self, words: list[str], rng: random.Random) -> None:
+        """Draw an option, and from it."""
+        (chosen,) = rng.choices(self.options, cum_weights=self._cumulative)
+        chosen.write(words, rng)
 
     @cached_property
     def entropy(self) -> float:
