@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from typing import Any
 
-from lightning.pytorch import Callback
-
 from rlhf_lightning import train
-
-
-class Clock(Callback):
-    """The time at which each iteration, or each step, begins."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Look at the clock."""
-        self.times.append(time.perf_counter())
+from rlhf_lightning.bench.iteration import Clock
 
 
 def seconds_of_iteration(times: list[float]) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,55 +25,12 @@ from peers.clock import run_of_ours, seconds_of_iteration
 from rlhf_lightning import DPO, GRPO, RLOO, LanguageBackbone, PreferenceDataModule, RewardModeling, RolloutDataModule
 from rlhf_lightning.algorithms.parts.kl_control import KLControl, KLLoss
 from rlhf_lightning.bench.models import Size
-from rlhf_lightning.rewards.source import RewardSource
-from rlhf_lightning.tasks.task import Task
+from rlhf_lightning.bench.words import RandomWords, distinct_words
 from rlhf_lightning.training.optimization import Optimization
-from rlhf_lightning.types import PreferencePair
 
 PROMPTS, SAMPLES, NEW_TOKENS, LR, BETA = 16, 4, 64, 1e-6, 0.05
 PAIRS = 32
 """In a step of DPO or of a reward model."""
-
-
-def scores(responses: Sequence[str]) -> list[float]:
-    """A reward that costs nothing: the share of different words."""
-    return [len(set(words)) / max(1, len(words)) for words in map(str.split, responses)]
-
-
-class Words(RewardSource):
-    """`scores` for this package."""
-
-    def score(self, prompts: Any, responses: Sequence[str]) -> torch.Tensor:
-        """One number per response."""
-        return torch.tensor(scores(responses))
-
-
-class RandomWords(Task):
-    """Prompts of 12 to 24 random words, and pairs of responses of 20 to 120."""
-
-    provides = frozenset({"prompts", "groups", "preferences"})
-
-    def __init__(self, vocabulary: int) -> None:
-        draw = random.Random(1)
-
-        def text(low: int, high: int) -> str:
-            words = draw.choices(range(vocabulary - 7), k=draw.randint(low, high))
-            return " ".join(f"w{word}" for word in words)
-
-        self.texts = [text(12, 24) for _ in range(512)]
-        self.pairs = [PreferencePair(text(12, 24), text(20, 120), text(20, 120)) for _ in range(512)]
-
-    def prompts(self, split: str) -> list[str]:
-        """The same for training and evaluation."""
-        return self.texts if split == "train" else self.texts[:2]
-
-    def preferences(self, split: str) -> list[PreferencePair]:
-        """The same for training and evaluation."""
-        return self.pairs if split == "train" else self.pairs[:2]
-
-    def gold(self) -> RewardSource:
-        """The share of different words."""
-        return Words()
 
 
 class Work:
@@ -152,7 +107,7 @@ class Work:
                 config, make = (RLOOConfig, RLOOTrainer) if kind == "RLOO" else (GRPOConfig, GRPOTrainer)
                 trainer = make(
                     model=str(self.folder),
-                    reward_funcs=lambda completions, **_: scores(completions),
+                    reward_funcs=lambda completions, **_: distinct_words(completions),
                     args=config(**shared, **sampling),
                     train_dataset=Dataset.from_list([{"prompt": text} for text in self.task.texts]),
                     processing_class=tokenizer,

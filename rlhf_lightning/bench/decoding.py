@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig
 
-from rlhf_lightning.bench.models import Size, prompts
+from rlhf_lightning.bench.models import Shape, Size, prompts
 from rlhf_lightning.bench.timing import Timings, timed_in_turn
 from rlhf_lightning.models.language.policy import LanguagePolicy
 from rlhf_lightning.ops.noise import gumbel, gumbel_argmax, row_keys
@@ -16,50 +16,59 @@ from rlhf_lightning.rollout.decode import EagerDecoder, FastDecoder
 from rlhf_lightning.rollout.engine import DecodingEngine
 from rlhf_lightning.types import TokenContext
 
-PROMPTS, SAMPLES, PROMPT_LENGTH, NEW_TOKENS = 16, 4, 24, 64
-
 
 def rollout_timings(
     size: Size,
+    shape: Shape,
     device: torch.device,
     rounds: int,
     *,
     ends: int,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Timings:
-    """Seconds of `SAMPLES` responses to each of `PROMPTS` prompts, by engine.
+    """Seconds of a rollout, by engine.
 
     Args:
         ends: number of tokens that end a response; 0 for responses of full length.
     """
-    policy = size.policy(device, context_length=PROMPT_LENGTH + NEW_TOKENS)
-    policy.stop_ids = list(range(7, 7 + ends))
-    context = prompts(policy, PROMPTS, length=PROMPT_LENGTH)
+    policy, context = _drawn_from(size, shape, device, ends)
     ways: Mapping[str, Callable[[], object]] = {
-        "generate": lambda: generate(policy, context),
-        "eager": lambda: sample(EagerDecoder(), policy, context),
-        "fast": lambda: sample(FastDecoder(), policy, context),
+        "generate": lambda: generate(policy, context, shape),
+        "eager": lambda: sample(EagerDecoder(), policy, context, shape),
+        "fast": lambda: sample(FastDecoder(), policy, context, shape),
     }
     return timed_in_turn(ways, rounds, track=track)
 
 
-def sample(engine: DecodingEngine, policy: LanguagePolicy, context: TokenContext) -> object:
+def rollout(size: Size, shape: Shape, device: torch.device) -> Callable[[], object]:
+    """A rollout of responses of full length, by the engine that is the default."""
+    policy, context = _drawn_from(size, shape, device, ends=0)
+    return lambda: sample(FastDecoder(), policy, context, shape)
+
+
+def _drawn_from(size: Size, shape: Shape, device: torch.device, ends: int) -> tuple[LanguagePolicy, TokenContext]:
+    policy = size.policy(device, context_length=shape.context_length)
+    policy.stop_ids = list(range(7, 7 + ends))
+    return policy, prompts(policy, shape.prompts, length=shape.prompt_length)
+
+
+def sample(engine: DecodingEngine, policy: LanguagePolicy, context: TokenContext, shape: Shape) -> object:
     """The responses of an engine."""
-    rows = torch.arange(PROMPTS * SAMPLES, device=policy.device)
+    rows = torch.arange(shape.responses, device=policy.device)
     keys = row_keys(seed=1, stream=0, iteration=0, rows=rows)
-    return engine.generate(policy, context, keys=keys, rows=rows, max_new_tokens=NEW_TOKENS)
+    return engine.generate(policy, context, keys=keys, rows=rows, max_new_tokens=shape.length)
 
 
 @torch.no_grad()
-def generate(policy: LanguagePolicy, context: TokenContext) -> object:
+def generate(policy: LanguagePolicy, context: TokenContext, shape: Shape) -> object:
     """The same number of responses by transformers."""
     settings = GenerationConfig(
         do_sample=True,
         top_k=0,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=shape.length,
         eos_token_id=policy.stop_ids or None,
         pad_token_id=0,
-        num_return_sequences=SAMPLES,
+        num_return_sequences=shape.samples,
     )
     return cast(Any, policy.model).generate(
         context.input_ids, attention_mask=context.attention_mask.long(), generation_config=settings

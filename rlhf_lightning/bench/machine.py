@@ -6,8 +6,10 @@ import platform
 
 import torch
 import transformers
+from torch import nn
 
 from rlhf_lightning.bench.timing import seconds_of
+from rlhf_lightning.models.language.onednn import use_onednn
 
 _SIDE = 2048
 _BYTES = 256 << 20
@@ -15,9 +17,11 @@ _REPEATS = 5
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of large square matrix products."""
-    a, b = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
-    seconds = min(seconds_of(lambda: a @ b) for _ in range(_REPEATS))
+    """Floating-point operations per second of large square matrix products, by the layers of a model."""
+    layer = nn.Linear(_SIDE, _SIDE, bias=False, device=device).to(dtype).requires_grad_(False)
+    use_onednn(layer)
+    inputs = torch.randn(_SIDE, _SIDE, device=device).to(dtype)
+    seconds = min(seconds_of(lambda: layer(inputs)) for _ in range(_REPEATS))
     return 2 * _SIDE**3 / seconds
 
 

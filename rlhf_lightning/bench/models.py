@@ -52,6 +52,26 @@ SIZES = {
 }
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Of what is drawn, or learned from: several responses to each of some prompts, in tokens."""
+
+    prompts: int = 16
+    samples: int = 4
+    prompt_length: int = 24
+    length: int = 64
+
+    @property
+    def responses(self) -> int:
+        """The number of responses."""
+        return self.prompts * self.samples
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and response."""
+        return self.prompt_length + self.length
+
+
 def prompts(policy: LanguagePolicy, count: int, *, length: int) -> TokenContext:
     """Prompts of random tokens, half as long as ``length`` to ``length``, on the policy's device."""
     generator = torch.Generator().manual_seed(1)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 import torch
 
-from rlhf_lightning.bench.decoding import NEW_TOKENS, PROMPTS, SAMPLES, noise_timings, rollout_timings
-from rlhf_lightning.bench.models import SIZES, Size
-from rlhf_lightning.bench.timing import Timings
-from rlhf_lightning.bench.updates import LENGTH, LONG, ROWS, peak_memory, update_timings
+from rlhf_lightning.bench.decoding import noise_timings, rollout, rollout_timings
+from rlhf_lightning.bench.iteration import Stages, stages_of_iterations
+from rlhf_lightning.bench.limits import step_bytes, update_operations
+from rlhf_lightning.bench.machine import bandwidth, matrix_rate
+from rlhf_lightning.bench.models import SIZES, Shape, Size
+from rlhf_lightning.bench.timing import Timings, timed_in_turn
+from rlhf_lightning.bench.updates import LONG, peak_memory, update, update_timings
 
 
 class ShowsRounds(Protocol):
@@ -23,10 +26,26 @@ class ShowsRounds(Protocol):
         ...
 
 
+class BenchTableRow(Protocol):
+    """What was measured."""
+
+    @property
+    def work(self) -> str:
+        """What was done."""
+        ...
+
+    def cells(self) -> Iterator[list[str]]:
+        """Lines of a table: work, way, amount, and how it compares."""
+        ...
+
+
 VOCABULARIES = (512, 50_257, 150_000)
 WIDTH = 256
 _ENDS = 16
-"""Of 512 tokens, how many end a response where lengths vary: half of `NEW_TOKENS` on average."""
+"""Of 512 tokens, how many end a response where lengths vary: after half of the longest on average."""
+_SHAPE = Shape()
+_LENGTHS = {0: f"{_SHAPE.length} tokens", _ENDS: f"up to {_SHAPE.length} tokens"}
+"""How long responses get, by the number of tokens that end them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,44 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
+class StagesRow:
+    """Where the time of an iteration goes."""
+
+    work: str
+    stages: Stages
+
+    def cells(self) -> Iterator[list[str]]:
+        """A line for each stage: work, stage, median time, and its share of the iteration."""
+        whole = self.stages.whole
+        yield [self.work, "iteration", _time(whole), ""]
+        parts = {**self.stages.stages, "Lightning, metrics, files": self.stages.besides}
+        for stage, seconds in parts.items():
+            yield [self.work, stage, _time(seconds), f"{seconds / whole:.1%} of the iteration"]
+
+
+@dataclass(frozen=True)
+class LimitRow:
+    """How much of what the machine can do one piece of work uses.
+
+    Args:
+        rate: operations, or bytes, per second.
+        limit: of the machine, as it was measured.
+        unit: such as GFLOP/s, in which both are shown.
+    """
+
+    work: str
+    seconds: float
+    rate: float
+    limit: float
+    unit: str
+
+    def cells(self) -> Iterator[list[str]]:
+        """One line: work, rate, time, and the share of the limit."""
+        rate = f"{self.rate / 1e9:,.1f} {self.unit}"
+        yield [self.work, rate, _time(self.seconds), f"{self.rate / self.limit:.0%} of the machine's"]
+
+
+@dataclass(frozen=True)
 class MemoryRow:
     """Bytes that one piece of work needs at most, by way.
 
@@ -72,9 +129,9 @@ class MemoryRow:
 def decoding_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[BenchRow]:
     """Rollouts of models of every size, of full and of varying length."""
     for name, size in SIZES.items():
-        for ends, lengths in ((0, f"{NEW_TOKENS} tokens"), (_ENDS, f"up to {NEW_TOKENS} tokens")):
-            work = f"{PROMPTS * SAMPLES} responses of {lengths} to {PROMPTS} prompts: {name}"
-            timings = rollout_timings(size, device, rounds, ends=ends, track=partial(track, what=work))
+        for ends, lengths in _LENGTHS.items():
+            work = f"{_SHAPE.responses} responses of {lengths} to {_SHAPE.prompts} prompts: {name}"
+            timings = rollout_timings(size, _SHAPE, device, rounds, ends=ends, track=partial(track, what=work))
             yield BenchRow(work, timings, ours="fast")
 
 
@@ -88,24 +145,84 @@ def noise_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterato
 def update_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[BenchRow]:
     """Gradients on responses of full and of varying length."""
     for name, size in SIZES.items():
-        for least, lengths in ((LENGTH, f"{LENGTH} tokens"), (1, f"1 to {LENGTH} tokens")):
-            work = f"gradient on {PROMPTS * SAMPLES} responses of {lengths} to {PROMPTS} prompts: {name}"
-            timings = update_timings(size, device, rounds, least=least, track=partial(track, what=work))
+        for least, lengths in ((_SHAPE.length, f"{_SHAPE.length} tokens"), (1, f"1 to {_SHAPE.length} tokens")):
+            work = f"gradient on {_SHAPE.responses} responses of {lengths} to {_SHAPE.prompts} prompts: {name}"
+            timings = update_timings(size, _SHAPE, device, rounds, least=least, track=partial(track, what=work))
             yield BenchRow(work, timings, ours="end to end")
+
+
+def stages_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[StagesRow]:
+    """Iterations of RLOO with models of every size."""
+    for name, size in SIZES.items():
+        for ends, lengths in _LENGTHS.items():
+            work = f"iteration of RLOO on {_SHAPE.responses} responses of {lengths}: {name}"
+            show = partial(track, what=work)
+            yield StagesRow(work, stages_of_iterations(size, _SHAPE, device, rounds, ends=ends, track=show))
+
+
+def limit_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[LimitRow]:
+    """The rate at which updates multiply, and at which decoding reads memory."""
+    multiplied, read = matrix_rate(device, torch.float32), bandwidth(device)
+    for name, size in SIZES.items():
+        policy = size.policy(torch.device("cpu"), context_length=_SHAPE.context_length)
+        ways = {
+            "update": update(size, _SHAPE, device, least=_SHAPE.length),
+            "rollout": rollout(size, _SHAPE, device),
+        }
+        timings = timed_in_turn(ways, rounds, track=partial(track, what=f"limits: {name}"))
+        seconds = timings.median("update")
+        operations = update_operations(policy, _SHAPE)
+        yield LimitRow(
+            f"products of weights in a gradient: {name}", seconds, operations / seconds, multiplied, "GFLOP/s"
+        )
+        step = timings.median("rollout") / _SHAPE.length
+        yield LimitRow(
+            f"weights, keys and values in a step of decoding: {name}",
+            step,
+            step_bytes(policy, _SHAPE) / step,
+            read,
+            "GB/s",
+        )
+
+
+def growth_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[BenchRow]:
+    """Rollouts and gradients of one model and shape, and of larger ones."""
+    small = Size("gpt2", width=128, layers=4, heads=4, vocabulary=512)
+    grown: Mapping[str, Mapping[str, tuple[Size, Shape]]] = {
+        "responses": {f"{4 * prompts} responses": (small, replace(_SHAPE, prompts=prompts)) for prompts in (4, 16, 64)},
+        "length": {f"{length} tokens": (small, replace(_SHAPE, length=length)) for length in (32, 128, 512)},
+        "model": {name: (size, _SHAPE) for name, size in SIZES.items()},
+        "vocabulary": {
+            f"{count:,} tokens to choose from": (replace(small, vocabulary=count), _SHAPE) for count in VOCABULARIES
+        },
+    }
+    for what, sizes in grown.items():
+        first, *_ = sizes
+        for kind, make in (("rollout", rollout), ("gradient", _full_update)):
+            ways = {name: make(size, shape, device) for name, (size, shape) in sizes.items()}
+            work = f"{kind}, by {what}"
+            yield BenchRow(work, timed_in_turn(ways, rounds, track=partial(track, what=work)), ours=first)
+
+
+def _full_update(size: Size, shape: Shape, device: torch.device) -> Callable[[], object]:
+    return update(size, shape, device, least=shape.length)
 
 
 def memory_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[MemoryRow]:
     """Gradients with large vocabularies."""
     for vocabulary in track(VOCABULARIES[1:], "memory"):
-        work = f"gradient on {ROWS} responses of {LONG} tokens out of {vocabulary:,}: {WIDTH} wide, 4 layers"
+        rows = f"{LONG.responses} responses of {LONG.length} tokens out of {vocabulary:,}"
         size = Size("gpt2", width=WIDTH, layers=4, heads=4, vocabulary=vocabulary)
-        yield MemoryRow(work, peak_memory(size, device), ours="in chunks")
+        yield MemoryRow(f"gradient on {rows}: {WIDTH} wide, 4 layers", peak_memory(size, device), ours="in chunks")
 
 
-PARTS: Mapping[str, Callable[[torch.device, int, ShowsRounds], Iterator[BenchRow | MemoryRow]]] = {
+PARTS: Mapping[str, Callable[[torch.device, int, ShowsRounds], Iterator[BenchTableRow]]] = {
     "decoding": decoding_rows,
     "noise": noise_rows,
     "updates": update_rows,
+    "stages": stages_rows,
+    "limits": limit_rows,
+    "growth": growth_rows,
     "memory": memory_rows,
 }
 """What can be measured, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from rlhf_lightning.bench.models import Size, prompts
+from rlhf_lightning.bench.models import Shape, Size, prompts
 from rlhf_lightning.bench.timing import Timings, timed_in_turn
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.language.policy import LanguagePolicy
@@ -21,15 +21,19 @@ from rlhf_lightning.ops.logprobs import token_statistics
 from rlhf_lightning.ops.masking import selected
 from rlhf_lightning.types import TokenContext
 
-PROMPTS, SAMPLES, PROMPT_LENGTH, LENGTH = 16, 4, 24, 64
-ROWS, LONG = 8, 512
+LONG = Shape(prompts=8, samples=1, length=512)
 """Where memory is measured."""
 
 
-def responses(
-    policy: LanguagePolicy, count: int, *, length: int, least: int
-) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Responses of random tokens, ``least`` to ``length`` long."""
+def prompts_of_responses(policy: LanguagePolicy, shape: Shape) -> TokenContext:
+    """A prompt for each response."""
+    alone = prompts(policy, shape.prompts, length=shape.prompt_length)
+    return alone.select(torch.arange(shape.prompts, device=policy.device).repeat_interleave(shape.samples))
+
+
+def responses(policy: LanguagePolicy, shape: Shape, *, least: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Responses of random tokens, the shortest ``least`` long."""
+    count, length = shape.responses, shape.length
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(0, policy.vocabulary, (count, length), generator=generator)
     lengths = torch.randint(least, length + 1, (count,), generator=generator)
@@ -61,31 +65,37 @@ def gradient(
 
 def update_timings(
     size: Size,
+    shape: Shape,
     device: torch.device,
     rounds: int,
     *,
     least: int,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Timings:
-    """Seconds of a gradient on `SAMPLES` responses to each of `PROMPTS` prompts, padded and laid end to end.
+    """Seconds of a gradient, of rows that are padded and that are laid end to end.
 
     Args:
-        least: length of the shortest responses; the longest have `LENGTH` tokens.
+        least: length of the shortest responses.
     """
-    policy = size.policy(device, context_length=PROMPT_LENGTH + LENGTH)
-    alone = prompts(policy, PROMPTS, length=PROMPT_LENGTH)
-    context = alone.select(torch.arange(PROMPTS, device=device).repeat_interleave(SAMPLES))
-    given = responses(policy, PROMPTS * SAMPLES, length=LENGTH, least=least)
-    chunk = chunk_tokens(policy.model)
-    ways: Mapping[str, Callable[[], object]] = {
-        "padded": lambda: gradient(policy, padded_states, context, *given, chunk=chunk),
-        "end to end": lambda: gradient(policy, hidden_states, context, *given, chunk=chunk),
+    ways = {
+        "padded": update(size, shape, device, least=least, states=padded_states),
+        "end to end": update(size, shape, device, least=least),
     }
     return timed_in_turn(ways, rounds, track=track)
 
 
+def update(
+    size: Size, shape: Shape, device: torch.device, *, least: int, states: Callable[..., Tensor] = hidden_states
+) -> Callable[[], object]:
+    """A gradient on responses of random tokens, the shortest ``least`` long."""
+    policy = size.policy(device, context_length=shape.context_length)
+    context, given = prompts_of_responses(policy, shape), responses(policy, shape, least=least)
+    chunk = chunk_tokens(policy.model)
+    return lambda: gradient(policy, states, context, *given, chunk=chunk)
+
+
 def peak_memory(size: Size, device: torch.device) -> dict[str, float]:
-    """Bytes that a gradient on `ROWS` responses of `LONG` tokens needs at most, beyond the model, by way."""
+    """Bytes that a gradient on responses of the shape `LONG` needs at most, beyond the model, by way."""
     return {
         way: _in_new_process(size, device, whole=whole) for way, whole in (("all logits", True), ("in chunks", False))
     }
@@ -98,12 +108,12 @@ def _in_new_process(size: Size, device: torch.device, *, whole: bool) -> float:
 
 
 def _peak(size: Size, device: str, whole: bool) -> float:
-    policy = size.policy(torch.device(device), context_length=PROMPT_LENGTH + LONG)
-    context = prompts(policy, ROWS, length=PROMPT_LENGTH)
-    given: Any = responses(policy, ROWS, length=LONG, least=LONG)
+    policy = size.policy(torch.device(device), context_length=LONG.context_length)
+    context = prompts(policy, LONG.prompts, length=LONG.prompt_length)
+    given: Any = responses(policy, LONG, least=LONG.length)
     few: Any = tuple(part[:, :2] for part in given)
     gradient(policy, hidden_states, context, *few, chunk=2)  # whatever is allocated once
-    chunk = ROWS * LONG if whole else chunk_tokens(policy.model)
+    chunk = LONG.responses * LONG.length if whole else chunk_tokens(policy.model)
     before = _memory(reset=True)
     gradient(policy, hidden_states, context, *given, chunk=chunk)
     return _memory() - before

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rlhf_lightning.cli.arguments import LineParser, positive, track, writable
 from rlhf_lightning.commands import COMMANDS
 
-if TYPE_CHECKING:
-    pass
-
 EXAMPLE = "bench --only noise --rounds 1"
-_PARTS = ("decoding", "noise", "updates", "memory")
+_PARTS = ("decoding", "noise", "updates", "stages", "limits", "growth", "memory")
 
 
 def main(argv: list[str]) -> None:
@@ -29,7 +25,7 @@ def main(argv: list[str]) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    table = [["work", "way", "median", "times ours, median (range)"]]
+    table = [["work", "way", "median", "beside ours, or share"]]
     for part in arguments.only or _PARTS:
         for row in PARTS[part](device, arguments.rounds, track):
             table += row.cells()

@@ -1,12 +1,14 @@
 import pytest
 import torch
 
-from rlhf_lightning.bench import decoding, models, updates
+from rlhf_lightning.bench import decoding, limits, models, rows, updates
+from rlhf_lightning.bench.iteration import Stages, stages_of_iterations
 from rlhf_lightning.bench.machine import bandwidth, matrix_rate
-from rlhf_lightning.bench.rows import BenchRow, MemoryRow
+from rlhf_lightning.bench.rows import BenchRow, LimitRow, MemoryRow, StagesRow
 from rlhf_lightning.bench.timing import Timings, timed_in_turn
 
 CPU = torch.device("cpu")
+TINY = models.Size("gpt2", width=16, layers=1, heads=2, vocabulary=120)
 
 
 def test_ways_are_run_in_turn_and_the_first_round_does_not_count():
@@ -43,22 +45,21 @@ def test_sizes_are_what_their_names_say(name):
 
 @pytest.mark.parametrize("ends", [0, 100])
 def test_engines_and_generate_do_the_same_work(ends, monkeypatch):
-    monkeypatch.setattr(decoding, "NEW_TOKENS", 6)
+    shape = models.Shape(length=6)
     lengths = {}
 
     def counted(ways, rounds, *, track):
         for name, run in ways.items():
             done = run()
             if name == "generate":
-                assert done.shape == (64, decoding.PROMPT_LENGTH + done.shape[1] - decoding.PROMPT_LENGTH)
-                lengths[name] = done.shape[1] - decoding.PROMPT_LENGTH
+                assert len(done) == 64
+                lengths[name] = done.shape[1] - shape.prompt_length
             else:
                 lengths[name] = int(done.lengths().max())
         return Timings({})
 
     monkeypatch.setattr(decoding, "timed_in_turn", counted)
-    size = models.Size("gpt2", width=16, layers=1, heads=2, vocabulary=120)
-    decoding.rollout_timings(size, CPU, 1, ends=ends)
+    decoding.rollout_timings(TINY, shape, CPU, 1, ends=ends)
     assert lengths["eager"] == lengths["fast"]
     assert all(length == 6 for length in lengths.values()) if ends == 0 else lengths["fast"] < 6
 
@@ -80,11 +81,50 @@ def test_limits_of_the_machine_are_numbers(monkeypatch):
     assert bandwidth(CPU) > 0
 
 
-def test_both_ways_to_update_are_timed(monkeypatch):
-    monkeypatch.setattr(updates, "LENGTH", 6)
-    size = models.Size("gpt2", width=16, layers=1, heads=2, vocabulary=120)
-    timings = updates.update_timings(size, CPU, 1, least=1)
+def test_both_ways_to_update_are_timed():
+    timings = updates.update_timings(TINY, models.Shape(length=6), CPU, 1, least=1)
     assert list(timings.seconds) == ["padded", "end to end"]
+
+
+def test_stages_and_what_is_besides_add_up_to_an_iteration():
+    found = stages_of_iterations(TINY, models.Shape(prompts=2, length=6), CPU, 1, ends=0)
+    assert list(found.stages) == ["rollout", "score", "reference", "update"]
+    assert min(found.stages.values()) > 0
+    assert sum(found.stages.values()) + found.besides == pytest.approx(found.whole)
+    lines = list(StagesRow("work", Stages(2.0, {"update": 1.5}, 0.5)).cells())
+    assert lines == [
+        ["work", "iteration", "2.00 s", ""],
+        ["work", "update", "1.50 s", "75.0% of the iteration"],
+        ["work", "Lightning, metrics, files", "500 ms", "25.0% of the iteration"],
+    ]
+
+
+def test_operations_and_bytes_by_hand():
+    policy = TINY.policy(CPU, context_length=32)
+    shape = models.Shape(prompts=2, samples=3, prompt_length=4, length=5)  # 6 tokens of prompts, 30 of responses
+    weights = 16 * 3 * 16 + 16 * 16 + 2 * 16 * 64
+    assert limits.update_operations(policy, shape) == 6 * (weights * 36 + 120 * 16 * 30)
+    assert limits.step_bytes(policy, shape) == 4 * (weights + 120 * 16 + 2 * 16 * (6 + 15))
+    assert list(LimitRow("work", 0.5, 1e9, 4e9, "GB/s").cells()) == [
+        ["work", "1.0 GB/s", "500 ms", "25% of the machine's"]
+    ]
+
+
+def test_limits_and_growth_of_small_models(monkeypatch):
+    monkeypatch.setattr(rows, "SIZES", {"tiny": TINY})
+    monkeypatch.setattr(rows, "VOCABULARIES", (120, 240))
+    monkeypatch.setattr(rows, "_SHAPE", models.Shape(prompts=2, length=4))
+    monkeypatch.setattr("rlhf_lightning.bench.machine._SIDE", 64)
+    monkeypatch.setattr("rlhf_lightning.bench.machine._BYTES", 1 << 16)
+    assert [row.unit for row in rows.limit_rows(CPU, 1, shown)] == ["GFLOP/s", "GB/s"]
+    grown = list(rows.growth_rows(CPU, 1, shown))
+    assert [row.work for row in grown[:2]] == ["rollout, by responses", "gradient, by responses"]
+    assert len(grown) == 8
+    assert all(row.ours == next(iter(row.timings.seconds)) for row in grown)
+
+
+def shown(items, what):
+    return items
 
 
 @pytest.mark.slow

@@ -28,7 +28,10 @@ def test_every_part_can_be_chosen():
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["--only", "cooking"], "'cooking' is no part; expected some of decoding, noise, updates, memory"),
+        (
+            ["--only", "cooking"],
+            "'cooking' is no part; expected some of decoding, noise, updates, stages, limits, growth, memory",
+        ),
         (["--rounds", "0"], "--rounds"),
         (["--out", "/dev/null/x.md"], "cannot be written"),
     ],
