@@ -15,10 +15,12 @@ from rlhf_lightning.proofs import two_ranks
 from rlhf_lightning.proofs.runs import Whim, all_runs
 from rlhf_lightning.proofs.runs_table import HEADER, RunRow, measure_runs, runs_markdown
 from rlhf_lightning.proofs.same_run import Outcome, difference, distance, outcome, run_seed_is
+from rlhf_lightning.rollout.decode import EagerDecoder, FastDecoder
 from rlhf_lightning.training.module import Module
 
 BY_NAME = {(run.name, run.task): run for run in all_runs()}
 REINFORCE, DPO = BY_NAME["REINFORCE", "Arithmetic"], BY_NAME["DPO", "Bandit"]
+GRPO = BY_NAME["GRPO", "Arithmetic"]
 BASE = Outcome({}, {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}, [{"iteration": 0.0, "x": 0.5, "y": 100.0}])
 
 
@@ -96,6 +98,20 @@ def test_what_a_checkpoint_forgets_is_seen(tmp_path):
 
     run = replace(REINFORCE, build=build)
     assert difference(outcome(run, tmp_path / "whole"), outcome(run, tmp_path / "killed", killed=True)) > 1e-6
+
+
+@pytest.mark.parametrize("engine", [EagerDecoder, FastDecoder])
+def test_runs_end_the_same_with_every_engine(engine, tmp_path):
+    def build(optimization):
+        module, _ = GRPO.build(optimization)
+        data = RolloutDataModule(module.task, Whim(), 12, 3, max_new_tokens=5, eval_prompts=7, engine=engine())
+        return module, data
+
+    run = replace(GRPO, build=build)
+    whole = outcome(run, tmp_path / "whole")
+    assert difference(whole, outcome(run, tmp_path / "killed", killed=True)) == 0
+    assert difference(whole, outcome(run, tmp_path / "parts", microbatch_size=1)) < 1e-12
+    assert difference(whole, outcome(GRPO, tmp_path / "default")) < 1e-10  # the same tokens, rounded otherwise
 
 
 def test_ranks_that_wait_for_each_other_are_ended(tmp_path, monkeypatch):
