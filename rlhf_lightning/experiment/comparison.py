@@ -121,12 +121,15 @@ class ArmComparison:
         """
         if not self.is_tuned():
             raise UserError(f"the tuning of {self.experiment.name} has not ended; the same command continues it")
-        return self._plan(self.budget, self.arms).runs()
+        return self._plan(self.budget, self.arms, self.tuning_table()).runs()
 
     def declared_runs(self) -> list[PlannedRun]:
         """The same for every arm of the budget and every seed that was ever declared."""
+        return self._declared_runs(self.tuning_table())
+
+    def _declared_runs(self, tuned: pd.DataFrame | None) -> list[PlannedRun]:
         seeds = read_declaration(self.results).all_seeds if self.results.exists() else self.budget.seeds
-        return self._plan(with_seeds(self.budget, seeds), self.experiment.arms_of(self.budget)).runs()
+        return self._plan(with_seeds(self.budget, seeds), self.experiment.arms_of(self.budget), tuned).runs()
 
     # -- what it has shown ---------------------------------------------------------------------------------------------
 
@@ -138,12 +141,12 @@ class ArmComparison:
         """
         if not self.results.exists():
             raise UserError(f"{self.results}: nothing of {self.experiment.name} has been run with this declaration")
-        table = runs_table(self.experiment, self.declared_runs())
+        tuned = self.tuning_table()  # reads every trial
+        table = runs_table(self.experiment, self._declared_runs(tuned))
         if (table["status"] == MISSING).all():
             raise UserError(f"{self.runs}: no run of {self.experiment.name} has ended yet")
-        return ComparisonResult(self.experiment, read_declaration(self.results), table, self.tuning_table())
+        return ComparisonResult(self.experiment, read_declaration(self.results), table, tuned)
 
-    def _plan(self, budget: Budget, arms: Sequence[str]) -> ComparisonPlan:
-        table = self.tuning_table()
-        settings = {} if table is None else chosen_settings(table)
+    def _plan(self, budget: Budget, arms: Sequence[str], tuned: pd.DataFrame | None) -> ComparisonPlan:
+        settings = {} if tuned is None else chosen_settings(tuned)
         return ComparisonPlan(self.experiment, budget, self.runs, arms=arms, settings=settings)
