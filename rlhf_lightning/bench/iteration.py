@@ -90,6 +90,7 @@ def stages_of_iterations(
             max_epochs=count,
             checkpoint_every=late,
             accelerator="gpu" if device.type == "cuda" else "cpu",
+            precision="bf16-mixed" if size.dtype == torch.bfloat16 else "32-true",
             progress_bar=False,
         )
         columns = {stage: run.series(f"timing/{stage}_seconds").tolist()[1:-1] for stage in _STAGES}

@@ -8,9 +8,6 @@ from rlhf_lightning.bench.models import Shape
 from rlhf_lightning.models.language.policy import LanguagePolicy
 from rlhf_lightning.models.language.trunk import input_embedding
 
-_FLOAT = 4
-"""Bytes of a number."""
-
 
 def update_operations(policy: LanguagePolicy, shape: Shape) -> float:
     """Floating-point operations of a gradient's products with weights: two per weight and token, three times.
@@ -30,7 +27,8 @@ def step_bytes(policy: LanguagePolicy, shape: Shape) -> float:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = config.hidden_size // config.num_attention_heads * heads
     tokens = _prompt_tokens(shape) + shape.responses * shape.length / 2
-    return _FLOAT * (_weights(policy) + _head(policy) + 2 * config.num_hidden_layers * width * tokens)
+    numbers = _weights(policy) + _head(policy) + 2 * config.num_hidden_layers * width * tokens
+    return numbers * input_embedding(policy.model).weight.element_size()
 
 
 def _prompt_tokens(shape: Shape) -> float:

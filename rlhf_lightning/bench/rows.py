@@ -13,7 +13,7 @@ from rlhf_lightning.bench.decoding import noise_timings, rollout, rollout_timing
 from rlhf_lightning.bench.iteration import Stages, stages_of_iterations
 from rlhf_lightning.bench.limits import step_bytes, update_operations
 from rlhf_lightning.bench.machine import bandwidth, matrix_rate
-from rlhf_lightning.bench.models import SIZES, Shape, Size
+from rlhf_lightning.bench.models import Shape, Size, workload
 from rlhf_lightning.bench.timing import Timings, timed_in_turn
 from rlhf_lightning.bench.updates import LONG, peak_memory, update, update_timings
 
@@ -41,11 +41,6 @@ class BenchTableRow(Protocol):
 
 VOCABULARIES = (512, 50_257, 150_000)
 WIDTH = 256
-_ENDS = 16
-"""Of 512 tokens, how many end a response where lengths vary: after half of the longest on average."""
-_SHAPE = Shape()
-_LENGTHS = {0: f"{_SHAPE.length} tokens", _ENDS: f"up to {_SHAPE.length} tokens"}
-"""How long responses get, by the number of tokens that end them."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +123,11 @@ class MemoryRow:
 
 def decoding_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[BenchRow]:
     """Rollouts of models of every size, of full and of varying length."""
-    for name, size in SIZES.items():
-        for ends, lengths in _LENGTHS.items():
-            work = f"{_SHAPE.responses} responses of {lengths} to {_SHAPE.prompts} prompts: {name}"
-            timings = rollout_timings(size, _SHAPE, device, rounds, ends=ends, track=partial(track, what=work))
+    sizes, shape = workload(device)
+    for name, size in sizes.items():
+        for ends, lengths in ((0, f"{shape.length} tokens"), (shape.ends(size), f"up to {shape.length} tokens")):
+            work = f"{shape.responses} responses of {lengths} to {shape.prompts} prompts: {name}"
+            timings = rollout_timings(size, shape, device, rounds, ends=ends, track=partial(track, what=work))
             yield BenchRow(work, timings, ours="fast")
 
 
@@ -144,42 +140,46 @@ def noise_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterato
 
 def update_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[BenchRow]:
     """Gradients on responses of full and of varying length."""
-    for name, size in SIZES.items():
-        for least, lengths in ((_SHAPE.length, f"{_SHAPE.length} tokens"), (1, f"1 to {_SHAPE.length} tokens")):
-            work = f"gradient on {_SHAPE.responses} responses of {lengths} to {_SHAPE.prompts} prompts: {name}"
-            timings = update_timings(size, _SHAPE, device, rounds, least=least, track=partial(track, what=work))
+    sizes, shape = workload(device)
+    for name, size in sizes.items():
+        for least, lengths in ((shape.length, f"{shape.length} tokens"), (1, f"1 to {shape.length} tokens")):
+            work = f"gradient on {shape.responses} responses of {lengths} to {shape.prompts} prompts: {name}"
+            timings = update_timings(size, shape, device, rounds, least=least, track=partial(track, what=work))
             yield BenchRow(work, timings, ours="end to end")
 
 
 def stages_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[StagesRow]:
     """Iterations of RLOO with models of every size."""
-    for name, size in SIZES.items():
-        for ends, lengths in _LENGTHS.items():
-            work = f"iteration of RLOO on {_SHAPE.responses} responses of {lengths}: {name}"
+    sizes, shape = workload(device)
+    for name, size in sizes.items():
+        for ends, lengths in ((0, f"{shape.length} tokens"), (shape.ends(size), f"up to {shape.length} tokens")):
+            work = f"iteration of RLOO on {shape.responses} responses of {lengths}: {name}"
             show = partial(track, what=work)
-            yield StagesRow(work, stages_of_iterations(size, _SHAPE, device, rounds, ends=ends, track=show))
+            yield StagesRow(work, stages_of_iterations(size, shape, device, rounds, ends=ends, track=show))
 
 
 def limit_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[LimitRow]:
     """The rate at which updates multiply, and at which decoding reads memory."""
-    multiplied, read = matrix_rate(device, torch.float32), bandwidth(device)
-    for name, size in SIZES.items():
-        policy = size.policy(torch.device("cpu"), context_length=_SHAPE.context_length)
+    sizes, shape = workload(device)
+    read = bandwidth(device)
+    for name, size in sizes.items():
+        multiplied = matrix_rate(device, size.dtype)
+        policy = size.policy(torch.device("cpu"), context_length=shape.context_length)
         ways = {
-            "update": update(size, _SHAPE, device, least=_SHAPE.length),
-            "rollout": rollout(size, _SHAPE, device),
+            "update": update(size, shape, device, least=shape.length),
+            "rollout": rollout(size, shape, device),
         }
         timings = timed_in_turn(ways, rounds, track=partial(track, what=f"limits: {name}"))
         seconds = timings.median("update")
-        operations = update_operations(policy, _SHAPE)
+        operations = update_operations(policy, shape)
         yield LimitRow(
             f"products of weights in a gradient: {name}", seconds, operations / seconds, multiplied, "GFLOP/s"
         )
-        step = timings.median("rollout") / _SHAPE.length
+        step = timings.median("rollout") / shape.length
         yield LimitRow(
             f"weights, keys and values in a step of decoding: {name}",
             step,
-            step_bytes(policy, _SHAPE) / step,
+            step_bytes(policy, shape) / step,
             read,
             "GB/s",
         )
@@ -187,19 +187,26 @@ def limit_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterato
 
 def growth_rows(device: torch.device, rounds: int, track: ShowsRounds) -> Iterator[BenchRow]:
     """Rollouts and gradients of one model and shape, and of larger ones."""
-    small = Size("gpt2", width=128, layers=4, heads=4, vocabulary=512)
+    sizes, shape = workload(device)
+    small = next(iter(sizes.values()))
     grown: Mapping[str, Mapping[str, tuple[Size, Shape]]] = {
-        "responses": {f"{4 * prompts} responses": (small, replace(_SHAPE, prompts=prompts)) for prompts in (4, 16, 64)},
-        "length": {f"{length} tokens": (small, replace(_SHAPE, length=length)) for length in (32, 128, 512)},
-        "model": {name: (size, _SHAPE) for name, size in SIZES.items()},
+        "responses": {
+            f"{wider.responses} responses": (small, wider)
+            for wider in (replace(shape, prompts=times * shape.prompts) for times in (1, 2, 4))
+        },
+        "length": {
+            f"{longer.length} tokens": (small, longer)
+            for longer in (replace(shape, length=times * shape.length) for times in (1, 2, 4))
+        },
+        "model": {name: (size, shape) for name, size in sizes.items()},
         "vocabulary": {
-            f"{count:,} tokens to choose from": (replace(small, vocabulary=count), _SHAPE) for count in VOCABULARIES
+            f"{count:,} tokens to choose from": (replace(small, vocabulary=count), shape) for count in VOCABULARIES
         },
     }
-    for what, sizes in grown.items():
-        first, *_ = sizes
+    for what, pairs in grown.items():
+        first, *_ = pairs
         for kind, make in (("rollout", rollout), ("gradient", _full_update)):
-            ways = {name: make(size, shape, device) for name, (size, shape) in sizes.items()}
+            ways = {name: make(*pair, device) for name, pair in pairs.items()}
             work = f"{kind}, by {what}"
             yield BenchRow(work, timed_in_turn(ways, rounds, track=partial(track, what=work)), ours=first)
 

@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from rlhf_lightning.bench import decoding, limits, models, rows, updates
 from rlhf_lightning.bench.iteration import Stages, stages_of_iterations
@@ -111,9 +114,8 @@ def test_operations_and_bytes_by_hand():
 
 
 def test_limits_and_growth_of_small_models(monkeypatch):
-    monkeypatch.setattr(rows, "SIZES", {"tiny": TINY})
+    monkeypatch.setattr(rows, "workload", lambda device: ({"tiny": TINY}, models.Shape(prompts=2, length=4)))
     monkeypatch.setattr(rows, "VOCABULARIES", (120, 240))
-    monkeypatch.setattr(rows, "_SHAPE", models.Shape(prompts=2, length=4))
     monkeypatch.setattr("rlhf_lightning.bench.machine._SIDE", 64)
     monkeypatch.setattr("rlhf_lightning.bench.machine._BYTES", 1 << 16)
     assert [row.unit for row in rows.limit_rows(CPU, 1, shown)] == ["GFLOP/s", "GB/s"]
@@ -135,3 +137,24 @@ def test_chunks_need_less_memory_than_all_logits():
     (first, second) = MemoryRow("work", {"all logits": 3e9, "in chunks": 1e9}, ours="in chunks").cells()
     assert first == ["work", "all logits", "3,000 MB", "3.00"]
     assert second == ["work", "in chunks", "1,000 MB", ""]
+
+
+def test_a_graphics_card_gets_chat_models_in_bfloat16():
+    sizes, shape = models.workload(torch.device("cuda"))
+    assert shape.responses == 256
+    for name, size in sizes.items():
+        with torch.device("meta"):
+            counted = sum(
+                p.numel() for p in AutoModelForCausalLM.from_config(size.config(context_length=320)).parameters()
+            )
+        assert counted / 1e9 == pytest.approx(float(name.split()[1]), abs=0.05)
+
+
+def test_a_small_model_in_bfloat16_is_drawn_from_and_trained():
+    size = replace(TINY, style="llama", kv_heads=1, dtype=torch.bfloat16)
+    shape = models.Shape(prompts=2, length=6)
+    policy = size.policy(CPU, context_length=shape.context_length)
+    assert {p.dtype for p in policy.parameters()} == {torch.bfloat16}
+    assert set(decoding.rollout_timings(size, shape, CPU, 1, ends=0).seconds) == {"generate", "eager", "fast"}
+    assert set(updates.update_timings(size, shape, CPU, 1, least=1).seconds) == {"padded", "end to end"}
+    assert stages_of_iterations(size, shape, CPU, 1, ends=shape.ends(size)).stages["update"] > 0
