@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+
 from rlhf_lightning.algorithms.base.on_policy import OnPolicy, Prepared
 from rlhf_lightning.algorithms.parts.claims import OTHER, Variant
 from rlhf_lightning.algorithms.parts.kl_control import KLControl
@@ -87,10 +89,16 @@ class RAFT(OnPolicy[TrainBatch]):
             )
 
     def prepare(self, scored: ScoredRollout) -> Prepared[TrainBatch]:
-        """Keep each prompt's best response, by its reward less the price of the KL."""
+        """Keep each prompt's best response, by its reward less the price of the KL; the first one on a tie.
+
+        Where the policy is still the reference, the KL is a rounding error of log-probabilities, which must not choose.
+        """
         shaped = self.reference.shape(scored, self.policy)
-        rewards = sequence_sum(shaped.rewards, scored.rollout.action_mask)
-        best = best_of_group(rewards, group_size=scored.group_size)
+        mask = scored.rollout.action_mask
+        rewards = sequence_sum(shaped.rewards, mask)
+        added = rewards.abs() + self.reference.kl.coef * sequence_sum(scored.rollout.old_logprobs.abs(), mask)
+        rounding = 16 * torch.finfo(added.dtype).eps * added.max()
+        best = best_of_group(rewards, group_size=scored.group_size, tolerance=rounding)
         kept = {"objective/score_kept": scored.scores[best].double().mean().item()}
         batch = TrainBatch.of(scored.rollout.select(best))
         return Prepared(batch, scored.rollout, shaped.kl, {**shaped.metrics, **kept})

@@ -55,13 +55,20 @@ def group_advantages(
     return (deviations / (std + eps / unit)).reshape(-1)
 
 
-def best_of_group(scores: Float[Tensor, " B"], *, group_size: int) -> Int[Tensor, " N"]:
+def best_of_group(
+    scores: Float[Tensor, " B"], *, group_size: int, tolerance: float | Float[Tensor, ""] = 0.0
+) -> Int[Tensor, " N"]:
     """Row number of the highest score of each group; the first one on a tie.
 
     Dong et al. 2023, "RAFT: Reward rAnked FineTuning for Generative Foundation Model Alignment", algorithm 1.
+
+    Args:
+        tolerance: differences up to it, such as those of rounding, are a tie.
     """
     first_rows = torch.arange(0, len(scores), group_size, device=scores.device)
-    return first_rows + scores.reshape(-1, group_size).argmax(-1)
+    groups = scores.reshape(-1, group_size)
+    highest = groups >= groups.amax(-1, keepdim=True) - tolerance
+    return first_rows + highest.to(torch.uint8).argmax(-1)
 
 
 def groups_that_differ(scores: Float[Tensor, " B"], *, group_size: int) -> Bool[Tensor, " B"]:

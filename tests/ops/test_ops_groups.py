@@ -176,6 +176,13 @@ def test_best_of_group_is_the_first_on_ties(size, first):
     assert best_of_group(scores.view(-1), group_size=size).tolist() == [0, size + min(first, size - 1)]
 
 
+def test_best_of_group_is_the_first_within_the_tolerance():
+    scores = torch.tensor([0.5, 1.0, 1.0 + 1e-6, -1.0, -1.0 + 1e-6, -2.0])
+    assert best_of_group(scores, group_size=3).tolist() == [2, 4]
+    assert best_of_group(scores, group_size=3, tolerance=1e-5).tolist() == [1, 3]
+    assert best_of_group(scores, group_size=3, tolerance=0.6).tolist() == [0, 3]
+
+
 # groups_that_differ
 
 
