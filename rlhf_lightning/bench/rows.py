@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median
 from typing import Protocol
 
 import torch
@@ -59,8 +60,7 @@ class BenchRow:
         """A line for each way: work, way, median time, and how many times as long as ours, with its range."""
         for way in self.timings.seconds:
             ratios = self.timings.ratios(way, to=self.ours)
-            middle = ratios[len(ratios) // 2]
-            ratio = "" if way == self.ours else f"{middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            ratio = "" if way == self.ours else f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             yield [self.work, way, _time(self.timings.median(way)), ratio]
 
 
