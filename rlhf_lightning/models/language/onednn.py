@@ -45,7 +45,7 @@ def use_onednn(model: nn.Module) -> None:
 
 
 class OneDNNLinear(nn.Linear):
-    """The same layer."""
+    """A linear layer that multiplies many rows of float32 by oneDNN; all else is the same."""
 
     @override
     def forward(self, input: Float[Tensor, "*n I"]) -> Float[Tensor, "*n O"]:
@@ -55,7 +55,7 @@ class OneDNNLinear(nn.Linear):
 
 
 class OneDNNConv1D(Conv1D):
-    """The same layer, whose weight is [I, O]."""
+    """The same for GPT-2's layers, whose weight is [I, O]."""
 
     @override
     def forward(self, x: Float[Tensor, "*n I"]) -> Float[Tensor, "*n O"]:
