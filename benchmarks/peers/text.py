@@ -43,9 +43,7 @@ class Work:
     def __init__(self, size: Size, folder: Path, *, ends: int = 0) -> None:
         self.folder = folder
         self.task = RandomWords(size.vocabulary)
-        policy = size.policy(torch.device("cpu"), context_length=256)
-        policy.model.generation_config.eos_token_id = [2, *range(7, 7 + ends)]
-        policy.save(folder)
+        size.save(folder, context_length=256, ends=ends)
         self.optimization = Optimization(lr=LR)
 
     # -- ours ----------------------------------------------------------------------------------------------------

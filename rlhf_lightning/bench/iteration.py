@@ -71,9 +71,7 @@ def stages_of_iterations(
     task = RandomWords(size.vocabulary)
     clock = Clock(track, count)
     with tempfile.TemporaryDirectory() as folder:
-        policy = size.policy(torch.device("cpu"), context_length=2 * shape.context_length)
-        policy.model.generation_config.eos_token_id = [2, *range(7, 7 + ends)]
-        policy.save(Path(folder))
+        size.save(Path(folder), context_length=2 * shape.context_length, ends=ends)
         late = 10 * count
         run = train(
             RLOO(task, LanguageBackbone(checkpoint=folder), Optimization(lr=1e-6), KLControl(0.05), eval_every=late),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,16 @@ class Size:
         with seeded(0):
             model = AutoModelForCausalLM.from_config(self.config(context_length=context_length), dtype=self.dtype)
         return LanguagePolicy(model, tokenizer).to(device)
+
+    def save(self, folder: Path, *, context_length: int, ends: int) -> None:
+        """Write the model as a checkpoint.
+
+        Args:
+            ends: number of tokens that end a response, beside the one that does in any case.
+        """
+        policy = self.policy(torch.device("cpu"), context_length=context_length)
+        policy.model.generation_config.eos_token_id = [2, *range(7, 7 + ends)]
+        policy.save(folder)
 
 
 SIZES = {

@@ -1,7 +1,7 @@
 """Linear layers by oneDNN on a CPU: the private interfaces of torch that are used.
 
-Torch multiplies matrices of float32 by MKL, which leaves half of the rate of processors that are not Intel's: 200 of
-430 GFLOP/s on two cores of an AMD EPYC with AVX-512. oneDNN, which torch uses in other precisions, reaches both.
+Torch multiplies matrices of float32 by MKL, which reaches half of what an AMD processor with AVX-512 can do. oneDNN,
+which torch uses in other precisions, is made for both manufacturers' processors.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ def packed_linear(
 
 def use_onednn(model: nn.Module) -> None:
     """Let a model's linear layers multiply many rows of float32 by oneDNN when they are on a CPU."""
+    if not _known():
+        return
     faster: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: OneDNNLinear, Conv1D: OneDNNConv1D}
     for module in model.modules():
-        if type(module) in faster and _known():
+        if type(module) in faster:
             module.__class__ = faster[type(module)]  # keeps parameters, hooks and whatever refers to the layer
 
 
